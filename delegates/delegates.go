@@ -1,0 +1,60 @@
+// Package delegates defines what makes attachments: the native Open vSwitch delegate
+// (delegates/ovs) and any CNI plugin (delegates/exec).
+package delegates
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/netns"
+)
+
+// A Delegate makes and unmakes attachments of one sandbox. Del unmakes whatever of the attachments
+// is there, without knowing how far Add came; it may be repeated.
+type Delegate interface {
+	// Add makes the attachments and sets the Result of each. When it fails some may be made: the
+	// caller calls Del for all of them.
+	Add(ctx context.Context, s Sandbox, as []*Attachment) error
+	Del(ctx context.Context, s Sandbox, as []*Attachment) error
+	// Check compares what is with the attachments' Results.
+	Check(ctx context.Context, s Sandbox, as []*Attachment) error
+	// Status reports whether Add can be served for the configuration.
+	Status(ctx context.Context, list *cniconf.List) error
+}
+
+// A Sandbox is a pod's network namespace as the runtime made it.
+type Sandbox struct {
+	ContainerID string
+	NetnsPath   string
+	Netns       *netns.Handle // nil when the namespace is gone (Del only)
+	Namespace   string        // of the pod
+	Pod         string
+	UID         string
+	// Args is CNI_ARGS as the runtime gave it.
+	Args string
+	// Path is CNI_PATH for delegates that are executed.
+	Path []string
+}
+
+// An Attachment is one interface that a delegate is asked for.
+type Attachment struct {
+	Interface     string
+	Network       string // the NetworkAttachmentDefinition, namespace/name; "" for an inline configuration
+	Config        *cniconf.List
+	RuntimeConfig map[string]json.RawMessage
+	// Args is added to the sandbox's CNI_ARGS, as IP=..;MAC=...
+	Args string
+	// Addresses are what IPAM gave, for delegates that don't ask it themselves.
+	Addresses *types100.Result
+	// Result is what Add made.
+	Result *types100.Result
+}
+
+// CNIArgs joins the sandbox's CNI_ARGS and an attachment's.
+func CNIArgs(s Sandbox, a *Attachment) string {
+	return strings.Trim(strings.Join([]string{s.Args, a.Args}, ";"), ";")
+}

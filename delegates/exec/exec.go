@@ -1,0 +1,225 @@
+// Package exec is the delegate that runs CNI plugins, singly or as lists, as the CNI specification
+// 1.1.0 section 3 says a runtime does. libcni is not used for it: it leaves "capabilities" in the
+// request, forgets prevResult when a later plugin fails, and stops a DEL at the first error.
+package exec
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	cniversion "github.com/containernetworking/cni/pkg/version"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+)
+
+// A Native is a delegate of ours that may stand at the head of a list of plugins.
+type Native interface {
+	delegates.Delegate
+	Handles(pluginType string) bool
+}
+
+// A Delegate runs the plugins of an attachment's configuration one after another.
+type Delegate struct {
+	run    *Runner
+	native Native // nil: none
+}
+
+// New returns the delegate. A list may begin with a plugin that native handles; the rest is
+// executed, with its result as prevResult.
+func New(r *Runner, native Native) *Delegate { return &Delegate{run: r, native: native} }
+
+// Add runs ADD through each attachment's list, the attachments in turn.
+func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
+	for _, a := range as {
+		if err := d.add(ctx, s, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
+	first, err := d.nativeHead(a, func(head *delegates.Attachment) error {
+		err := d.native.Add(ctx, s, []*delegates.Attachment{head})
+		a.Result = head.Result
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i := first; i < len(a.Config.Plugins); i++ {
+		out, err := d.plugin(ctx, "ADD", s, a, i, a.Result)
+		if err != nil {
+			return err
+		}
+		if err := failpoint.Hit(failpoint.ExecPluginRan); err != nil {
+			return err
+		}
+		res, err := parseResult(a.Config.CNIVersion, out)
+		if err != nil {
+			return fmt.Errorf("plugin %s: %w", a.Config.Plugins[i].Type, err)
+		}
+		a.Result = res
+	}
+	return nil
+}
+
+// Del runs DEL through each list in reverse and halts a list at its first error (CNI 1.1.0 section
+// 3): the caller keeps the record and repeats the DEL. A failing attachment doesn't keep the others
+// from theirs (multi-network specification 7.2); all errors are returned.
+func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
+	var errs []error
+	for _, a := range slices.Backward(as) {
+		if err := d.del(ctx, s, a); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a.Interface, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Delegate) del(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
+	first := 0
+	if d.hasNativeHead(a) {
+		first = 1
+	}
+	for i := len(a.Config.Plugins) - 1; i >= first; i-- {
+		if _, err := d.plugin(ctx, "DEL", s, a, i, a.Result); err != nil {
+			return err
+		}
+	}
+	_, err := d.nativeHead(a, func(head *delegates.Attachment) error {
+		return d.native.Del(ctx, s, []*delegates.Attachment{head})
+	})
+	return err
+}
+
+// Check runs CHECK through each list, in order, unless the configuration forbids it or is older
+// than CHECK.
+func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
+	for _, a := range as {
+		if has, err := cniversion.GreaterThanOrEqualTo(a.Config.CNIVersion, "0.4.0"); a.Config.DisableCheck || err != nil || !has {
+			continue
+		}
+		first, err := d.nativeHead(a, func(head *delegates.Attachment) error {
+			head.Result = a.Result
+			return d.native.Check(ctx, s, []*delegates.Attachment{head})
+		})
+		if err != nil {
+			return err
+		}
+		for i := first; i < len(a.Config.Plugins); i++ {
+			if _, err := d.plugin(ctx, "CHECK", s, a, i, a.Result); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Status asks each plugin of the list whether it can serve an ADD.
+func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
+	if has, err := cniversion.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0"); err != nil || !has {
+		return nil
+	}
+	for i, p := range list.Plugins {
+		if i == 0 && d.native != nil && d.native.Handles(p.Type) {
+			if err := d.native.Status(ctx, list); err != nil {
+				return err
+			}
+			continue
+		}
+		conf, err := list.Request(i, cniconf.Inject{})
+		if err != nil {
+			return err
+		}
+		if _, err := d.run.Run(ctx, Call{Command: "STATUS", Type: p.Type, Config: conf}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// GC runs GC on each plugin of the list with the attachments that are valid, goes on after errors
+// and returns them all.
+func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error {
+	if has, err := cniversion.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0"); list.DisableGC || err != nil || !has {
+		return nil
+	}
+	attachments, err := json.Marshal(valid)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, p := range list.Plugins {
+		if d.native != nil && d.native.Handles(p.Type) {
+			continue // the daemon collects its own
+		}
+		conf, err := list.Request(i, cniconf.Inject{ValidAttachments: attachments})
+		if err == nil {
+			_, err = d.run.Run(ctx, Call{Command: "GC", Type: p.Type, Config: conf})
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// IPAM runs an IPAM plugin for a native delegate, with the delegate's whole configuration.
+func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error) {
+	prev, err := encodeResult(a.Config.CNIVersion, a.Result)
+	if err != nil {
+		return nil, err
+	}
+	conf, err := a.Config.Request(0, cniconf.Inject{RuntimeConfig: a.RuntimeConfig, PrevResult: prev})
+	if err != nil {
+		return nil, err
+	}
+	out, err := d.run.Run(ctx, Call{Command: command, Type: typ, ContainerID: s.ContainerID, Netns: s.NetnsPath,
+		IfName: a.Interface, Args: delegates.CNIArgs(s, a), Path: s.Path, Config: conf})
+	if err != nil || command != "ADD" {
+		return nil, err
+	}
+	return parseResult(a.Config.CNIVersion, out)
+}
+
+func (d *Delegate) plugin(ctx context.Context, command string, s delegates.Sandbox, a *delegates.Attachment, i int, prev *types100.Result) ([]byte, error) {
+	encoded, err := encodeResult(a.Config.CNIVersion, prev)
+	if err != nil {
+		return nil, fmt.Errorf("prevResult for plugin %s: %w", a.Config.Plugins[i].Type, err)
+	}
+	conf, err := a.Config.Request(i, cniconf.Inject{RuntimeConfig: a.RuntimeConfig, PrevResult: encoded})
+	if err != nil {
+		return nil, err
+	}
+	ns := s.NetnsPath
+	if s.Netns == nil && command == "DEL" {
+		ns = "" // gone, or another's by now: it must not be entered
+	}
+	return d.run.Run(ctx, Call{Command: command, Type: a.Config.Plugins[i].Type, ContainerID: s.ContainerID, Netns: ns,
+		IfName: a.Interface, Args: delegates.CNIArgs(s, a), Path: s.Path, Config: conf})
+}
+
+func (d *Delegate) hasNativeHead(a *delegates.Attachment) bool {
+	return d.native != nil && len(a.Config.Plugins) > 0 && d.native.Handles(a.Config.Plugins[0].Type)
+}
+
+// nativeHead calls do with the native part of the attachment, if it has one, and returns the index
+// of the first plugin to be executed.
+func (d *Delegate) nativeHead(a *delegates.Attachment, do func(*delegates.Attachment) error) (int, error) {
+	if !d.hasNativeHead(a) {
+		return 0, nil
+	}
+	head := *a
+	list := *a.Config
+	list.Plugins = a.Config.Plugins[:1]
+	head.Config = &list
+	return 1, do(&head)
+}

@@ -1,0 +1,82 @@
+package ovs
+
+import (
+	"encoding/binary"
+	"net"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
+)
+
+// An announcer tells the network where an address is now: gratuitous ARP (RFC 5227 section 3) for
+// IPv4, unsolicited neighbour advertisement (RFC 4861 section 7.2.6) for IPv6. Its socket belongs
+// to the pod's namespace, so it works after the thread has left that.
+type announcer struct {
+	fd    int
+	index int
+	mac   net.HardwareAddr
+}
+
+// newAnnouncer opens the socket; run it inside the namespace. Protocol 0 receives nothing.
+func newAnnouncer(index int, mac net.HardwareAddr) (*announcer, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &announcer{fd: fd, index: index, mac: mac}, nil
+}
+
+// announce sends one frame for each address. An announcement that is lost costs a peer with a stale
+// entry a moment, so errors are not the caller's.
+func (a *announcer) announce(ips []*types100.IPConfig) {
+	for _, ip := range ips {
+		frame := arpFrame(a.mac, ip.Address.IP)
+		if ip.Address.IP.To4() == nil {
+			frame = neighborFrame(a.mac, ip.Address.IP)
+		}
+		to := &unix.SockaddrLinklayer{Ifindex: a.index, Halen: 6}
+		copy(to.Addr[:], frame[:6])
+		_ = unix.Sendto(a.fd, frame, 0, to)
+	}
+}
+
+// close waits for the kernel's readers (20 ms and more): not on the fast path.
+func (a *announcer) close() { _ = unix.Close(a.fd) }
+
+func arpFrame(mac net.HardwareAddr, ip net.IP) []byte {
+	f := make([]byte, 0, 42)
+	f = append(f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	f = append(f, mac...)
+	f = append(f, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1) // ARP, Ethernet, IPv4, request
+	f = append(f, mac...)
+	f = append(f, ip.To4()...)
+	f = append(f, 0, 0, 0, 0, 0, 0)
+	return append(f, ip.To4()...)
+}
+
+func neighborFrame(mac net.HardwareAddr, ip net.IP) []byte {
+	allNodes := net.IP{0xff, 0x02, 15: 1}
+	icmp := append([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, ip.To16()...) // override flag
+	icmp = append(append(icmp, 2, 1), mac...)                         // target link-layer address
+
+	pseudo := append(append([]byte{}, ip.To16()...), allNodes...)
+	pseudo = append(pseudo, 0, 0, 0, byte(len(icmp)), 0, 0, 0, 58)
+	binary.BigEndian.PutUint16(icmp[2:], checksum(append(pseudo, icmp...)))
+
+	f := append([]byte{0x33, 0x33, 0, 0, 0, 1}, mac...)
+	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(icmp)), 58, 255)
+	f = append(append(f, ip.To16()...), allNodes...)
+	return append(f, icmp...)
+}
+
+// checksum is RFC 1071's, of an even number of bytes.
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	return ^uint16(sum)
+}

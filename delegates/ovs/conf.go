@@ -1,0 +1,207 @@
+package ovs
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+)
+
+// Type is the plugin type of the delegate, ForeignType the one of ovs-cni, whose keys it
+// understands.
+const (
+	Type        = "patchbay-ovs"
+	ForeignType = "ovs"
+)
+
+// Capabilities are what the delegate honours whether a configuration declares it or not.
+var Capabilities = []string{"ips", "mac", "bandwidth"}
+
+// A conf is the delegate's configuration for one attachment.
+type conf struct {
+	Network          string  `json:"network"`
+	Bridge           string  `json:"bridge"`
+	VLAN             *int    `json:"vlan"`
+	Trunk            []trunk `json:"trunk"`
+	MTU              int     `json:"mtu"`
+	MAC              string  `json:"mac"`
+	QoS              qosConf `json:"qos"`
+	OfportRequest    *int    `json:"ofport_request"`
+	IsGateway        bool    `json:"isGateway"`
+	IsDefaultGateway bool    `json:"isDefaultGateway"`
+	Args             struct {
+		CNI struct {
+			MAC string `json:"mac"`
+		} `json:"cni"`
+	} `json:"args"`
+
+	hwaddr net.HardwareAddr
+	trunks []int
+}
+
+type trunk struct {
+	ID    *int `json:"id"`
+	MinID *int `json:"minID"`
+	MaxID *int `json:"maxID"`
+}
+
+type qosConf struct {
+	IngressRate rate `json:"ingressRate"`
+	EgressRate  rate `json:"egressRate"`
+}
+
+// keys are what a configuration of type patchbay-ovs may have; anything else is a mistake.
+var keys = []string{
+	"cniVersion", "cniVersions", "name", "type", "capabilities", "args", "ipam", "dns", "runtimeConfig", "prevResult",
+	"disableCheck", "disableGC", "socket", "delQueue", "waitSeconds",
+	"network", "bridge", "vlan", "trunk", "mtu", "mac", "qos", "ofport_request", "isGateway", "isDefaultGateway",
+}
+
+// parseConf reads and validates the configuration and what the pod asked for.
+func parseConf(a *delegates.Attachment) (*conf, error) {
+	p := a.Config.Plugins[0]
+	if p.Type == Type {
+		for k := range p.Raw {
+			if !slices.Contains(keys, k) && !strings.HasPrefix(k, "cni.dev/") {
+				return nil, refuse("unknown key %q", k)
+			}
+		}
+	}
+	b, err := json.Marshal(p.Raw)
+	if err != nil {
+		return nil, err
+	}
+	c := &conf{}
+	if err := json.Unmarshal(b, c); err != nil {
+		return nil, refuse("%s", cniconf.Explain(b, err))
+	}
+	if err := c.request(a); err != nil {
+		return nil, err
+	}
+	return c, c.validate()
+}
+
+// request puts the capability arguments over the configuration.
+func (c *conf) request(a *delegates.Attachment) error {
+	if c.Args.CNI.MAC != "" {
+		c.MAC = c.Args.CNI.MAC
+	}
+	for _, pair := range strings.Split(a.Args, ";") {
+		if v, ok := strings.CutPrefix(pair, "MAC="); ok {
+			c.MAC = v
+		}
+	}
+	if raw := a.RuntimeConfig["mac"]; raw != nil {
+		if err := json.Unmarshal(raw, &c.MAC); err != nil {
+			return refuse("capability mac: %v", err)
+		}
+	}
+	if raw := a.RuntimeConfig["bandwidth"]; raw != nil {
+		var b struct{ IngressRate, EgressRate uint64 }
+		if err := json.Unmarshal(raw, &b); err != nil {
+			return refuse("capability bandwidth: %v", err)
+		}
+		if b.IngressRate > 0 {
+			c.QoS.IngressRate = rate(b.IngressRate)
+		}
+		if b.EgressRate > 0 {
+			c.QoS.EgressRate = rate(b.EgressRate)
+		}
+	}
+	return nil
+}
+
+func (c *conf) validate() error {
+	if (c.Network == "") == (c.Bridge == "") {
+		return refuse("give either \"network\" (a bridge's role on the node, such as data) or \"bridge\" (its name)")
+	}
+	if c.VLAN != nil {
+		if err := vlanID("vlan", *c.VLAN); err != nil {
+			return err
+		}
+	}
+	for _, t := range c.Trunk {
+		ids, err := t.ids()
+		if err != nil {
+			return err
+		}
+		c.trunks = append(c.trunks, ids...)
+	}
+	slices.Sort(c.trunks)
+	c.trunks = slices.Compact(c.trunks)
+	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
+		return refuse("mtu %d must be between 68 and 65535", c.MTU)
+	}
+	if c.OfportRequest != nil && (*c.OfportRequest < 1 || *c.OfportRequest > 65279) {
+		return refuse("ofport_request %d must be between 1 and 65279", *c.OfportRequest)
+	}
+	if c.MAC != "" {
+		hw, err := net.ParseMAC(c.MAC)
+		if err != nil || len(hw) != 6 || hw[0]&1 == 1 {
+			return refuse("mac %q is not a unicast hardware address of six bytes", c.MAC)
+		}
+		c.hwaddr = hw
+	}
+	return nil
+}
+
+func (t trunk) ids() ([]int, error) {
+	switch {
+	case t.ID != nil && t.MinID == nil && t.MaxID == nil:
+		return []int{*t.ID}, vlanID("trunk id", *t.ID)
+	case t.ID == nil && t.MinID != nil && t.MaxID != nil:
+		if err := vlanID("trunk minID", *t.MinID); err != nil {
+			return nil, err
+		}
+		if err := vlanID("trunk maxID", *t.MaxID); err != nil {
+			return nil, err
+		}
+		if *t.MinID > *t.MaxID {
+			return nil, refuse("trunk minID %d is above maxID %d", *t.MinID, *t.MaxID)
+		}
+		var ids []int
+		for id := *t.MinID; id <= *t.MaxID; id++ {
+			ids = append(ids, id)
+		}
+		return ids, nil
+	}
+	return nil, refuse("a trunk has either \"id\" or both \"minID\" and \"maxID\"")
+}
+
+func vlanID(field string, id int) error {
+	if id < 0 || id > 4095 {
+		return refuse("%s %d must be between 0 and 4095", field, id)
+	}
+	return nil
+}
+
+// refuse is CNI error 7: the configuration can't work.
+func refuse(format string, args ...any) error {
+	return types.NewError(types.ErrInvalidNetworkConfig, Type+": "+fmt.Sprintf(format, args...), "")
+}
+
+// A rate is in bit/s: a number, or a text such as 100M.
+type rate uint64
+
+func (r *rate) UnmarshalJSON(b []byte) error {
+	text := strings.Trim(string(b), `"`)
+	unit := uint64(1)
+	for suffix, u := range map[string]uint64{"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9} {
+		if t, ok := strings.CutSuffix(text, suffix); ok {
+			text, unit = t, u
+		}
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n > 1e12/unit {
+		return fmt.Errorf("rate %s is not a number of bits per second, such as 100M", b)
+	}
+	*r = rate(n * unit)
+	return nil
+}

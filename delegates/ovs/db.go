@@ -1,0 +1,203 @@
+package ovs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/ovn-kubernetes/libovsdb/cache"
+	"github.com/ovn-kubernetes/libovsdb/client"
+	"github.com/ovn-kubernetes/libovsdb/model"
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// connectWait is how long a call waits for ovsdb-server to come back.
+const connectWait = 10 * time.Second
+
+// A DB is a long-lived connection to ovsdb-server with a monitored copy of what is in it. It
+// connects again by itself, each time with a new client, so that no stale copy survives.
+type DB struct {
+	endpoint string
+	log      *slog.Logger
+
+	mu      sync.Mutex
+	conn    client.Client    // nil while not connected
+	changed chan struct{}    // closed and replaced when conn changes
+	waiters map[string]*wait // by interface name
+}
+
+// wait is somebody waiting for ovs-vswitchd's word on a new interface.
+type wait struct {
+	done chan struct{}
+	once sync.Once
+	row  iface
+}
+
+// NewDB returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
+func NewDB(endpoint string, log *slog.Logger) *DB {
+	return &DB{endpoint: endpoint, log: log, changed: make(chan struct{}), waiters: map[string]*wait{}}
+}
+
+// Run keeps the connection until the context ends. onConnect is called after each connection, with
+// the copy complete, before anybody else can use it.
+func (d *DB) Run(ctx context.Context, onConnect func(context.Context, client.Client) error) {
+	lastErr := ""
+	for ctx.Err() == nil {
+		c, err := d.connect(ctx)
+		if err == nil {
+			if err = onConnect(ctx, c); err != nil {
+				c.Close()
+			}
+		}
+		if err != nil {
+			if err.Error() != lastErr && ctx.Err() == nil {
+				lastErr = err.Error()
+				d.log.Warn("Open vSwitch is not usable yet, trying on", "db", d.endpoint, "error", err)
+			}
+			// Nothing tells when the socket is there again.
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		lastErr = ""
+		d.log.Info("connected to Open vSwitch", "db", d.endpoint)
+		gone := c.DisconnectNotify()
+		d.swap(c)
+		select {
+		case <-gone:
+			d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
+		case <-ctx.Done():
+		}
+		d.swap(nil)
+		c.Close()
+	}
+}
+
+func (d *DB) swap(c client.Client) {
+	d.mu.Lock()
+	d.conn = c
+	close(d.changed)
+	d.changed = make(chan struct{})
+	d.mu.Unlock()
+}
+
+func (d *DB) connect(ctx context.Context) (client.Client, error) {
+	m, err := dbModel()
+	if err != nil {
+		return nil, err
+	}
+	quiet := logr.Discard()
+	c, err := client.NewOVSDBClient(m, client.WithEndpoint(d.endpoint), client.WithLogger(&quiet))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectWait)
+	defer cancel()
+	if err := c.Connect(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	c.Cache().AddEventHandler(&cache.EventHandlerFuncs{
+		AddFunc:    func(_ string, m model.Model) { d.tell(m) },
+		UpdateFunc: func(_ string, _, m model.Model) { d.tell(m) },
+	})
+	if _, err := c.Monitor(ctx, monitored(c)); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// tell wakes who waits for the interface once ovs-vswitchd has opened it or said why not.
+func (d *DB) tell(m model.Model) {
+	i, ok := m.(*iface)
+	if !ok || (i.Ofport == nil && (i.Error == nil || *i.Error == "")) {
+		return
+	}
+	d.mu.Lock()
+	w := d.waiters[i.Name]
+	d.mu.Unlock()
+	if w != nil {
+		w.once.Do(func() {
+			w.row = *i
+			close(w.done)
+		})
+	}
+}
+
+// expect registers a waiter for the interface; call it before the transaction, and forget after.
+func (d *DB) expect(name string) *wait {
+	w := &wait{done: make(chan struct{})}
+	d.mu.Lock()
+	d.waiters[name] = w
+	d.mu.Unlock()
+	return w
+}
+
+func (d *DB) forget(name string) {
+	d.mu.Lock()
+	delete(d.waiters, name)
+	d.mu.Unlock()
+}
+
+// errDown is CNI error 11: the runtime tries again.
+func (d *DB) errDown() error {
+	return types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer at "+d.endpoint,
+		"start ovsdb-server and ovs-vswitchd, or set ovs.db")
+}
+
+// client returns the connection, waiting for it if need be.
+func (d *DB) client(ctx context.Context) (client.Client, error) {
+	timeout := time.After(connectWait)
+	for {
+		d.mu.Lock()
+		c, changed := d.conn, d.changed
+		d.mu.Unlock()
+		if c != nil {
+			return c, nil
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			return nil, d.errDown()
+		case <-ctx.Done():
+			return nil, d.errDown()
+		}
+	}
+}
+
+// Connected reports whether there is a connection now.
+func (d *DB) Connected() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conn != nil
+}
+
+// errLost says that a transaction's outcome is unknown, as the connection broke.
+var errLost = errors.New("connection to Open vSwitch lost")
+
+func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) error {
+	ctx, cancel := context.WithTimeout(ctx, connectWait)
+	defer cancel()
+	results, err := c.Transact(ctx, ops...)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	if opErrs, err := ovsdb.CheckOperationResults(results, ops); err != nil {
+		for _, e := range opErrs {
+			if e != nil {
+				return fmt.Errorf("OVSDB refused the transaction: %w", e)
+			}
+		}
+		return fmt.Errorf("OVSDB refused the transaction: %w", err)
+	}
+	return nil
+}

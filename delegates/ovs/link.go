@@ -1,0 +1,279 @@
+package ovs
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"regexp"
+	"sync/atomic"
+	"unsafe"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-cni/patchbay/internal/batch"
+	"github.com/patchbay-cni/patchbay/internal/netns"
+)
+
+// linkGroup marks the host's ends of our veth pairs, "pb".
+const linkGroup = 0x7062
+
+var hostNamePattern = regexp.MustCompile(`^pb[0-9a-f]{12}$`)
+
+// HostName is the name of the host's end, and of the port, of an interface of a sandbox.
+func HostName(containerID, ifName string) string {
+	sum := sha256.Sum256([]byte(containerID + "/" + ifName))
+	return "pb" + hex.EncodeToString(sum[:6])
+}
+
+// hostMAC is a high address, so that a bridge, which takes the lowest of its ports', keeps its own.
+func hostMAC(hostName string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(hostName))
+	return append(net.HardwareAddr{0xfe}, sum[:5]...)
+}
+
+// links makes and removes veth pairs. Removals that arrive together are one removal of a link
+// group: the kernel waits for its readers once, not once per link.
+type links struct {
+	remover *batch.Batcher[[]string]
+	group   atomic.Uint32
+}
+
+func newLinks() *links {
+	l := &links{}
+	l.remover = batch.New(64, l.removeAll)
+	return l
+}
+
+// errExists says that the pod has an interface of that name.
+var errExists = errors.New("the pod has an interface of that name already")
+
+// create makes a veth pair with one end in the host, up, and the other in the pod's namespace
+// under its final name, down.
+func (l *links) create(hostName, ifName string, mac net.HardwareAddr, mtu int, ns *netns.Handle) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.Group = hostName, mtu, linkGroup
+	attrs.HardwareAddr, attrs.Flags = hostMAC(hostName), net.FlagUp
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = ifName, mac, uint32(mtu)
+	veth.PeerNamespace = netlink.NsFd(ns.Fd())
+	err := netlink.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) {
+		// The host's name is ours alone: what has it is left from an interrupted call.
+		if _, getErr := netlink.LinkByName(hostName); getErr != nil {
+			return fmt.Errorf("%s: %w", ifName, errExists)
+		}
+		if err := l.remove([]string{hostName}); err != nil {
+			return err
+		}
+		if err = netlink.LinkAdd(veth); errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("%s: %w", ifName, errExists)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make veth pair %s, %s: %w", hostName, ifName, err)
+	}
+	// The host has nothing to say on a pod's network: no address, no router advertisement taken.
+	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+hostName+"/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("switch IPv6 off on %s: %w", hostName, err)
+	}
+	return nil
+}
+
+// remove removes the host's ends of those names, and so the pairs. Names that are not there are fine.
+func (l *links) remove(names []string) error { return l.remover.Do(names) }
+
+func (l *links) removeAll(sets [][]string) []error {
+	errs := make([]error, len(sets))
+	// Below the mark's number, so that a group in removal is never taken for it.
+	group := 0x10000 + l.group.Add(1)%0x10000
+	members := 0
+	for i, names := range sets {
+		for _, n := range names {
+			err := setGroup(n, group)
+			switch {
+			case err == nil:
+				members++
+			case !errors.Is(err, unix.ENODEV):
+				errs[i] = fmt.Errorf("remove link %s: %w", n, err)
+			}
+		}
+	}
+	if members == 0 {
+		return errs
+	}
+	if err := deleteGroup(group); err != nil && !errors.Is(err, unix.ENODEV) {
+		for i := range errs {
+			errs[i] = fmt.Errorf("remove %d links: %w", members, err)
+		}
+	}
+	return errs
+}
+
+func setGroup(name string, group uint32) error {
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+func deleteGroup(group uint32) error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// ours returns the names of the host's ends of all our veth pairs.
+func ours() ([]string, error) {
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var names []string
+	for _, l := range all {
+		if l.Attrs().Group == linkGroup && l.Type() == "veth" && hostNamePattern.MatchString(l.Attrs().Name) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	return names, nil
+}
+
+// podSide is what is to be set on the pod's end.
+type podSide struct {
+	ifName      string
+	result      *types100.Result
+	checksumOff bool
+	egressRate  uint64 // bit/s; 0: not limited
+}
+
+// configure sets the pod's end up: offload, addresses, up, routes, in this order. It returns a
+// socket to announce the addresses with. Run it inside the namespace.
+func configure(p podSide) (*announcer, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	link, err := h.LinkByName(p.ifName)
+	if err != nil {
+		return nil, fmt.Errorf("find %s in the pod: %w", p.ifName, err)
+	}
+	if p.checksumOff {
+		if err := checksumOff(p.ifName); err != nil {
+			return nil, err
+		}
+	}
+	if err := addAddresses(h, link, p.result); err != nil {
+		return nil, err
+	}
+	if p.egressRate > 0 {
+		if err := limitEgress(h, link, p.egressRate); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return nil, fmt.Errorf("set %s up: %w", p.ifName, err)
+	}
+	for _, r := range p.result.Routes {
+		if err := addRoute(h, link, r.Dst, r.GW, p.result); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.result.IPs) == 0 {
+		return nil, nil
+	}
+	return newAnnouncer(link.Attrs().Index, link.Attrs().HardwareAddr)
+}
+
+func addAddresses(h *netlink.Handle, link netlink.Link, res *types100.Result) error {
+	name := link.Attrs().Name
+	for _, ip := range res.IPs {
+		addr := &netlink.Addr{IPNet: &ip.Address}
+		if ip.Address.IP.To4() == nil {
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0); err != nil {
+				return fmt.Errorf("switch IPv6 on on %s: %w", name, err)
+			}
+			// IPAM gives an address one owner: duplicate address detection would only make
+			// it unusable for a second.
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.AddrAdd(link, addr); err != nil {
+			return fmt.Errorf("add address %s to %s: %w", ip.Address.String(), name, err)
+		}
+	}
+	return nil
+}
+
+// addRoute adds a route; without a gateway it goes through the gateway of an address of its family,
+// if there is one.
+func addRoute(h *netlink.Handle, link netlink.Link, dst net.IPNet, gw net.IP, res *types100.Result) error {
+	if gw == nil {
+		for _, ip := range res.IPs {
+			if (ip.Address.IP.To4() == nil) == (dst.IP.To4() == nil) && ip.Gateway != nil {
+				gw = ip.Gateway
+			}
+		}
+	}
+	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &dst, Gw: gw}
+	if gw == nil {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	if err := h.RouteAdd(r); err != nil {
+		return fmt.Errorf("add route %s via %v to %s: %w", dst.String(), gw, link.Attrs().Name, err)
+	}
+	return nil
+}
+
+// limitEgress shapes what the pod sends, where it sends it: behind the switch's back the packets
+// are read from the device before any policing there.
+func limitEgress(h *netlink.Handle, link netlink.Link, bits uint64) error {
+	bytes := max(bits/8, 1)
+	burst := uint32(min(max(bytes/250, 16*1024), 1<<20))
+	qdisc := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		Rate:       bytes, Buffer: uint32(float64(burst) * float64(netlink.TickInUsec()) * 1e6 / float64(bytes)),
+		Limit: burst + uint32(min(bytes/40, 1<<22)),
+	}
+	if err := h.QdiscAdd(qdisc); err != nil {
+		return fmt.Errorf("limit what %s sends to %d bit/s: %w", link.Attrs().Name, bits, err)
+	}
+	return nil
+}
+
+const (
+	ethtoolStxcsum = 0x17 // ETHTOOL_STXCSUM, linux/ethtool.h
+	ifReqSize      = 40
+)
+
+// checksumOff switches TX checksum offload off: the userspace datapath reads packets with the
+// checksum the kernel has left to a card that doesn't exist, and TCP stalls.
+func checksumOff(ifName string) error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(s) }()
+	value := struct{ cmd, data uint32 }{ethtoolStxcsum, 0}
+	var req struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [ifReqSize - unix.IFNAMSIZ - 8]byte
+	}
+	copy(req.name[:unix.IFNAMSIZ-1], ifName)
+	req.data = unsafe.Pointer(&value)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(s), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		return fmt.Errorf("switch TX checksum offload off on %s: %w", ifName, errno)
+	}
+	return nil
+}

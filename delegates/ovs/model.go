@@ -1,0 +1,79 @@
+package ovs
+
+import (
+	"github.com/ovn-kubernetes/libovsdb/client"
+	"github.com/ovn-kubernetes/libovsdb/model"
+)
+
+// The columns that the delegate reads and writes, ovs-vswitchd.conf.db(5).
+
+type openvSwitch struct {
+	UUID    string   `ovsdb:"_uuid"`
+	Bridges []string `ovsdb:"bridges"`
+	Version *string  `ovsdb:"ovs_version"`
+}
+
+type bridge struct {
+	UUID         string            `ovsdb:"_uuid"`
+	Name         string            `ovsdb:"name"`
+	Ports        []string          `ovsdb:"ports"`
+	DatapathType string            `ovsdb:"datapath_type"`
+	FailMode     *string           `ovsdb:"fail_mode"`
+	Protocols    []string          `ovsdb:"protocols"`
+	Controller   []string          `ovsdb:"controller"`
+	ExternalIDs  map[string]string `ovsdb:"external_ids"`
+}
+
+type port struct {
+	UUID        string            `ovsdb:"_uuid"`
+	Name        string            `ovsdb:"name"`
+	Interfaces  []string          `ovsdb:"interfaces"`
+	Tag         *int              `ovsdb:"tag"`
+	Trunks      []int             `ovsdb:"trunks"`
+	VLANMode    *string           `ovsdb:"vlan_mode"`
+	QoS         *string           `ovsdb:"qos"`
+	ExternalIDs map[string]string `ovsdb:"external_ids"`
+}
+
+type iface struct {
+	UUID          string            `ovsdb:"_uuid"`
+	Name          string            `ovsdb:"name"`
+	Type          string            `ovsdb:"type"`
+	Ofport        *int              `ovsdb:"ofport"`
+	OfportRequest *int              `ovsdb:"ofport_request"`
+	Error         *string           `ovsdb:"error"`
+	ExternalIDs   map[string]string `ovsdb:"external_ids"`
+}
+
+type controller struct {
+	UUID   string `ovsdb:"_uuid"`
+	Target string `ovsdb:"target"`
+}
+
+type qos struct {
+	UUID        string            `ovsdb:"_uuid"`
+	Type        string            `ovsdb:"type"`
+	OtherConfig map[string]string `ovsdb:"other_config"`
+	ExternalIDs map[string]string `ovsdb:"external_ids"`
+}
+
+func dbModel() (model.ClientDBModel, error) {
+	return model.NewClientDBModel("Open_vSwitch", map[string]model.Model{
+		"Open_vSwitch": &openvSwitch{}, "Bridge": &bridge{}, "Port": &port{}, "Interface": &iface{},
+		"Controller": &controller{}, "QoS": &qos{},
+	})
+}
+
+// monitored lists the columns one by one: a monitor of a partial model without them delivers the
+// inserts but drops every later update (libovsdb v0.8.1).
+func monitored(c client.Client) *client.Monitor {
+	o, b, p, i, t, q := &openvSwitch{}, &bridge{}, &port{}, &iface{}, &controller{}, &qos{}
+	return c.NewMonitor(
+		client.WithTable(o, &o.Bridges, &o.Version),
+		client.WithTable(b, &b.Name, &b.Ports, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Controller, &b.ExternalIDs),
+		client.WithTable(p, &p.Name, &p.Interfaces, &p.Tag, &p.Trunks, &p.VLANMode, &p.QoS, &p.ExternalIDs),
+		client.WithTable(i, &i.Name, &i.Type, &i.Ofport, &i.OfportRequest, &i.Error, &i.ExternalIDs),
+		client.WithTable(t, &t.Target),
+		client.WithTable(q, &q.Type, &q.OtherConfig, &q.ExternalIDs),
+	)
+}

@@ -1,0 +1,71 @@
+// Package batch joins calls that arrive together into one commit (group commit). A call that
+// finds nobody committing goes at once and alone; calls that arrive meanwhile go together next.
+package batch
+
+import "sync"
+
+// A Batcher commits items in groups of at most Max, one group at a time, in order of arrival.
+type Batcher[T any] struct {
+	commit func([]T) []error
+	max    int
+
+	mu      sync.Mutex
+	pending []*entry[T]
+	busy    bool
+}
+
+type entry[T any] struct {
+	item T
+	err  error
+	done chan struct{}
+}
+
+// New returns a Batcher. commit is called with 1 to max items and returns an error, or nil, for
+// each of them.
+func New[T any](max int, commit func([]T) []error) *Batcher[T] {
+	return &Batcher[T]{commit: commit, max: max}
+}
+
+// Do hands in one item and returns once its group was committed.
+func (b *Batcher[T]) Do(item T) error {
+	e := &entry[T]{item: item, done: make(chan struct{})}
+	b.mu.Lock()
+	b.pending = append(b.pending, e)
+	lead := !b.busy
+	b.busy = true
+	b.mu.Unlock()
+	if lead {
+		b.next()
+	}
+	<-e.done
+	return e.err
+}
+
+// next commits one group and leaves what has arrived meanwhile to a goroutine of its own, so that
+// no caller works for others after its own item is done. The goroutine ends with the last item;
+// each item's caller waits for it.
+func (b *Batcher[T]) next() {
+	b.mu.Lock()
+	n := min(len(b.pending), b.max)
+	group := b.pending[:n:n]
+	b.pending = b.pending[n:]
+	b.mu.Unlock()
+
+	items := make([]T, n)
+	for i, e := range group {
+		items[i] = e.item
+	}
+	errs := b.commit(items)
+
+	b.mu.Lock()
+	more := len(b.pending) > 0
+	b.busy = more
+	b.mu.Unlock()
+	if more {
+		go b.next()
+	}
+	for i, e := range group {
+		e.err = errs[i]
+		close(e.done)
+	}
+}

@@ -1,0 +1,264 @@
+// Package cniconf reads CNI network configurations and makes, from one, what each of its plugins
+// is given on standard input. Keys it does not know pass through untouched: nothing takes a round
+// trip through a Go struct.
+package cniconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// A List is a network configuration list, CNI 1.1.0 section 1. A configuration of a single plugin
+// is a List of one.
+type List struct {
+	CNIVersion string // the highest version that the configuration offers and we support
+	Name       string
+	// DisableCheck and DisableGC keep CHECK and GC from the plugins.
+	DisableCheck, DisableGC bool
+	Plugins                 []Plugin
+}
+
+// A Plugin is one plugin's object in a List.
+type Plugin struct {
+	Type         string
+	Capabilities map[string]bool
+	IPAM         json.RawMessage // the plugin's "ipam" object, nil if it has none
+	Raw          map[string]json.RawMessage
+}
+
+type listFields struct {
+	CNIVersion   string            `json:"cniVersion,omitempty"`
+	CNIVersions  []string          `json:"cniVersions,omitempty"`
+	Name         string            `json:"name,omitempty"`
+	DisableCheck bool              `json:"disableCheck,omitempty"`
+	DisableGC    bool              `json:"disableGC,omitempty"`
+	OnlyInlined  bool              `json:"loadOnlyInlinedPlugins,omitempty"`
+	Plugins      []json.RawMessage `json:"plugins,omitempty"`
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.\-]*$`)
+
+// Parse reads a configuration or a configuration list. A missing name is filled with defaultName
+// (multi-network specification 3.4.2). Errors are CNI errors 1, 6 or 7 that say what is wrong and
+// where.
+func Parse(b []byte, defaultName string) (*List, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(b, &keys); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not a JSON object", Explain(b, err))
+	}
+	var f listFields
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", Explain(b, err))
+	}
+	l := &List{Name: f.Name, DisableCheck: f.DisableCheck, DisableGC: f.DisableGC}
+	if l.Name == "" {
+		l.Name = defaultName
+	}
+	if !namePattern.MatchString(l.Name) {
+		return nil, invalid("name %q must match %s", l.Name, namePattern)
+	}
+	var err error
+	if l.CNIVersion, err = chooseVersion(f.CNIVersion, f.CNIVersions); err != nil {
+		return nil, err
+	}
+	raws := f.Plugins
+	if _, isList := keys["plugins"]; !isList {
+		raws = []json.RawMessage{b}
+	}
+	if len(raws) == 0 {
+		return nil, invalid("network %q has an empty list of plugins", l.Name)
+	}
+	for i, raw := range raws {
+		p, err := parsePlugin(raw)
+		if err != nil {
+			return nil, fmt.Errorf("plugin %d of network %q: %w", i+1, l.Name, err)
+		}
+		l.Plugins = append(l.Plugins, p)
+	}
+	return l, nil
+}
+
+func parsePlugin(raw json.RawMessage) (Plugin, error) {
+	p := Plugin{}
+	if err := json.Unmarshal(raw, &p.Raw); err != nil {
+		return p, types.NewError(types.ErrDecodingFailure, "plugin is not a JSON object", Explain(raw, err))
+	}
+	if p.Raw == nil {
+		return p, invalid("plugin is null, not a JSON object")
+	}
+	var f struct {
+		Type         string          `json:"type"`
+		Capabilities map[string]bool `json:"capabilities"`
+		IPAM         json.RawMessage `json:"ipam"`
+	}
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return p, types.NewError(types.ErrInvalidNetworkConfig, "plugin", Explain(raw, err))
+	}
+	p.Type, p.Capabilities = f.Type, f.Capabilities
+	if len(f.IPAM) > 0 && string(f.IPAM) != "null" && string(bytes.Join(bytes.Fields(f.IPAM), nil)) != "{}" {
+		p.IPAM = f.IPAM
+	}
+	return p, CheckType(p.Type)
+}
+
+// CheckType refuses a plugin type that is not a plain file name (CVE-2021-20206).
+func CheckType(t string) error {
+	switch {
+	case t == "":
+		return invalid("\"type\" is missing")
+	case strings.ContainsAny(t, "/\\\x00") || t == "." || t == "..":
+		return invalid("type %q must be a plain file name", t)
+	}
+	return nil
+}
+
+// chooseVersion picks the highest supported version of those offered; without any the
+// specification's first, as libcni does.
+func chooseVersion(one string, many []string) (string, error) {
+	offered := many
+	if one != "" || len(many) == 0 {
+		offered = append([]string{orDefault(one, "0.1.0")}, many...)
+	}
+	best := ""
+	for _, v := range offered {
+		if !supported(v) {
+			continue
+		}
+		if ok, err := version.GreaterThanOrEqualTo(v, orDefault(best, "0.0.0")); err == nil && ok {
+			best = v
+		}
+	}
+	if best == "" {
+		return "", types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %s is not supported", strings.Join(offered, ", ")),
+			"supported: "+strings.Join(version.All.SupportedVersions(), ", "))
+	}
+	return best, nil
+}
+
+func supported(v string) bool {
+	for _, s := range version.All.SupportedVersions() {
+		if s == v {
+			return true
+		}
+	}
+	return false
+}
+
+func orDefault(s, d string) string {
+	if s == "" {
+		return d
+	}
+	return s
+}
+
+// MarshalJSON gives the list form, which Parse reads back to the same List.
+func (l *List) MarshalJSON() ([]byte, error) {
+	f := listFields{CNIVersion: l.CNIVersion, Name: l.Name, DisableCheck: l.DisableCheck, DisableGC: l.DisableGC}
+	for _, p := range l.Plugins {
+		raw, err := json.Marshal(p.Raw)
+		if err != nil {
+			return nil, err
+		}
+		f.Plugins = append(f.Plugins, raw)
+	}
+	return json.Marshal(f)
+}
+
+// UnmarshalJSON reads what Parse reads.
+func (l *List) UnmarshalJSON(b []byte) error {
+	parsed, err := Parse(b, "")
+	if err != nil {
+		return err
+	}
+	*l = *parsed
+	return nil
+}
+
+// Declares reports whether a plugin of the list declares the capability.
+func (l *List) Declares(capability string) bool {
+	for _, p := range l.Plugins {
+		if p.Capabilities[capability] {
+			return true
+		}
+	}
+	return false
+}
+
+// Types returns the plugins' types, in order.
+func (l *List) Types() []string {
+	t := make([]string, len(l.Plugins))
+	for i, p := range l.Plugins {
+		t[i] = p.Type
+	}
+	return t
+}
+
+// MergeArgs puts a selection element's cni-args over the configuration's own under args.cni, in
+// each plugin (multi-network specification 4.1.2.1.6).
+func (l *List) MergeArgs(cniArgs map[string]json.RawMessage) error {
+	for i := range l.Plugins {
+		raw := l.Plugins[i].Raw
+		args, cni := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+		if err := unmarshalObject(raw["args"], &args); err != nil {
+			return invalid("\"args\" of network %q must be an object: %v", l.Name, err)
+		}
+		if err := unmarshalObject(args["cni"], &cni); err != nil {
+			return invalid("\"args.cni\" of network %q must be an object: %v", l.Name, err)
+		}
+		for k, v := range cniArgs {
+			cni[k] = v
+		}
+		var err error
+		if args["cni"], err = json.Marshal(cni); err != nil {
+			return err
+		}
+		if raw["args"], err = json.Marshal(args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unmarshalObject(b json.RawMessage, into *map[string]json.RawMessage) error {
+	if len(b) == 0 || string(b) == "null" {
+		return nil
+	}
+	return json.Unmarshal(b, into)
+}
+
+func invalid(format string, args ...any) error {
+	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
+}
+
+// Explain tells where in b a JSON error is: line and column.
+func Explain(b []byte, err error) string {
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Sprintf("%s at %s", err, position(b, int(syntax.Offset)))
+	case errors.As(err, &typ):
+		return fmt.Sprintf("%q can't be a %s, at %s", typ.Field, typ.Value, position(b, int(typ.Offset)))
+	}
+	return err.Error()
+}
+
+func position(b []byte, offset int) string {
+	offset = min(max(offset, 1), len(b))
+	if offset == 0 {
+		return "character 1"
+	}
+	before := b[:offset]
+	line := bytes.Count(before[:offset-1], []byte("\n")) + 1
+	if line == 1 {
+		return fmt.Sprintf("character %d", offset)
+	}
+	return fmt.Sprintf("line %d, character %d", line, offset-1-bytes.LastIndexByte(before[:offset-1], '\n'))
+}

@@ -1,0 +1,95 @@
+// Package cniwire is what the shim and the daemon say to each other: one CNI call as one HTTP/1.1
+// request, POST /cni/v1/{plugin}, on the daemon's unix socket. The shim links it, so it uses the
+// standard library and the CNI types only.
+package cniwire
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// DefaultSocket is where the daemon listens for CNI calls.
+const DefaultSocket = "/run/patchbay/cni.sock"
+
+// PathPrefix is followed by the name the plugin was called by.
+const PathPrefix = "/cni/v1/"
+
+// Error codes of ours beside the specification's (CNI 1.1.0 section 5; from 100 on they are the
+// plugin's own).
+const (
+	ErrPluginNotAvailable uint = 50
+	ErrLimitedConnection  uint = 51
+	ErrRefused            uint = 100 // the request can't be honoured as it is
+	ErrDelegate           uint = 101 // a delegate gave no CNI error of its own
+)
+
+// SupportedVersions are the versions of the CNI specification that results can be given in.
+var SupportedVersions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+
+// A Request is one CNI call: the environment by name, standard input as config.
+type Request struct {
+	Command     string          `json:"command"`
+	ContainerID string          `json:"containerID"`
+	Netns       string          `json:"netns"`
+	IfName      string          `json:"ifName"`
+	Args        string          `json:"args"`
+	Path        string          `json:"path"`
+	Config      json.RawMessage `json:"config"`
+}
+
+var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.\-]*$`)
+
+// Validate checks the parameters as CNI 1.1.0 section 2 demands for the command; a missing
+// variable is error 4 with the variables' names.
+func (r *Request) Validate() *types.Error {
+	required := map[string][]string{
+		"ADD": {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"}, "CHECK": {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"},
+		"DEL": {"CNI_CONTAINERID", "CNI_IFNAME"}, "GC": {"CNI_PATH"}, "STATUS": {}, "VERSION": {},
+	}
+	names, ok := required[r.Command]
+	if !ok {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND must be ADD, DEL, CHECK, STATUS, GC or VERSION", "it is "+quote(r.Command))
+	}
+	value := map[string]string{"CNI_CONTAINERID": r.ContainerID, "CNI_NETNS": r.Netns, "CNI_IFNAME": r.IfName, "CNI_PATH": r.Path}
+	var missing []string
+	for _, n := range names {
+		if value[n] == "" {
+			missing = append(missing, n)
+		}
+	}
+	if len(missing) > 0 {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "required env variables ["+strings.Join(missing, ",")+"] missing", "")
+	}
+	if r.ContainerID != "" && !idPattern.MatchString(r.ContainerID) {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "invalid characters in CNI_CONTAINERID", quote(r.ContainerID))
+	}
+	if r.IfName != "" {
+		if err := CheckIfName(r.IfName); err != "" {
+			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: "+err, "")
+		}
+	}
+	return nil
+}
+
+// CheckIfName returns why name can't be the name of a Linux interface, or "".
+func CheckIfName(name string) string {
+	switch {
+	case name == "":
+		return "interface name is empty"
+	case len(name) > 15:
+		return "interface name " + quote(name) + " is longer than 15 bytes"
+	case name == "." || name == "..":
+		return "interface name can't be " + quote(name)
+	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == ':' || r <= ' ' || r == 0x7f }):
+		return "interface name " + quote(name) + " has a slash, colon, space or control character"
+	}
+	return ""
+}
+
+func quote(s string) string {
+	b, _ := json.Marshal(s) // a string always marshals
+	return string(b)
+}

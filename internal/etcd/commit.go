@@ -1,0 +1,198 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/patchbay-cni/patchbay/internal/batch"
+)
+
+// ErrConflict says that a transaction's condition did not hold: a key to be created exists with
+// another value, or a guard has changed.
+var ErrConflict = errors.New("etcd transaction refused: a key has changed or has another owner")
+
+// ErrUnavailable says that etcd gave no answer in time. The transaction may have been committed.
+var ErrUnavailable = errors.New("etcd is unavailable")
+
+// A Txn is a conditional transaction. It must be safe to apply twice: puts of whole values,
+// deletes, conditions on absence or on values.
+type Txn struct {
+	If   []clientv3.Cmp
+	Then []clientv3.Op
+}
+
+// Absent is the condition that the key does not exist.
+func Absent(key string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(key), "=", 0) }
+
+// DeleteIfValue deletes the key if it still holds the value; otherwise it does nothing.
+func DeleteIfValue(key, value string) clientv3.Op {
+	return clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.Value(key), "=", value)},
+		[]clientv3.Op{clientv3.OpDelete(key)}, nil)
+}
+
+const (
+	tryTimeout    = time.Second      // one try; short, so that a lost leader costs little
+	commitTimeout = 15 * time.Second // all tries of one group
+	groupMax      = 32               // transactions in one group; etcd allows 128 operations by default
+)
+
+// A Committer commits transactions in groups: what arrives while one group is on its way goes
+// together next, each transaction with its own conditions.
+type Committer struct {
+	kv      *clientv3.Client
+	batcher *batch.Batcher[item]
+}
+
+type item struct {
+	Txn
+	ctx context.Context
+}
+
+// NewCommitter returns a committer that writes through c.
+func NewCommitter(c *clientv3.Client) *Committer {
+	k := &Committer{kv: c}
+	k.batcher = batch.New(groupMax, k.commit)
+	return k
+}
+
+// Commit applies t or returns ErrConflict, ErrUnavailable, or etcd's own error. It does not return
+// before the outcome is known or commitTimeout has passed, whatever the context: the context only
+// keeps a transaction from being begun.
+func (k *Committer) Commit(ctx context.Context, t Txn) error {
+	return k.batcher.Do(item{t, ctx})
+}
+
+func (k *Committer) commit(items []item) []error {
+	errs := make([]error, len(items))
+	var live []int
+	for i := range items {
+		if errs[i] = items[i].ctx.Err(); errs[i] == nil {
+			live = append(live, i)
+		}
+	}
+	if len(live) == 0 {
+		return errs
+	}
+	if len(live) > 1 {
+		if k.commitGroup(items, live, errs) {
+			return errs
+		}
+	}
+	for _, i := range live {
+		errs[i] = k.commitOne(items[i].Txn)
+	}
+	return errs
+}
+
+// commitGroup nests the transactions in one, so that each has its own outcome. It returns false
+// when etcd refuses the group as a whole (a key twice, too many operations).
+func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
+	ops := make([]clientv3.Op, len(live))
+	for n, i := range live {
+		ops[n] = clientv3.OpTxn(items[i].If, items[i].Then, reads(items[i].Then))
+	}
+	resp, err := k.try(Txn{Then: ops}, nil)
+	if err != nil {
+		if !errors.Is(err, ErrUnavailable) {
+			return false
+		}
+		for _, i := range live {
+			errs[i] = err
+		}
+		return true
+	}
+	for n, i := range live {
+		sub := resp.Responses[n].GetResponseTxn()
+		errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub))
+	}
+	return true
+}
+
+func (k *Committer) commitOne(t Txn) error {
+	resp, err := k.try(t, reads(t.Then))
+	if err != nil {
+		return err
+	}
+	return outcome(t, resp)
+}
+
+// outcome tells a conflict from a transaction that had been committed by an earlier try whose
+// answer was lost: then every key holds what was to be put.
+func outcome(t Txn, resp *clientv3.TxnResponse) error {
+	if resp.Succeeded || len(t.If) == 0 {
+		return nil
+	}
+	puts := 0
+	for _, op := range t.Then {
+		if !op.IsPut() {
+			continue
+		}
+		r := resp.Responses[puts].GetResponseRange()
+		puts++
+		if len(r.Kvs) != 1 || !bytes.Equal(r.Kvs[0].Value, op.ValueBytes()) {
+			return ErrConflict
+		}
+	}
+	if puts == 0 {
+		return ErrConflict
+	}
+	return nil
+}
+
+func reads(then []clientv3.Op) []clientv3.Op {
+	var gets []clientv3.Op
+	for _, op := range then {
+		if op.IsPut() {
+			gets = append(gets, clientv3.OpGet(string(op.KeyBytes())))
+		}
+	}
+	return gets
+}
+
+// try sends the transaction until etcd answers.
+func (k *Committer) try(t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
+	deadline := time.Now().Add(commitTimeout)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
+		resp, err := k.kv.Txn(ctx).If(t.If...).Then(t.Then...).Else(orElse...).Commit()
+		cancel()
+		if err == nil {
+			return resp, nil
+		}
+		if !transient(err) {
+			return nil, fmt.Errorf("etcd: %w", err)
+		}
+		if time.Now().After(deadline) || k.kv.Ctx().Err() != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+		// etcd refuses at once while it has no leader or is not there; nothing tells us when it is back.
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-k.kv.Ctx().Done():
+		}
+	}
+}
+
+func transient(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return true
+	}
+	for _, e := range []error{
+		rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
+		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	s, ok := status.FromError(err)
+	return ok && (s.Code() == codes.Unavailable || s.Code() == codes.DeadlineExceeded || s.Code() == codes.Canceled)
+}

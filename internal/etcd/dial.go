@@ -1,0 +1,85 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// Options say how to reach an etcd cluster.
+type Options struct {
+	Endpoints     []string
+	Cert, Key, CA string // files; all empty: no TLS
+	Username      string
+	PasswordFile  string
+}
+
+// Dial returns a client of the cluster. It does not wait for a connection: each request has a
+// limit of its own.
+func Dial(o Options) (*clientv3.Client, error) {
+	cfg := clientv3.Config{
+		Endpoints: o.Endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop(),
+		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
+		Username: o.Username,
+	}
+	if o.PasswordFile != "" {
+		b, err := os.ReadFile(o.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("etcd password: %w", err)
+		}
+		cfg.Password = strings.TrimSpace(string(b))
+	}
+	if o.Cert != "" || o.Key != "" || o.CA != "" {
+		t, err := tlsConfig(o)
+		if err != nil {
+			return nil, fmt.Errorf("etcd TLS: %w", err)
+		}
+		cfg.TLS = t
+	}
+	c, err := clientv3.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(o.Endpoints, ","), err)
+	}
+	return c, nil
+}
+
+func tlsConfig(o Options) (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.CA != "" {
+		pem, err := os.ReadFile(o.CA)
+		if err != nil {
+			return nil, err
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s holds no certificate", o.CA)
+		}
+	}
+	if (o.Cert == "") != (o.Key == "") {
+		return nil, errors.New("cert and key go together")
+	}
+	if o.Cert != "" {
+		// Read at each handshake: a renewed certificate is used without a restart.
+		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c, err := tls.LoadX509KeyPair(o.Cert, o.Key)
+			return &c, err
+		}
+	}
+	return t, nil
+}
+
+// Ready asks etcd for a linearizable read within the context's limit.
+func Ready(ctx context.Context, c *clientv3.Client) error {
+	if _, err := c.Get(ctx, "\x00", clientv3.WithKeysOnly(), clientv3.WithLimit(1)); err != nil {
+		return fmt.Errorf("etcd does not answer: %w", err)
+	}
+	return nil
+}

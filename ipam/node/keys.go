@@ -1,0 +1,142 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+// The keys, below <prefix>/ipam/: <pool>/spec, <pool>/subnets/<cidr>, <pool>/ips/<ip>.
+
+type subnetValue struct {
+	Node string `json:"node"`
+}
+
+func (a *Allocator) key(c ipam.Claim) string {
+	return path.Join(a.root, c.Pool, "ips", c.Addr.String())
+}
+
+func (a *Allocator) subnetKey(poolName string, s netip.Prefix) string {
+	return path.Join(a.root, poolName, "subnets", s.String())
+}
+
+func (a *Allocator) subnets(ctx context.Context, poolName string) (map[netip.Prefix]string, error) {
+	prefix := path.Join(a.root, poolName, "subnets") + "/"
+	resp, err := a.kv.Get(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("read the subnets of pool %s: %w", poolName, err)
+	}
+	taken := map[netip.Prefix]string{}
+	for _, kv := range resp.Kvs {
+		s, err := netip.ParsePrefix(strings.TrimPrefix(string(kv.Key), prefix))
+		var v subnetValue
+		if err == nil {
+			err = json.Unmarshal(kv.Value, &v)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("subnet record %s is damaged: %w", kv.Key, err)
+		}
+		taken[s] = v.Node
+	}
+	return taken, nil
+}
+
+// claims reads the claims of a subnet: the keys that begin as all its addresses do.
+func (a *Allocator) claims(ctx context.Context, poolName string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
+	all, err := a.read(ctx, path.Join(a.root, poolName, "ips")+"/"+ipam.TextPrefix(subnet))
+	if err != nil {
+		return nil, err
+	}
+	owners := map[netip.Addr]ipam.Owner{}
+	for _, c := range all {
+		if subnet.Contains(c.Addr) {
+			owners[c.Addr] = c.Owner
+		}
+	}
+	return owners, nil
+}
+
+// Claims returns all claims of a pool, of every node; of all pools if the name is empty.
+func (a *Allocator) Claims(ctx context.Context, poolName string) ([]ipam.Claim, error) {
+	if poolName == "" {
+		return a.read(ctx, a.root)
+	}
+	return a.read(ctx, path.Join(a.root, poolName, "ips")+"/")
+}
+
+func (a *Allocator) read(ctx context.Context, prefix string) ([]ipam.Claim, error) {
+	resp, err := a.kv.Get(ctx, prefix, clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("read claims: %w", err)
+	}
+	var claims []ipam.Claim
+	for _, kv := range resp.Kvs {
+		poolName, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), a.root), "/")
+		text, isIP := strings.CutPrefix(rest, "ips/")
+		if !isIP {
+			continue
+		}
+		c := ipam.Claim{Pool: poolName}
+		if c.Addr, err = netip.ParseAddr(text); err == nil {
+			err = json.Unmarshal(kv.Value, &c.Owner)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("claim %s is damaged: %w", kv.Key, err)
+		}
+		claims = append(claims, c)
+	}
+	return claims, nil
+}
+
+// A PoolInfo describes a pool as it is in etcd.
+type PoolInfo struct {
+	Name    string            `json:"name"`
+	Spec    json.RawMessage   `json:"spec"`
+	Subnets map[string]string `json:"subnets"` // CIDR -> node
+	Claims  []ipam.Claim      `json:"claims"`
+}
+
+// Pools returns every pool.
+func (a *Allocator) Pools(ctx context.Context) ([]PoolInfo, error) {
+	resp, err := a.kv.Get(ctx, a.root, clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("read pools: %w", err)
+	}
+	var pools []PoolInfo
+	at := map[string]int{}
+	for _, kv := range resp.Kvs {
+		name, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), a.root), "/")
+		if _, ok := at[name]; !ok {
+			at[name] = len(pools)
+			pools = append(pools, PoolInfo{Name: name, Subnets: map[string]string{}, Claims: []ipam.Claim{}})
+		}
+		p := &pools[at[name]]
+		switch kind, id, _ := strings.Cut(rest, "/"); kind {
+		case "spec":
+			p.Spec = json.RawMessage(kv.Value)
+		case "subnets":
+			var v subnetValue
+			if err := json.Unmarshal(kv.Value, &v); err != nil {
+				return nil, fmt.Errorf("subnet record %s is damaged: %w", kv.Key, err)
+			}
+			p.Subnets[id] = v.Node
+		case "ips":
+			c := ipam.Claim{Pool: name}
+			if c.Addr, err = netip.ParseAddr(id); err == nil {
+				err = json.Unmarshal(kv.Value, &c.Owner)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("claim %s is damaged: %w", kv.Key, err)
+			}
+			p.Claims = append(p.Claims, c)
+		}
+	}
+	return pools, nil
+}

@@ -1,0 +1,243 @@
+// Package ipam says which addresses there are and who may have which. It is pure: no etcd, no
+// Kubernetes. Package ipam/node makes the claims.
+package ipam
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// Type is the name of the IPAM plugin in a configuration's "ipam" object.
+const Type = "patchbay-ipam"
+
+// ModeNode gives each node a subnet of its own.
+const ModeNode = "node"
+
+// A Config is the "ipam" object of a network configuration, or a pool of the daemon's.
+type Config struct {
+	Type      string         `json:"type,omitempty" yaml:"-"`
+	Pool      string         `json:"pool,omitempty" yaml:"pool"`
+	Mode      string         `json:"mode,omitempty" yaml:"mode"`
+	Network   string         `json:"network,omitempty" yaml:"network"`
+	Networks  []string       `json:"networks,omitempty" yaml:"networks"`
+	SubnetLen int            `json:"subnetLen,omitempty" yaml:"subnetLen"`
+	SubnetMin string         `json:"subnetMin,omitempty" yaml:"subnetMin"`
+	SubnetMax string         `json:"subnetMax,omitempty" yaml:"subnetMax"`
+	Exclude   []string       `json:"exclude,omitempty" yaml:"exclude"`
+	Gateway   string         `json:"gateway,omitempty" yaml:"gateway"`
+	Routes    []*types.Route `json:"routes,omitempty" yaml:"-"`
+	DNS       types.DNS      `json:"dns,omitzero" yaml:"-"`
+	Cooldown  string         `json:"cooldown,omitempty" yaml:"cooldown"`
+}
+
+// A Pool is a validated Config.
+type Pool struct {
+	Name     string
+	Networks []Network
+	Exclude  []netip.Prefix
+	Gateway  netip.Addr // zero: each subnet's first address
+	Routes   []*types.Route
+	DNS      types.DNS
+	Cooldown time.Duration
+}
+
+// A Network is one network of a pool, cut into the nodes' subnets.
+type Network struct {
+	Prefix     netip.Prefix
+	SubnetBits int          // length of a node's subnet
+	Min, Max   netip.Prefix // first and last subnet to hand out
+}
+
+const defaultCooldown = 30 * time.Second
+
+var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.:\-]*[a-z0-9])?$`)
+
+// ParseConfig validates the "ipam" object of a network configuration. A pool named there and
+// defined in pools takes its fields from the definition.
+func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
+	var c Config
+	dec := json.NewDecoder(strings.NewReader(string(raw)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		return nil, invalid("ipam: %v", err)
+	}
+	if def, ok := pools[c.Pool]; ok && c.Pool != "" {
+		def.Pool, def.Routes, def.DNS = c.Pool, c.Routes, c.DNS
+		if c.Network != "" && c.Network != def.Network {
+			return nil, invalid("ipam: pool %s is defined in the daemon's configuration with network %s, not %s", c.Pool, def.Network, c.Network)
+		}
+		c = def
+	}
+	return c.Validate()
+}
+
+// Validate returns the pool, or what is wrong with which field.
+func (c Config) Validate() (*Pool, error) {
+	if c.Mode == "" && c.SubnetLen > 0 {
+		c.Mode = ModeNode
+	}
+	if c.Mode != ModeNode {
+		return nil, invalid("ipam: mode %q is not supported: set subnetLen (mode node)", c.Mode)
+	}
+	texts := c.Networks
+	if c.Network != "" {
+		texts = append([]string{c.Network}, texts...)
+	}
+	if len(texts) == 0 {
+		return nil, invalid("ipam: network is missing: give a CIDR, such as 10.12.0.0/16")
+	}
+	p := &Pool{Name: c.Pool, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
+	if p.Name == "" {
+		p.Name = strings.ReplaceAll(strings.ToLower(strings.Join(texts, "_")), "/", "-")
+		p.Name = strings.ReplaceAll(p.Name, "_", ".")
+	}
+	if !poolName.MatchString(p.Name) {
+		return nil, invalid("ipam: pool name %q: use lower-case letters, digits, dots, colons and dashes", p.Name)
+	}
+	for i, text := range texts {
+		n, err := c.network(i, text, p.Networks)
+		if err != nil {
+			return nil, err
+		}
+		p.Networks = append(p.Networks, n)
+	}
+	return p, c.rest(p)
+}
+
+// network validates one network. Further ones are cut into as many subnets as the first.
+func (c Config) network(i int, text string, before []Network) (Network, error) {
+	pfx, err := netip.ParsePrefix(text)
+	if err != nil {
+		return Network{}, invalid("ipam: network %q is not a CIDR", text)
+	}
+	if pfx.Masked() != pfx {
+		return Network{}, invalid("ipam: network %s has host bits set: write %s", text, pfx.Masked())
+	}
+	n := Network{Prefix: pfx, SubnetBits: c.SubnetLen}
+	if i > 0 {
+		n.SubnetBits = pfx.Bits() + before[0].SubnetBits - before[0].Prefix.Bits()
+	}
+	size := pfx.Addr().BitLen()
+	if n.SubnetBits < pfx.Bits() || n.SubnetBits > size-2 {
+		return n, invalid("ipam: subnetLen %d of network %s must be between %d and %d", n.SubnetBits, text, pfx.Bits(), size-2)
+	}
+	if n.SubnetBits-pfx.Bits() > 24 {
+		return n, invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, text)
+	}
+	n.Min = netip.PrefixFrom(pfx.Addr(), n.SubnetBits)
+	n.Max = netip.PrefixFrom(lastAddr(pfx), n.SubnetBits).Masked()
+	if i > 0 {
+		return n, nil
+	}
+	for _, b := range []struct {
+		field, text string
+		into        *netip.Prefix
+	}{{"subnetMin", c.SubnetMin, &n.Min}, {"subnetMax", c.SubnetMax, &n.Max}} {
+		if b.text == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(strings.TrimSuffix(b.text, fmt.Sprintf("/%d", n.SubnetBits)))
+		if err != nil || !pfx.Contains(a) || netip.PrefixFrom(a, n.SubnetBits).Masked().Addr() != a {
+			return n, invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, text)
+		}
+		*b.into = netip.PrefixFrom(a, n.SubnetBits)
+	}
+	if n.Max.Addr().Less(n.Min.Addr()) {
+		return n, invalid("ipam: subnetMin %s is above subnetMax %s", n.Min, n.Max)
+	}
+	return n, nil
+}
+
+func (c Config) rest(p *Pool) error {
+	for _, text := range c.Exclude {
+		x, err := parsePrefixOrAddr(text)
+		if err != nil {
+			return invalid("ipam: exclude %q is neither an address nor a CIDR", text)
+		}
+		p.Exclude = append(p.Exclude, x)
+	}
+	if c.Gateway != "" {
+		a, err := netip.ParseAddr(c.Gateway)
+		if err != nil || p.networkOf(a) == nil {
+			return invalid("ipam: gateway %q is not an address of the pool", c.Gateway)
+		}
+		p.Gateway = a
+	}
+	if c.Cooldown != "" {
+		d, err := time.ParseDuration(c.Cooldown)
+		if err != nil || d < 0 {
+			return invalid("ipam: cooldown %q is not a duration, such as 30s", c.Cooldown)
+		}
+		p.Cooldown = d
+	}
+	return nil
+}
+
+func (p *Pool) networkOf(a netip.Addr) *Network {
+	for i := range p.Networks {
+		if p.Networks[i].Prefix.Contains(a) {
+			return &p.Networks[i]
+		}
+	}
+	return nil
+}
+
+// Spec is what makes the pool the pool it is, the same on every node: the value of its spec key.
+func (p *Pool) Spec() string {
+	type network struct {
+		Network   string `json:"network"`
+		SubnetLen int    `json:"subnetLen"`
+		Min       string `json:"subnetMin"`
+		Max       string `json:"subnetMax"`
+	}
+	s := struct {
+		Mode     string    `json:"mode"`
+		Networks []network `json:"networks"`
+		Exclude  []string  `json:"exclude,omitempty"`
+		Gateway  string    `json:"gateway,omitempty"`
+	}{Mode: ModeNode}
+	for _, n := range p.Networks {
+		s.Networks = append(s.Networks, network{n.Prefix.String(), n.SubnetBits, n.Min.Addr().String(), n.Max.Addr().String()})
+	}
+	for _, x := range p.Exclude {
+		s.Exclude = append(s.Exclude, x.String())
+	}
+	if p.Gateway.IsValid() {
+		s.Gateway = p.Gateway.String()
+	}
+	b, _ := json.Marshal(s) // strings and numbers always marshal
+	return string(b)
+}
+
+// ErrInvalid marks a configuration or a request that can't be honoured as it is.
+var ErrInvalid = errors.New("invalid")
+
+type invalidError struct{ text string }
+
+func (e invalidError) Error() string        { return e.text }
+func (e invalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalid(format string, args ...any) error { return invalidError{fmt.Sprintf(format, args...)} }
+
+func parsePrefixOrAddr(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	return netip.ParsePrefix(text)
+}
+
+func lastAddr(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	a, _ := netip.AddrFromSlice(b) // 4 or 16 bytes
+	return a
+}

@@ -1,0 +1,250 @@
+package ipam
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+var (
+	// ErrExhausted says that the pool or subnet has no free address.
+	ErrExhausted = errors.New("no free address")
+	// ErrTaken says that a requested address has another owner.
+	ErrTaken = errors.New("address is taken")
+)
+
+// An Owner is who has an address: one interface of one sandbox on one node.
+type Owner struct {
+	Node        string `json:"node"`
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+	Pod         string `json:"pod,omitempty"` // namespace/name
+}
+
+// Value is the owner as the claim's value in etcd.
+func (o Owner) Value() string {
+	b, _ := json.Marshal(o) // strings always marshal
+	return string(b)
+}
+
+// SameInterface reports whether both mean one interface of one sandbox.
+func (o Owner) SameInterface(p Owner) bool {
+	return o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName
+}
+
+func (o Owner) String() string {
+	if o.Pod == "" {
+		return fmt.Sprintf("sandbox %s %s on node %s", o.ContainerID, o.IfName, o.Node)
+	}
+	return fmt.Sprintf("pod %s %s on node %s", o.Pod, o.IfName, o.Node)
+}
+
+// A Claim is one address with its owner.
+type Claim struct {
+	Pool  string     `json:"pool"`
+	Addr  netip.Addr `json:"ip"`
+	Owner Owner      `json:"owner"`
+}
+
+// A Subnet is a node's subnet of a pool and the claims in it. It chooses addresses; it does no I/O
+// and is not safe for concurrent use.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr
+
+	pool    *Pool
+	used    map[netip.Addr]Owner
+	resting map[netip.Addr]time.Time // freed then
+	cursor  netip.Addr               // the address given out last
+}
+
+// NewSubnet returns the pool's subnet with the claims that are in it.
+func NewSubnet(p *Pool, prefix netip.Prefix, claims map[netip.Addr]Owner) *Subnet {
+	s := &Subnet{Prefix: prefix, pool: p, used: map[netip.Addr]Owner{}, resting: map[netip.Addr]time.Time{}}
+	s.Gateway = prefix.Addr().Next()
+	if p.Gateway.IsValid() && prefix.Contains(p.Gateway) {
+		s.Gateway = p.Gateway
+	}
+	s.cursor = prefix.Addr()
+	for a, o := range claims {
+		if prefix.Contains(a) {
+			s.used[a] = o
+			if s.cursor.Less(a) {
+				s.cursor = a
+			}
+		}
+	}
+	return s
+}
+
+// Choose takes a free address for the owner: the next one after the last given out, so that a
+// freed address rests as long as possible, and in any case for the pool's cooldown.
+func (s *Subnet) Choose(o Owner, now time.Time) (netip.Addr, error) {
+	first, last := s.bounds()
+	a := s.cursor
+	for range s.Size() + 1 {
+		if a = a.Next(); !a.IsValid() || last.Less(a) || a.Less(first) {
+			a = first
+		}
+		if s.free(a, now) {
+			s.take(a, o)
+			s.cursor = a
+			return a, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("pool %s: %w in this node's subnet %s: size %d, in use %d, resting after release %d (cooldown %s)",
+		s.pool.Name, ErrExhausted, s.Prefix, s.Size(), len(s.used), len(s.resting), s.pool.Cooldown)
+}
+
+// Request takes the very address a pod asked for, or says why it can't have it.
+func (s *Subnet) Request(a netip.Addr, o Owner) error {
+	first, last := s.bounds()
+	switch owner, used := s.used[a]; {
+	case used && owner.SameInterface(o):
+		return nil
+	case used:
+		return fmt.Errorf("requested address %s of pool %s: %w by %s", a, s.pool.Name, ErrTaken, owner)
+	case a == s.Gateway:
+		return invalid("requested address %s of pool %s is the gateway of subnet %s", a, s.pool.Name, s.Prefix)
+	case a.Less(first) || last.Less(a):
+		return invalid("requested address %s of pool %s is the network or broadcast address of subnet %s", a, s.pool.Name, s.Prefix)
+	case s.excluded(a):
+		return invalid("requested address %s of pool %s is excluded from the pool", a, s.pool.Name)
+	}
+	s.take(a, o)
+	return nil
+}
+
+func (s *Subnet) take(a netip.Addr, o Owner) {
+	s.used[a] = o
+	delete(s.resting, a)
+}
+
+// Mark records an owner found in etcd.
+func (s *Subnet) Mark(a netip.Addr, o Owner) { s.take(a, o) }
+
+// Release frees the address if the owner still has it; it then rests.
+func (s *Subnet) Release(a netip.Addr, o Owner, now time.Time) {
+	if have, ok := s.used[a]; !ok || !have.SameInterface(o) {
+		return
+	}
+	delete(s.used, a)
+	s.resting[a] = now
+}
+
+// Forget frees an address that was chosen but never claimed: nobody has seen it, it needs no rest.
+func (s *Subnet) Forget(a netip.Addr, o Owner) {
+	if have, ok := s.used[a]; ok && have.SameInterface(o) {
+		delete(s.used, a)
+	}
+}
+
+// Of returns the addresses that the owner has.
+func (s *Subnet) Of(o Owner) []netip.Addr {
+	var addrs []netip.Addr
+	for a, have := range s.used {
+		if have.SameInterface(o) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// InUse returns how many addresses are claimed.
+func (s *Subnet) InUse() int { return len(s.used) }
+
+// Size is the number of addresses that pods can have, excluded ones counted in; it is capped at
+// 2^24, which no node fills.
+func (s *Subnet) Size() int {
+	host := s.Prefix.Addr().BitLen() - s.Prefix.Bits()
+	if host >= 24 {
+		return 1 << 24
+	}
+	n := 1<<host - 2 // the subnet's own address and the gateway
+	if s.Prefix.Addr().Is4() {
+		n-- // broadcast
+	}
+	return n
+}
+
+func (s *Subnet) bounds() (first, last netip.Addr) {
+	last = lastAddr(s.Prefix)
+	if s.Prefix.Addr().Is4() {
+		last = last.Prev()
+	}
+	return s.Prefix.Addr().Next(), last
+}
+
+func (s *Subnet) free(a netip.Addr, now time.Time) bool {
+	if _, used := s.used[a]; used || a == s.Gateway || s.excluded(a) {
+		return false
+	}
+	if freed, ok := s.resting[a]; ok {
+		if now.Sub(freed) < s.pool.Cooldown {
+			return false
+		}
+		delete(s.resting, a)
+	}
+	return true
+}
+
+func (s *Subnet) excluded(a netip.Addr) bool {
+	for _, x := range s.pool.Exclude {
+		if x.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// FirstFree returns the lowest subnet of the network that is not taken.
+func (n Network) FirstFree(pool string, taken map[netip.Prefix]string) (netip.Prefix, error) {
+	count := 0
+	for s := n.Min; ; s = netip.PrefixFrom(lastAddr(s).Next(), n.SubnetBits) {
+		if !s.Addr().IsValid() || n.Max.Addr().Less(s.Addr()) {
+			return netip.Prefix{}, fmt.Errorf("pool %s: %w subnet: all %d /%d subnets of %s belong to nodes", pool, ErrExhausted, count, n.SubnetBits, n.Prefix)
+		}
+		if taken[s] == "" {
+			return s, nil
+		}
+		count++
+	}
+}
+
+// MAC derives a hardware address from an IP address, so that two can't collide: 0a:58 and the IPv4
+// address, or four bytes of a hash of the IPv6 address.
+func MAC(a netip.Addr) net.HardwareAddr {
+	four := a.AsSlice()
+	if !a.Is4() {
+		sum := sha256.Sum256(four)
+		four = sum[:4]
+	}
+	return append(net.HardwareAddr{0x0a, 0x58}, four...)
+}
+
+// TextPrefix returns the text that all addresses of the subnet begin with.
+func TextPrefix(s netip.Prefix) string {
+	first, last := s.Addr().String(), lastAddr(s).String()
+	n := 0
+	for n < min(len(first), len(last)) && first[n] == last[n] {
+		n++
+	}
+	if s.Addr().Is4() {
+		return first[:n]
+	}
+	// An IPv6 text is shortened at its longest run of zeros, which differs from address to
+	// address: only the groups before the first zero, and before the last whole one, are sure.
+	prefix := ""
+	for _, group := range strings.SplitAfter(first[:n], ":") {
+		if group == "0:" || group == ":" || !strings.HasSuffix(group, ":") {
+			break
+		}
+		prefix += group
+	}
+	return prefix
+}
