@@ -24,6 +24,9 @@ type Owner struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
 	Pod         string `json:"pod,omitempty"` // namespace/name
+	// Via is patchbay-ipam when a plugin asked for the address, which then frees it; empty when
+	// the owner's own record holds the claim.
+	Via string `json:"via,omitempty"`
 }
 
 // Value is the owner as the claim's value in etcd.
@@ -154,6 +157,9 @@ func (s *Subnet) Of(o Owner) []netip.Addr {
 	}
 	return addrs
 }
+
+// Owner returns who has the address.
+func (s *Subnet) Owner(a netip.Addr) Owner { return s.used[a] }
 
 // InUse returns how many addresses are claimed.
 func (s *Subnet) InUse() int { return len(s.used) }

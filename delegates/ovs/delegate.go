@@ -179,7 +179,7 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 	}
 	p := &plan{a: a, conf: c, userspace: datapath == "netdev"}
 	host := HostName(s.ContainerID, a.Interface)
-	p.result = assemble(s, a, c)
+	p.result = assemble(a, c)
 	p.mac = chooseMAC(c, p.result, host)
 	p.result.Interfaces = []*types100.Interface{
 		{Name: host, Mac: hostMAC(host).String(), Mtu: c.MTU},
@@ -191,11 +191,16 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 }
 
 // assemble makes the attachment's result of what IPAM gave.
-func assemble(_ delegates.Sandbox, a *delegates.Attachment, c *conf) *types100.Result {
+func assemble(a *delegates.Attachment, c *conf) *types100.Result {
 	res := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	if a.Addresses != nil {
-		given := a.Addresses.Copy()
-		res.IPs, res.Routes, res.DNS = given.IPs, given.Routes, given.DNS
+		for _, ip := range a.Addresses.IPs {
+			res.IPs = append(res.IPs, ip.Copy())
+		}
+		for _, r := range a.Addresses.Routes {
+			res.Routes = append(res.Routes, r.Copy())
+		}
+		res.DNS = *a.Addresses.DNS.Copy()
 	}
 	for _, ip := range res.IPs {
 		ip.Interface = types100.Int(1)

@@ -40,7 +40,7 @@ func DeleteIfValue(key, value string) clientv3.Op {
 
 const (
 	tryTimeout    = time.Second      // one try; short, so that a lost leader costs little
-	commitTimeout = 15 * time.Second // all tries of one group
+	commitTimeout = 10 * time.Second // all tries of one group
 	groupMax      = 32               // transactions in one group; etcd allows 128 operations by default
 )
 

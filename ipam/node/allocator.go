@@ -21,6 +21,9 @@ import (
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
+// readTimeout bounds what a first use of a pool reads from etcd.
+const readTimeout = 10 * time.Second
+
 // An Allocator hands out the addresses of one node's subnets, of any number of pools.
 type Allocator struct {
 	kv     clientv3.KV
@@ -109,7 +112,7 @@ func (r *Reservation) reserve(s *ipam.Subnet, o ipam.Owner, requested []netip.Ad
 		if !slices.Contains(had, a) {
 			r.chosen = append(r.chosen, a)
 		}
-		r.Claims = append(r.Claims, ipam.Claim{Pool: r.Pool.Name, Addr: a, Owner: o})
+		r.Claims = append(r.Claims, ipam.Claim{Pool: r.Pool.Name, Addr: a, Owner: s.Owner(a)})
 		r.Addrs = append(r.Addrs, netip.PrefixFrom(a, s.Prefix.Bits()))
 		r.Gateways = append(r.Gateways, s.Gateway)
 	}
@@ -246,7 +249,7 @@ func (a *Allocator) Owned(ctx context.Context, p *ipam.Pool, o ipam.Owner) ([]ip
 	var claims []ipam.Claim
 	for _, s := range st.subnets {
 		for _, addr := range s.Of(o) {
-			claims = append(claims, ipam.Claim{Pool: p.Name, Addr: addr, Owner: o})
+			claims = append(claims, ipam.Claim{Pool: p.Name, Addr: addr, Owner: s.Owner(addr)})
 		}
 	}
 	return claims, nil
@@ -255,6 +258,8 @@ func (a *Allocator) Owned(ctx context.Context, p *ipam.Pool, o ipam.Owner) ([]ip
 // Refresh forgets what is known of a pool, so that its next use reads it from etcd. Reservations
 // under way are kept.
 func (a *Allocator) Refresh(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	st := a.known(name)
 	if st == nil {
 		return nil
@@ -281,6 +286,8 @@ func (a *Allocator) known(name string) *pool {
 
 // open returns the pool, locked. On first use it settles the pool's spec and the node's subnets.
 func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	a.mu.Lock()
 	st := a.pools[p.Name]
 	if st == nil {

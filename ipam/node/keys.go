@@ -10,6 +10,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -31,7 +32,7 @@ func (a *Allocator) subnets(ctx context.Context, poolName string) (map[netip.Pre
 	prefix := path.Join(a.root, poolName, "subnets") + "/"
 	resp, err := a.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read the subnets of pool %s: %w", poolName, err)
+		return nil, fmt.Errorf("read the subnets of pool %s: %w: %w", poolName, etcd.ErrUnavailable, err)
 	}
 	taken := map[netip.Prefix]string{}
 	for _, kv := range resp.Kvs {
@@ -74,7 +75,7 @@ func (a *Allocator) Claims(ctx context.Context, poolName string) ([]ipam.Claim, 
 func (a *Allocator) read(ctx context.Context, prefix string) ([]ipam.Claim, error) {
 	resp, err := a.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read claims: %w", err)
+		return nil, fmt.Errorf("read claims: %w: %w", etcd.ErrUnavailable, err)
 	}
 	var claims []ipam.Claim
 	for _, kv := range resp.Kvs {
@@ -83,16 +84,25 @@ func (a *Allocator) read(ctx context.Context, prefix string) ([]ipam.Claim, erro
 		if !isIP {
 			continue
 		}
-		c := ipam.Claim{Pool: poolName}
-		if c.Addr, err = netip.ParseAddr(text); err == nil {
-			err = json.Unmarshal(kv.Value, &c.Owner)
-		}
+		c, err := decodeClaim(poolName, text, kv.Value)
 		if err != nil {
-			return nil, fmt.Errorf("claim %s is damaged: %w", kv.Key, err)
+			return nil, err
 		}
 		claims = append(claims, c)
 	}
 	return claims, nil
+}
+
+func decodeClaim(poolName, ip string, owner []byte) (ipam.Claim, error) {
+	c := ipam.Claim{Pool: poolName}
+	var err error
+	if c.Addr, err = netip.ParseAddr(ip); err == nil {
+		err = json.Unmarshal(owner, &c.Owner)
+	}
+	if err != nil {
+		return c, fmt.Errorf("claim %s of pool %s is damaged: %w", ip, poolName, err)
+	}
+	return c, nil
 }
 
 // A PoolInfo describes a pool as it is in etcd.
@@ -107,7 +117,7 @@ type PoolInfo struct {
 func (a *Allocator) Pools(ctx context.Context) ([]PoolInfo, error) {
 	resp, err := a.kv.Get(ctx, a.root, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read pools: %w", err)
+		return nil, fmt.Errorf("read pools: %w: %w", etcd.ErrUnavailable, err)
 	}
 	var pools []PoolInfo
 	at := map[string]int{}
@@ -128,12 +138,9 @@ func (a *Allocator) Pools(ctx context.Context) ([]PoolInfo, error) {
 			}
 			p.Subnets[id] = v.Node
 		case "ips":
-			c := ipam.Claim{Pool: name}
-			if c.Addr, err = netip.ParseAddr(id); err == nil {
-				err = json.Unmarshal(kv.Value, &c.Owner)
-			}
+			c, err := decodeClaim(name, id, kv.Value)
 			if err != nil {
-				return nil, fmt.Errorf("claim %s is damaged: %w", kv.Key, err)
+				return nil, err
 			}
 			p.Claims = append(p.Claims, c)
 		}

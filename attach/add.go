@@ -1,0 +1,440 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/netns"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/ipam/node"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// undoTimeout bounds a roll-back, which goes on when the caller has given up.
+const undoTimeout = 30 * time.Second
+
+// Add makes all attachments of a sandbox that starts, or none. Repeated with the same wishes it
+// returns what is there; anything else of the sandbox is unmade first.
+func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*Sandbox, error) {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	slot, err := e.acquire(ctx, s.ContainerID)
+	if err != nil {
+		return nil, err
+	}
+	defer e.release(s.ContainerID, slot)
+	d, err := e.open(&s)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Netns.Close()
+	if have := slot.record; have != nil {
+		if sameWishes(have, &s, wanted) {
+			return have, nil
+		}
+		if err := e.remove(ctx, slot, have, nil); err != nil {
+			return nil, fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", s.ContainerID, err)
+		}
+	}
+	return e.add(ctx, "ADD", slot, &s, d, wanted)
+}
+
+// AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
+// a delegate of ours directly.
+func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*Attachment, error) {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	slot, err := e.acquire(ctx, s.ContainerID)
+	if err != nil {
+		return nil, err
+	}
+	defer e.release(s.ContainerID, slot)
+	d, err := e.open(&s)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Netns.Close()
+	record := &s
+	if have := slot.record; have != nil && have.NetnsCookie == s.NetnsCookie {
+		record = have
+		if a := have.Find(w.Interface); a != nil {
+			if a.Status.Phase == Ready && a.Spec.equal(newSpec(w)) {
+				return a, nil
+			}
+			record = have.without(w.Interface)
+			if err := e.remove(ctx, slot, have, record); err != nil {
+				return nil, err
+			}
+		}
+	}
+	record, err = e.add(ctx, "ADD", slot, record, d, []meta.Wanted{w})
+	if err != nil {
+		return nil, err
+	}
+	return record.Find(w.Interface), nil
+}
+
+// Attach makes one attachment of a running pod. plan is called with the names of the interfaces the
+// pod has. created is false when the attachment was there already.
+func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	have, err := e.Pod(namespace, pod)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	slot, err := e.acquire(ctx, have.ContainerID)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	defer e.release(have.ContainerID, slot)
+	if slot.record == nil {
+		return nil, nil, false, fmt.Errorf("pod %s/%s: %w", namespace, pod, ErrNoPod)
+	}
+	have = slot.record
+	w, err := plan(have)
+	if err != nil {
+		return have, nil, false, err
+	}
+	if a := have.Find(w.Interface); a != nil {
+		if a.Spec.equal(newSpec(w)) && a.Status.Phase == Ready {
+			return have, a, false, nil
+		}
+		return have, a, false, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, namespace, pod, ErrConflict, a.Spec.Network)
+	}
+	d, err := e.enter(have)
+	if err != nil {
+		return have, nil, false, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+	}
+	defer d.Netns.Close()
+	s, err = e.add(ctx, "ATTACH", slot, have, d, []meta.Wanted{w})
+	if err != nil {
+		return have, nil, false, err
+	}
+	return s, s.Find(w.Interface), true, nil
+}
+
+// open opens the namespace that the runtime named, and notes its identity in the record to be.
+func (e *Engine) open(s *Sandbox) (delegates.Sandbox, error) {
+	h, err := netns.Open(s.Netns)
+	if err != nil {
+		return delegates.Sandbox{}, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
+	}
+	s.Node, s.NetnsCookie, s.BootID, s.CreatedAt = e.Node, h.Cookie(), e.bootID, time.Now().UTC()
+	return delegates.Sandbox{ContainerID: s.ContainerID, NetnsPath: s.Netns, Netns: h, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Args: s.CNIArgs, Path: s.CNIPath}, nil
+}
+
+func sameWishes(have, s *Sandbox, wanted []meta.Wanted) bool {
+	if have.NetnsCookie != s.NetnsCookie || have.BootID != s.BootID {
+		return false
+	}
+	for _, w := range wanted {
+		a := have.Find(w.Interface)
+		if a == nil || a.Status.Phase != Ready || !a.Spec.equal(newSpec(w)) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(have.Attachments, func(a Attachment) bool { return a.Status.Phase != Ready })
+}
+
+// A making is one attempt to make attachments for one sandbox.
+type making struct {
+	e            *Engine
+	slot         *slot
+	sandbox      delegates.Sandbox
+	before       *Sandbox // the record without them
+	as           []Attachment
+	work         []*delegates.Attachment
+	reservations []*node.Reservation
+	intent       chan error
+	intentErr    error
+}
+
+// maxConflicts is how often addresses are chosen again when they turn out to be taken.
+const maxConflicts = 3
+
+func (e *Engine) add(ctx context.Context, command string, slot *slot, record *Sandbox, d delegates.Sandbox, wanted []meta.Wanted) (*Sandbox, error) {
+	for try := 0; ; try++ {
+		m := &making{e: e, slot: slot, sandbox: d, before: record}
+		s, err := m.run(ctx, command, wanted)
+		if err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, etcd.ErrConflict) || try == maxConflicts {
+			return nil, err
+		}
+		for _, r := range m.reservations {
+			if err := e.IPAM.Refresh(ctx, r.Pool.Name); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) (*Sandbox, error) {
+	if err := failpoint.Hit(failpoint.AddBegin); err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	for _, w := range wanted {
+		spec := newSpec(w)
+		m.as = append(m.as, Attachment{Spec: spec, Status: Status{Phase: Pending, CreatedAt: now}})
+		m.work = append(m.work, &delegates.Attachment{Interface: w.Interface, Network: w.Network, Config: w.Config, RuntimeConfig: w.RuntimeConfig})
+	}
+	clock := m.e.stages(command)
+	if err := m.reserve(ctx); err != nil {
+		m.cancel()
+		return nil, m.explain(err)
+	}
+	clock("ipam")
+	m.writeIntent(ctx)
+	record, err := m.make(ctx)
+	clock("make")
+	if err == nil {
+		err = m.finish(ctx, record)
+		clock("record")
+	}
+	if err != nil {
+		return nil, m.undo(ctx, err)
+	}
+	return record, nil
+}
+
+// reserve chooses the addresses that our own IPAM gives to natively made attachments.
+func (m *making) reserve(ctx context.Context) error {
+	for i, a := range m.work {
+		p := a.Config.Plugins[0]
+		if !m.e.Native.Handles(p.Type) || ipamType(p.IPAM) != ipam.Type {
+			continue
+		}
+		pool, err := ipam.ParseConfig(p.IPAM, m.e.Pools)
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.Interface, err)
+		}
+		requested, err := Requested(a.RuntimeConfig["ips"])
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.Interface, err)
+		}
+		owner := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: a.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
+		r, err := m.e.IPAM.Reserve(ctx, pool, owner, requested)
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.Interface, err)
+		}
+		m.reservations = append(m.reservations, r)
+		m.as[i].Status.Claims = r.Claims
+		a.Addresses = Addresses(r)
+	}
+	return failpoint.Hit(failpoint.AddAddressesReady)
+}
+
+// writeIntent records what is about to be made, with the claims of its addresses. It goes on while
+// native attachments are made.
+func (m *making) writeIntent(ctx context.Context) {
+	var t etcd.Txn
+	for _, r := range m.reservations {
+		claim := r.Txn()
+		t.If, t.Then = append(t.If, claim.If...), append(t.Then, claim.Then...)
+	}
+	record := m.before.with(m.as...)
+	m.intent = make(chan error, 1)
+	go func() { m.intent <- m.e.Records.Save(context.WithoutCancel(ctx), record, t) }()
+}
+
+func (m *making) awaitIntent() error {
+	if m.intent != nil {
+		m.intentErr = <-m.intent
+		m.intent = nil
+		if m.intentErr == nil {
+			m.intentErr = failpoint.Hit(failpoint.AddIntentWritten)
+		}
+	}
+	return m.intentErr
+}
+
+// make has the delegates make the attachments, in order; neighbours of one delegate go to it
+// together.
+func (m *making) make(ctx context.Context) (*Sandbox, error) {
+	for begin := 0; begin < len(m.work); {
+		d := m.e.delegate(m.work[begin].Config)
+		end := begin + 1
+		for end < len(m.work) && m.e.delegate(m.work[end].Config) == d {
+			end++
+		}
+		if d != m.e.Native {
+			// What a plugin makes is found again only through the record.
+			if err := m.awaitIntent(); err != nil {
+				return nil, err
+			}
+		}
+		if err := m.foreignIPAM(ctx, m.work[begin:end]); err != nil {
+			return nil, err
+		}
+		if err := d.Add(ctx, m.sandbox, m.work[begin:end]); err != nil {
+			return nil, err
+		}
+		begin = end
+	}
+	if err := m.awaitIntent(); err != nil {
+		return nil, err
+	}
+	for i, a := range m.work {
+		m.as[i].Status.Phase, m.as[i].Status.Result = Ready, a.Result
+	}
+	record, err := applyDefaultRoutes(m.sandbox, m.before.with(m.as...))
+	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))
+}
+
+// foreignIPAM asks other IPAM plugins for the addresses of natively made attachments.
+func (m *making) foreignIPAM(ctx context.Context, as []*delegates.Attachment) error {
+	for _, a := range as {
+		p := a.Config.Plugins[0]
+		typ := ipamType(p.IPAM)
+		if !m.e.Native.Handles(p.Type) || typ == "" || typ == ipam.Type {
+			continue
+		}
+		if err := m.awaitIntent(); err != nil {
+			return err
+		}
+		res, err := m.e.Plugins.IPAM(ctx, "ADD", typ, m.sandbox, a)
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.Interface, err)
+		}
+		a.Addresses = res
+	}
+	return nil
+}
+
+func (m *making) finish(ctx context.Context, record *Sandbox) error {
+	if err := m.e.Records.Save(ctx, record, etcd.Txn{}); err != nil {
+		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
+	}
+	if err := failpoint.Hit(failpoint.AddRecorded); err != nil {
+		return err
+	}
+	m.e.put(m.slot, record.ContainerID, record)
+	for _, a := range m.as {
+		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
+	}
+	return nil
+}
+
+// undo is the one roll-back. What can't be unmade stays in the record, as Failed, and is tried
+// again by the next call for the sandbox, by GC, or by recovery.
+func (m *making) undo(ctx context.Context, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	_ = m.awaitIntent() // known already, or not the cause
+	if err := failpoint.Hit(failpoint.UndoBegin); err != nil {
+		return err
+	}
+	names := make([]string, len(m.as))
+	for i := range m.as {
+		names[i] = m.as[i].Spec.Interface
+		m.as[i].Status.Phase, m.as[i].Status.Message = Failed, cause.Error()
+	}
+	err := m.e.unmake(ctx, m.sandbox, m.as)
+	if err == nil {
+		err = failpoint.Hit(failpoint.UndoUnmade)
+	}
+	if err == nil {
+		err = m.e.forget(ctx, m.slot, m.before, m.slot.record, claimsOf(m.as))
+	}
+	if err != nil {
+		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "error", err)
+		m.e.put(m.slot, m.before.ContainerID, m.before.with(m.as...))
+		return m.explain(cause)
+	}
+	m.cancel()
+	m.e.logger(m.before).Warn("attach failed and was undone", "interface", names, "error", cause)
+	return m.explain(cause)
+}
+
+func (m *making) cancel() {
+	for _, r := range m.reservations {
+		r.Cancel()
+	}
+}
+
+// explain names the pod and what it asked for.
+func (m *making) explain(err error) error {
+	what := ""
+	for i, a := range m.as {
+		if i > 0 {
+			what += ", "
+		}
+		what += a.Spec.Interface
+		if a.Spec.Network != "" {
+			what += " to " + a.Spec.Network
+		}
+	}
+	return fmt.Errorf("attach %s/%s %s: %w", m.sandbox.Namespace, m.sandbox.Pod, what, err)
+}
+
+func (e *Engine) stages(command string) func(stage string) {
+	last := time.Now()
+	return func(stage string) {
+		now := time.Now()
+		e.Observe(command, stage, now.Sub(last))
+		last = now
+	}
+}
+
+func ipamType(raw json.RawMessage) string {
+	var t struct {
+		Type string `json:"type"`
+	}
+	if raw == nil || json.Unmarshal(raw, &t) != nil {
+		return ""
+	}
+	return t.Type
+}
+
+// Requested reads the capability argument ips: addresses with or without a prefix length.
+func Requested(raw json.RawMessage) ([]netip.Addr, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	var texts []string
+	if err := json.Unmarshal(raw, &texts); err != nil {
+		return nil, fmt.Errorf("ips: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, t := range texts {
+		a, err := netip.ParseAddr(t)
+		if p, perr := netip.ParsePrefix(t); perr == nil {
+			a, err = p.Addr(), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ips: %q is neither an address nor an address with a prefix length: %w", t, ipam.ErrInvalid)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+// Addresses gives a reservation as an IPAM plugin's result.
+func Addresses(r *node.Reservation) *types100.Result {
+	res := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: r.Pool.DNS}
+	for i, a := range r.Addrs {
+		res.IPs = append(res.IPs, &types100.IPConfig{
+			Address: net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())},
+			Gateway: r.Gateways[i].AsSlice(),
+		})
+	}
+	for _, route := range r.Pool.Routes {
+		res.Routes = append(res.Routes, route.Copy())
+	}
+	return res
+}

@@ -1,0 +1,178 @@
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// AnnotationsCapability is how containerd and CRI-O hand over a pod's annotations.
+const AnnotationsCapability = "io.kubernetes.cri.pod-annotations"
+
+// podCall is a call of the meta-plugin: for a pod, all its attachments.
+func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
+	switch c.Command {
+	case "ADD":
+		return s.addPod(ctx, c)
+	case "DEL":
+		return nil, s.Engine.Del(ctx, c.ContainerID)
+	case "CHECK":
+		return nil, s.Engine.Check(ctx, c.ContainerID)
+	case "STATUS":
+		return nil, s.Probe(ctx)
+	default: // GC; others are refused by Validate
+		return nil, s.Engine.GC(ctx, slices.Concat(c.conf.ValidAttachments, c.conf.Attachments))
+	}
+}
+
+func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
+	pod, err := s.pod(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	runtime := c.conf.RuntimeConfig
+	wanted, err := s.Planner.Plan(ctx, pod, c.IfName, runtime)
+	if err != nil {
+		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	made, err := s.Engine.Add(ctx, c.sandbox(), wanted)
+	if err != nil {
+		return nil, err
+	}
+	return meta.Result(made.Made(), c.conf.CNIVersion)
+}
+
+// pod finds the pod's annotations: from the runtime itself, else from the source. A caller that is
+// not for a pod (no K8S_POD_NAME) gets the cluster network alone.
+func (s *Server) pod(ctx context.Context, c *call) (meta.Pod, error) {
+	pod := meta.Pod{Namespace: c.args["K8S_POD_NAMESPACE"], Name: c.args["K8S_POD_NAME"], UID: c.args["K8S_POD_UID"]}
+	if raw := c.conf.RuntimeConfig[AnnotationsCapability]; raw != nil {
+		if err := json.Unmarshal(raw, &pod.Annotations); err != nil {
+			return pod, types.NewError(types.ErrDecodingFailure, "capability "+AnnotationsCapability, err.Error())
+		}
+		return pod, nil
+	}
+	if pod.Name == "" {
+		return pod, nil
+	}
+	known, err := s.Source.Pod(ctx, pod.Namespace, pod.Name)
+	if err != nil {
+		return pod, types.NewError(types.ErrTryAgainLater, err.Error(), "")
+	}
+	if known.UID != "" && pod.UID != "" && known.UID != pod.UID {
+		return pod, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("pod %s/%s has UID %s, the sandbox is for %s", pod.Namespace, pod.Name, known.UID, pod.UID), "the pod was re-created; the runtime tries again")
+	}
+	pod.Annotations = known.Annotations
+	return pod, nil
+}
+
+// interfaceCall is a call of the OVS delegate alone: one interface.
+func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
+	switch c.Command {
+	case "ADD":
+		list, err := cniconf.Parse(c.Config, c.conf.Name)
+		if err != nil {
+			return nil, err
+		}
+		list.Plugins[0].Type = "patchbay-ovs" // whatever name it was installed under
+		a, err := s.Engine.AddInterface(ctx, c.sandbox(), meta.Wanted{Role: "direct", Interface: c.IfName, Config: list, RuntimeConfig: c.conf.RuntimeConfig})
+		if err != nil {
+			return nil, err
+		}
+		return a.Status.Result.GetAsVersion(c.conf.CNIVersion)
+	case "DEL":
+		return nil, s.Engine.DelInterface(ctx, c.ContainerID, c.IfName)
+	case "CHECK":
+		return nil, s.Engine.Check(ctx, c.ContainerID)
+	case "STATUS":
+		return nil, s.Probe(ctx)
+	default:
+		return nil, s.Engine.GC(ctx, slices.Concat(c.conf.ValidAttachments, c.conf.Attachments))
+	}
+}
+
+// ipamCall is a call of the IPAM alone, by any main plugin.
+func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
+	if c.Command == "STATUS" {
+		return nil, s.Probe(ctx)
+	}
+	if c.conf.IPAM == nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
+	}
+	pool, err := ipam.ParseConfig(c.conf.IPAM, s.Pools)
+	if err != nil {
+		return nil, err
+	}
+	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: "patchbay-ipam"}
+	if c.args["K8S_POD_NAME"] != "" {
+		owner.Pod = c.args["K8S_POD_NAMESPACE"] + "/" + c.args["K8S_POD_NAME"]
+	}
+	switch c.Command {
+	case "ADD":
+		return s.claim(ctx, c, pool, owner)
+	case "DEL":
+		claims, err := s.IPAM.Owned(ctx, pool, owner)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.IPAM.Release(ctx, claims)
+	case "CHECK":
+		claims, err := s.IPAM.Owned(ctx, pool, owner)
+		if err == nil && len(claims) == 0 {
+			err = fmt.Errorf("pool %s: %s has no address", pool.Name, owner)
+		}
+		return nil, err
+	default:
+		return nil, s.collectClaims(ctx, c, pool)
+	}
+}
+
+func (s *Server) claim(ctx context.Context, c *call, pool *ipam.Pool, owner ipam.Owner) (any, error) {
+	raw := c.conf.RuntimeConfig["ips"]
+	if raw == nil {
+		raw = c.conf.Args.CNI["ips"]
+	}
+	if ip := c.args["IP"]; raw == nil && ip != "" {
+		var err error
+		if raw, err = json.Marshal(strings.Split(ip, ",")); err != nil {
+			return nil, err
+		}
+	}
+	requested, err := attach.Requested(raw)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.IPAM.Claim(ctx, pool, owner, requested)
+	if err != nil {
+		return nil, err
+	}
+	var res *types100.Result = attach.Addresses(r)
+	return res.GetAsVersion(c.conf.CNIVersion)
+}
+
+// collectClaims frees what plugins claimed for containers that the runtime no longer knows.
+func (s *Server) collectClaims(ctx context.Context, c *call, pool *ipam.Pool) error {
+	valid := map[types.GCAttachment]bool{}
+	for _, v := range slices.Concat(c.conf.ValidAttachments, c.conf.Attachments) {
+		valid[v] = true
+	}
+	claims, err := s.IPAM.Claims(ctx, pool.Name)
+	if err != nil {
+		return err
+	}
+	stale := slices.DeleteFunc(claims, func(cl ipam.Claim) bool {
+		return cl.Owner.Node != s.Engine.Node || cl.Owner.Via == "" || valid[types.GCAttachment{ContainerID: cl.Owner.ContainerID, IfName: cl.Owner.IfName}]
+	})
+	return s.IPAM.Release(ctx, stale)
+}
+

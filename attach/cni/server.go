@@ -1,0 +1,237 @@
+// Package cni is the door for container runtimes: it translates one CNI call, as the shim sends it,
+// into calls of the engine, and the outcome into a CNI result or error.
+package cni
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	cniversion "github.com/containernetworking/cni/pkg/version"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/delqueue"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/ipam/node"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// callTimeout bounds every call; kubelet gives a sandbox four minutes.
+const callTimeout = 90 * time.Second
+
+// maxBody bounds a request: a configuration and 256 KiB of annotations.
+const maxBody = 4 << 20
+
+// Options are what a Server is made of.
+type Options struct {
+	Engine  *attach.Engine
+	Planner *meta.Planner
+	Source  meta.Source
+	IPAM    *node.Allocator
+	Pools   map[string]ipam.Config
+	// Probe reports what this node lacks to serve an ADD, as a CNI error 50 or 51.
+	Probe func(ctx context.Context) error
+	Log   *slog.Logger
+	// Observe is told how long a command took.
+	Observe func(command, stage string, d time.Duration)
+}
+
+// A Server answers CNI calls.
+type Server struct {
+	Options
+	ready chan struct{} // closed when recovery is done
+}
+
+// New returns a server. Calls for patchbay-ipam are answered at once, as plugins that recovery runs
+// make them; the others wait for Ready.
+func New(o Options) *Server {
+	return &Server{Options: o, ready: make(chan struct{})}
+}
+
+// Ready opens the door.
+func (s *Server) Ready() { close(s.ready) }
+
+// ServeHTTP implements the wire of package cniwire.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	plugin, ok := strings.CutPrefix(r.URL.Path, cniwire.PathPrefix)
+	if !ok || r.Method != http.MethodPost {
+		http.Error(w, "POST "+cniwire.PathPrefix+"{plugin}", http.StatusNotFound)
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), callTimeout, fmt.Errorf("the call was not finished within %s", callTimeout))
+	defer cancel()
+	req := cniwire.Request{}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		err = json.Unmarshal(body, &req)
+	}
+	if err != nil {
+		s.fail(w, "", types.NewError(types.ErrDecodingFailure, "request of the shim", err.Error()))
+		return
+	}
+	begin := time.Now()
+	out, err := s.call(ctx, plugin, &req)
+	s.Observe(req.Command, "total", time.Since(begin))
+	if err != nil {
+		s.fail(w, versionOf(req.Config), err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if out != nil {
+		_ = json.NewEncoder(w).Encode(out) // the shim may have gone
+	}
+}
+
+func (s *Server) fail(w http.ResponseWriter, version string, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusInternalServerError)
+	e := toCNI(err)
+	_ = json.NewEncoder(w).Encode(struct {
+		CNIVersion string `json:"cniVersion,omitempty"`
+		*types.Error
+	}{version, e})
+}
+
+// call answers one call. The result is nil for commands that have none.
+func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) (any, error) {
+	if err := req.Validate(); err != nil {
+		return nil, err
+	}
+	if req.Command == "VERSION" {
+		return Version(versionOf(req.Config)), nil
+	}
+	if len(req.Config) == 0 || string(req.Config) == "null" {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input is missing", "")
+	}
+	c, err := newCall(req)
+	if err != nil {
+		return nil, err
+	}
+	if plugin == "patchbay-ipam" {
+		return s.ipamCall(ctx, c)
+	}
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd is still starting", "")
+	}
+	switch plugin {
+	case "patchbay":
+		return s.podCall(ctx, c)
+	case "patchbay-ovs":
+		return s.interfaceCall(ctx, c)
+	}
+	return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("called as %q", plugin), "install the shim as patchbay, patchbay-ovs or patchbay-ipam")
+}
+
+// Drain works off a DEL that was queued while the daemon was away.
+func (s *Server) Drain(ctx context.Context, c delqueue.Call) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := c.Request.Validate(); err != nil {
+		return err
+	}
+	call, err := newCall(&c.Request)
+	if err != nil {
+		return err
+	}
+	switch c.Plugin {
+	case "patchbay-ipam":
+		_, err = s.ipamCall(ctx, call)
+	case "patchbay-ovs":
+		_, err = s.interfaceCall(ctx, call)
+	default:
+		_, err = s.podCall(ctx, call)
+	}
+	return err
+}
+
+// A call is a request with its configuration and CNI_ARGS read.
+type call struct {
+	*cniwire.Request
+	conf netconf
+	args map[string]string
+}
+
+// netconf is what every plugin of ours reads of its configuration.
+type netconf struct {
+	CNIVersion       string                     `json:"cniVersion"`
+	Name             string                     `json:"name"`
+	RuntimeConfig    map[string]json.RawMessage `json:"runtimeConfig"`
+	IPAM             json.RawMessage            `json:"ipam"`
+	ValidAttachments []types.GCAttachment       `json:"cni.dev/valid-attachments"`
+	Attachments      []types.GCAttachment       `json:"cni.dev/attachments"` // the key of libcni before 1.1.0
+	Args             struct {
+		CNI map[string]json.RawMessage `json:"cni"`
+	} `json:"args"`
+}
+
+func newCall(req *cniwire.Request) (*call, error) {
+	c := &call{Request: req, args: map[string]string{}}
+	if err := json.Unmarshal(req.Config, &c.conf); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", cniconf.Explain(req.Config, err))
+	}
+	if !supported(c.conf.CNIVersion) && req.Command != "DEL" {
+		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not supported", c.conf.CNIVersion),
+			"supported: "+strings.Join(cniwire.SupportedVersions, ", "))
+	}
+	for pair := range strings.SplitSeq(req.Args, ";") {
+		if pair == "" {
+			continue
+		}
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok {
+			return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: %q is not key=value", pair), "")
+		}
+		c.args[k] = v
+	}
+	return c, nil
+}
+
+func (c *call) sandbox() attach.Sandbox {
+	return attach.Sandbox{ContainerID: c.ContainerID, Netns: c.Netns, Namespace: c.args["K8S_POD_NAMESPACE"], Pod: c.args["K8S_POD_NAME"],
+		UID: c.args["K8S_POD_UID"], CNIArgs: c.Args, CNIPath: splitPath(c.Path)}
+}
+
+func splitPath(p string) []string {
+	if p == "" {
+		return nil
+	}
+	return strings.Split(p, ":")
+}
+
+func supported(v string) bool {
+	for _, s := range cniwire.SupportedVersions {
+		if s == v {
+			return true
+		}
+	}
+	return false
+}
+
+func versionOf(config []byte) string {
+	var c struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	_ = json.Unmarshal(config, &c) // an unreadable configuration has no version
+	return c.CNIVersion
+}
+
+// Version is the answer to VERSION.
+func Version(asked string) any {
+	if asked == "" {
+		asked = cniversion.Current()
+	}
+	return struct {
+		CNIVersion        string   `json:"cniVersion"`
+		SupportedVersions []string `json:"supportedVersions"`
+	}{asked, cniwire.SupportedVersions}
+}

@@ -1,0 +1,187 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+// Del unmakes a sandbox: everything recorded of it, hot-attached interfaces too, and everything on
+// Open vSwitch that bears its name. An unknown sandbox is a success.
+func (e *Engine) Del(ctx context.Context, containerID string) error {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	return e.del(ctx, containerID)
+}
+
+func (e *Engine) del(ctx context.Context, containerID string) error {
+	slot, err := e.acquire(ctx, containerID)
+	if err != nil {
+		return err
+	}
+	defer e.release(containerID, slot)
+	if slot.record == nil {
+		return e.removeUnrecorded(ctx, containerID)
+	}
+	return e.remove(ctx, slot, slot.record, nil)
+}
+
+// DelInterface unmakes one attachment of a sandbox; an unknown one is a success.
+func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) error {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	slot, err := e.acquire(ctx, containerID)
+	if err != nil {
+		return err
+	}
+	defer e.release(containerID, slot)
+	if slot.record == nil || slot.record.Find(ifName) == nil {
+		return nil
+	}
+	rest := slot.record.without(ifName)
+	if len(rest.Attachments) == 0 {
+		rest = nil
+	}
+	return e.remove(ctx, slot, slot.record, rest)
+}
+
+// Detach unmakes one attachment of a running pod.
+func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) error {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	have, err := e.Pod(namespace, pod)
+	if err != nil {
+		return err
+	}
+	slot, err := e.acquire(ctx, have.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer e.release(have.ContainerID, slot)
+	if slot.record == nil || slot.record.Find(ifName) == nil {
+		return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
+	}
+	return e.remove(ctx, slot, slot.record, slot.record.without(ifName))
+}
+
+// remove unmakes the attachments of a recorded sandbox that rest, nil for none, does not have, and
+// leaves rest as the record. On an error everything stays recorded.
+func (e *Engine) remove(ctx context.Context, slot *slot, s, rest *Sandbox) error {
+	if err := failpoint.Hit(failpoint.DelBegin); err != nil {
+		return err
+	}
+	clock := e.stages("DEL")
+	d, err := e.enter(s)
+	if err == nil {
+		defer d.Netns.Close()
+	} // else it is gone, or another's by now, and nothing in it is touched
+	var as []Attachment
+	var names []string
+	for _, a := range s.Attachments {
+		if rest == nil || rest.Find(a.Spec.Interface) == nil {
+			as, names = append(as, a), append(names, a.Spec.Interface)
+		}
+	}
+	if err := e.unmake(ctx, d, as); err != nil {
+		e.logger(s).Error("detach failed", "interface", names, "error", err)
+		return fmt.Errorf("detach %s/%s %s: %w", s.Namespace, s.Pod, strings.Join(names, ", "), err)
+	}
+	clock("unmake")
+	if err := failpoint.Hit(failpoint.DelUnmade); err != nil {
+		return err
+	}
+	if d.Netns != nil && rest != nil {
+		if rest, err = restoreDefaultRoutes(d, rest); err != nil {
+			e.logger(s).Warn("default route is not restored", "error", err)
+		}
+	}
+	if err := e.forget(ctx, slot, s, rest, claimsOf(as)); err != nil {
+		return err
+	}
+	clock("record")
+	e.logger(s).Info("detached", "interface", names)
+	return failpoint.Hit(failpoint.DelRecorded)
+}
+
+func claimsOf(as []Attachment) []ipam.Claim {
+	var claims []ipam.Claim
+	for _, a := range as {
+		claims = append(claims, a.Status.Claims...)
+	}
+	return claims
+}
+
+// forget records what is left of a sandbox, nil for nothing, and frees addresses in the same
+// transaction.
+func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claims []ipam.Claim) error {
+	var err error
+	ops := e.IPAM.ReleaseOps(claims)
+	if rest == nil {
+		err = e.Records.Remove(ctx, s, ops)
+	} else {
+		err = e.Records.Save(ctx, rest, etcd.Txn{Then: ops})
+	}
+	if err != nil {
+		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
+	}
+	e.IPAM.Released(claims)
+	e.put(slot, s.ContainerID, rest)
+	return nil
+}
+
+// unmake has the delegates unmake attachments, in reverse order. One that fails doesn't keep the
+// others from theirs.
+func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachment) error {
+	work := make([]*delegates.Attachment, len(as))
+	for i, a := range as {
+		work[i] = &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config, RuntimeConfig: a.Spec.RuntimeConfig, Result: a.Status.Result}
+	}
+	var errs []error
+	for end := len(work); end > 0; {
+		del := e.delegate(work[end-1].Config)
+		begin := end - 1
+		for begin > 0 && e.delegate(work[begin-1].Config) == del {
+			begin--
+		}
+		if err := del.Del(ctx, d, work[begin:end]); err != nil {
+			errs = append(errs, err)
+		} else {
+			errs = append(errs, e.foreignRelease(ctx, d, work[begin:end]))
+		}
+		end = begin
+	}
+	return errors.Join(errs...)
+}
+
+// foreignRelease has other IPAM plugins free the addresses of natively made attachments.
+func (e *Engine) foreignRelease(ctx context.Context, d delegates.Sandbox, as []*delegates.Attachment) error {
+	var errs []error
+	for _, a := range as {
+		p := a.Config.Plugins[0]
+		if typ := ipamType(p.IPAM); e.Native.Handles(p.Type) && typ != "" && typ != ipam.Type {
+			if _, err := e.Plugins.IPAM(ctx, "DEL", typ, d, a); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeUnrecorded frees what a sandbox without a record has on Open vSwitch, found by the name it
+// bears there.
+func (e *Engine) removeUnrecorded(ctx context.Context, containerID string) error {
+	names, err := e.Native.Leftovers(ctx,
+		func(o ovs.Owner) bool { return o.ContainerID != containerID },
+		func(string) bool { return true })
+	if err != nil {
+		return err
+	}
+	return e.Native.RemoveLeftovers(ctx, names)
+}

@@ -1,0 +1,180 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+)
+
+// applyDefaultRoutes gives the default route to the attachment that asked for it with default-route
+// (multi-network specification 4.1.2.1.9) and takes it from the others, in the namespace and in
+// their results. Families are kept apart: a gateway of one takes nothing of the other. It returns
+// the record as it is then.
+func applyDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
+	i := slices.IndexFunc(s.Attachments, func(a Attachment) bool { return a.Spec.DefaultRoute != nil && a.Status.Result != nil })
+	if i < 0 {
+		return s, nil
+	}
+	chosen := s.Attachments[i]
+	s = s.with() // a copy
+	err := d.Netns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		for n := range s.Attachments {
+			if n == i || s.Attachments[n].Status.Result == nil {
+				continue
+			}
+			if err := displace(h, &s.Attachments[n], families(chosen)); err != nil {
+				return err
+			}
+		}
+		return takeOver(h, &s.Attachments[i])
+	})
+	return s, err
+}
+
+// families are those that the chosen attachment's gateways have; without any, its addresses'.
+func families(a Attachment) []bool {
+	var v4 []bool
+	for _, gw := range *a.Spec.DefaultRoute {
+		v4 = append(v4, gw.Is4())
+	}
+	if len(v4) == 0 {
+		for _, ip := range a.Status.Result.IPs {
+			v4 = append(v4, ip.Address.IP.To4() != nil)
+		}
+	}
+	return v4
+}
+
+func displace(h *netlink.Handle, a *Attachment, v4 []bool) error {
+	res := *a.Status.Result
+	res.Routes = slices.DeleteFunc(slices.Clone(res.Routes), func(r *types.Route) bool {
+		return isDefault(r.Dst) && slices.Contains(v4, r.Dst.IP.To4() != nil)
+	})
+	res.IPs = nil
+	for _, ip := range a.Status.Result.IPs {
+		ip = ip.Copy()
+		if slices.Contains(v4, ip.Address.IP.To4() != nil) {
+			ip.Gateway = nil
+		}
+		res.IPs = append(res.IPs, ip)
+	}
+	a.Status.Result = &res
+	routes, err := defaultRoutes(h, a.Spec.Interface)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		is4 := r.Family == netlink.FAMILY_V4
+		if !slices.Contains(v4, is4) {
+			continue
+		}
+		if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove the default route of %s: %w", a.Spec.Interface, err)
+		}
+		gw, _ := netip.AddrFromSlice(r.Gw)
+		a.Status.Displaced = append(a.Status.Displaced, Route{Dst: defaultPrefix(is4), GW: gw.Unmap()})
+	}
+	return nil
+}
+
+func takeOver(h *netlink.Handle, a *Attachment) error {
+	res := *a.Status.Result
+	res.Routes = slices.Clone(res.Routes)
+	for _, gw := range *a.Spec.DefaultRoute {
+		if err := addDefault(h, a.Spec.Interface, Route{Dst: defaultPrefix(gw.Is4()), GW: gw}); err != nil {
+			return err
+		}
+		res.Routes = slices.DeleteFunc(res.Routes, func(r *types.Route) bool { return isDefault(r.Dst) && (r.Dst.IP.To4() != nil) == gw.Is4() })
+		dst := defaultPrefix(gw.Is4())
+		res.Routes = append(res.Routes, &types.Route{Dst: net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(0, dst.Addr().BitLen())}, GW: gw.AsSlice()})
+	}
+	a.Status.Result = &res
+	return nil
+}
+
+// restoreDefaultRoutes gives default routes back that gave way to an attachment which is gone.
+func restoreDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
+	displaced := slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return len(a.Status.Displaced) > 0 })
+	chosen := slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Spec.DefaultRoute != nil })
+	if !displaced || chosen {
+		return s, nil
+	}
+	s = s.with()
+	err := d.Netns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		for i := range s.Attachments {
+			a := &s.Attachments[i]
+			for _, r := range a.Status.Displaced {
+				if err := addDefault(h, a.Spec.Interface, r); err != nil {
+					return err
+				}
+				a.Status.Result = withRoute(a.Status.Result, r)
+			}
+			a.Status.Displaced = nil
+		}
+		return nil
+	})
+	return s, err
+}
+
+func withRoute(res *types100.Result, r Route) *types100.Result {
+	c := *res
+	c.Routes = append(slices.Clone(res.Routes), &types.Route{
+		Dst: net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(0, r.Dst.Addr().BitLen())}, GW: r.GW.AsSlice()})
+	return &c
+}
+
+func addDefault(h *netlink.Handle, ifName string, r Route) error {
+	link, err := h.LinkByName(ifName)
+	if err != nil {
+		return fmt.Errorf("find %s in the pod: %w", ifName, err)
+	}
+	dst := &net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(0, r.Dst.Addr().BitLen())}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: r.GW.AsSlice()}
+	if err := h.RouteReplace(route); err != nil {
+		return fmt.Errorf("default route via %s on %s: %w", r.GW, ifName, err)
+	}
+	return nil
+}
+
+func defaultRoutes(h *netlink.Handle, ifName string) ([]netlink.Route, error) {
+	link, err := h.LinkByName(ifName)
+	if err != nil {
+		return nil, fmt.Errorf("find %s in the pod: %w", ifName, err)
+	}
+	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list routes of %s: %w", ifName, err)
+	}
+	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && !isDefault(*r.Dst) }), nil
+}
+
+func isDefault(n net.IPNet) bool {
+	ones, _ := n.Mask.Size()
+	return ones == 0 && n.IP.IsUnspecified()
+}
+
+func defaultPrefix(v4 bool) netip.Prefix {
+	if v4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}

@@ -1,0 +1,129 @@
+// Package store keeps sandboxes in etcd. It is the only place that knows their keys:
+//
+//	<prefix>/sandboxes/<node>/<containerID>   the record
+//	<prefix>/pods/<namespace>/<pod>           where a pod's name leads: node, containerID
+//	<prefix>/nodes/<node>                     the node
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+)
+
+// A Store is one node's part of the records.
+type Store struct {
+	kv     clientv3.KV
+	commit *etcd.Committer
+	prefix string
+	node   string
+	log    *slog.Logger
+}
+
+// New returns the store of a node; prefix is etcd.prefix.
+func New(kv clientv3.KV, c *etcd.Committer, prefix, node string, log *slog.Logger) *Store {
+	return &Store{kv: kv, commit: c, prefix: prefix, node: node, log: log}
+}
+
+// A Node is the record of a node.
+type Node struct {
+	Node    string            `json:"node"`
+	BootID  string            `json:"bootID"`
+	Version string            `json:"version"`
+	Bridges map[string]string `json:"bridges"` // role -> bridge
+}
+
+type podValue struct {
+	Node        string `json:"node"`
+	ContainerID string `json:"containerID"`
+}
+
+// Load reads the node's sandboxes. A record that can't be read is reported and left out: what it
+// held on Open vSwitch is found there by its owner's name.
+func (s *Store) Load(ctx context.Context) ([]*attach.Sandbox, error) {
+	resp, err := s.kv.Get(ctx, path.Join(s.prefix, "sandboxes", s.node)+"/", clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("read sandboxes: %w", err)
+	}
+	var all []*attach.Sandbox
+	for _, kv := range resp.Kvs {
+		var sb attach.Sandbox
+		if err := json.Unmarshal(kv.Value, &sb); err != nil {
+			s.log.Error("sandbox record is damaged and is ignored", "key", string(kv.Key), "error", err)
+			continue
+		}
+		all = append(all, &sb)
+	}
+	return all, nil
+}
+
+// Save implements attach.Records.
+func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with etcd.Txn) error {
+	value, err := json.Marshal(sb)
+	if err != nil {
+		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
+	}
+	t := etcd.Txn{If: with.If, Then: append([]clientv3.Op{clientv3.OpPut(s.key(sb), string(value))}, with.Then...)}
+	if sb.Pod != "" {
+		key, pod, err := s.pod(sb)
+		if err != nil {
+			return err
+		}
+		t.Then = append(t.Then, clientv3.OpPut(key, pod))
+	}
+	return s.commit.Commit(ctx, t)
+}
+
+// Remove implements attach.Records. The pod's name is freed only if it still leads here.
+func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with []clientv3.Op) error {
+	t := etcd.Txn{Then: append([]clientv3.Op{clientv3.OpDelete(s.key(sb))}, with...)}
+	if sb.Pod != "" {
+		key, pod, err := s.pod(sb)
+		if err != nil {
+			return err
+		}
+		t.Then = append(t.Then, etcd.DeleteIfValue(key, pod))
+	}
+	return s.commit.Commit(ctx, t)
+}
+
+// Register writes the node's record and, for as long as ctx lasts, a leased key that says that the
+// daemon is up.
+func (s *Store) Register(ctx context.Context, n Node) error {
+	value, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	return s.commit.Commit(ctx, etcd.Txn{Then: []clientv3.Op{clientv3.OpPut(path.Join(s.prefix, "nodes", s.node), string(value))}})
+}
+
+// Nodes returns all nodes.
+func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
+	resp, err := s.kv.Get(ctx, path.Join(s.prefix, "nodes")+"/", clientv3.WithPrefix())
+	if err != nil {
+		return nil, fmt.Errorf("read nodes: %w", err)
+	}
+	nodes := make([]Node, len(resp.Kvs))
+	for i, kv := range resp.Kvs {
+		if err := json.Unmarshal(kv.Value, &nodes[i]); err != nil {
+			return nil, fmt.Errorf("node record %s is damaged: %w", kv.Key, err)
+		}
+	}
+	return nodes, nil
+}
+
+func (s *Store) key(sb *attach.Sandbox) string {
+	return path.Join(s.prefix, "sandboxes", s.node, sb.ContainerID)
+}
+
+func (s *Store) pod(sb *attach.Sandbox) (key, value string, err error) {
+	b, err := json.Marshal(podValue{s.node, sb.ContainerID})
+	return path.Join(s.prefix, "pods", sb.Namespace, sb.Pod), string(b), err
+}

@@ -1,0 +1,142 @@
+// Package attach owns the state: which sandboxes there are on this node, which attachments each
+// one is to have and has. The Engine makes it so for all callers: the CNI door (attach/cni), the
+// REST door (attach/api), and recovery.
+package attach
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// A Sandbox is a pod's network namespace and its attachments, as recorded in etcd.
+type Sandbox struct {
+	Node        string       `json:"node"`
+	ContainerID string       `json:"containerID"`
+	Namespace   string       `json:"namespace"`
+	Pod         string       `json:"pod"`
+	UID         string       `json:"uid,omitempty"`
+	Netns       string       `json:"netns"`
+	NetnsCookie uint64       `json:"netnsCookie"`
+	BootID      string       `json:"bootID"`
+	CNIArgs     string       `json:"cniArgs,omitempty"`
+	CNIPath     []string     `json:"cniPath,omitempty"`
+	CreatedAt   time.Time    `json:"createdAt"`
+	Attachments []Attachment `json:"attachments"`
+}
+
+// An Attachment is one interface of a sandbox: what was asked, and what was made.
+type Attachment struct {
+	Spec   Spec   `json:"spec"`
+	Status Status `json:"status"`
+}
+
+// A Spec is what was asked, with the exact configuration, so that it can be unmade when the network
+// has changed or gone.
+type Spec struct {
+	Role          meta.Role                  `json:"role"`
+	Network       string                     `json:"network,omitempty"`
+	Interface     string                     `json:"interface"`
+	Config        *cniconf.List              `json:"config"`
+	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
+	DefaultRoute  *[]netip.Addr              `json:"defaultRoute,omitempty"`
+}
+
+// A Phase tells how far an attachment is.
+type Phase string
+
+// The phases. A Pending attachment was never answered for: recovery unmakes it. A Failed one could
+// not be unmade and is tried again.
+const (
+	Pending Phase = "Pending"
+	Ready   Phase = "Ready"
+	Failed  Phase = "Failed"
+)
+
+// A Status is what was made.
+type Status struct {
+	Phase     Phase            `json:"phase"`
+	Result    *types100.Result `json:"result,omitempty"`
+	Claims    []ipam.Claim     `json:"claims,omitempty"`
+	Displaced []Route          `json:"displaced,omitempty"`
+	CreatedAt time.Time        `json:"createdAt"`
+	Message   string           `json:"message,omitempty"`
+}
+
+// A Route is a default route that gave way to another attachment's.
+type Route struct {
+	Dst netip.Prefix `json:"dst"`
+	GW  netip.Addr   `json:"gw,omitzero"`
+}
+
+func newSpec(w meta.Wanted) Spec {
+	return Spec{Role: w.Role, Network: w.Network, Interface: w.Interface, Config: w.Config, RuntimeConfig: w.RuntimeConfig, DefaultRoute: w.DefaultRoute}
+}
+
+// equal reports whether both ask for the same: who asked does not matter.
+func (s Spec) equal(o Spec) bool {
+	s.Role, o.Role = "", ""
+	a, errA := json.Marshal(s)
+	b, errB := json.Marshal(o)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
+}
+
+// Find returns the attachment of that interface, or nil.
+func (s *Sandbox) Find(ifName string) *Attachment {
+	for i := range s.Attachments {
+		if s.Attachments[i].Spec.Interface == ifName {
+			return &s.Attachments[i]
+		}
+	}
+	return nil
+}
+
+// Interfaces returns the names of the sandbox's interfaces.
+func (s *Sandbox) Interfaces() []string {
+	var names []string
+	for _, a := range s.Attachments {
+		names = append(names, a.Spec.Interface)
+	}
+	return names
+}
+
+// Made returns the attachments as package meta wants them for results and status.
+func (s *Sandbox) Made() []meta.Made {
+	var made []meta.Made
+	for _, a := range s.Attachments {
+		made = append(made, meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Interface: a.Spec.Interface, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute})
+	}
+	return made
+}
+
+// with returns a copy of the record with the attachments in place of those of the same interface,
+// or added. Records are never changed once they are shown to anybody.
+func (s *Sandbox) with(as ...Attachment) *Sandbox {
+	c := *s
+	c.Attachments = slices.Clone(s.Attachments)
+	for _, a := range as {
+		if have := c.Find(a.Spec.Interface); have != nil {
+			*have = a
+		} else {
+			c.Attachments = append(c.Attachments, a)
+		}
+	}
+	return &c
+}
+
+// without returns a copy of the record without those interfaces.
+func (s *Sandbox) without(ifNames ...string) *Sandbox {
+	c := *s
+	c.Attachments = slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool {
+		return slices.Contains(ifNames, a.Spec.Interface)
+	})
+	return &c
+}

@@ -1,0 +1,85 @@
+package cniconf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// Find reads a configuration on disk: name is an absolute file, an absolute directory, whose first
+// configuration by file name it is, or the "name" of a configuration in dir, lists before single
+// configurations (multi-network specification 3.4.1).
+func Find(dir, name string) (*List, error) {
+	if strings.HasPrefix(name, "/") {
+		if fi, err := os.Stat(name); err == nil && fi.IsDir() {
+			return first(name)
+		}
+		return read(name, "")
+	}
+	files, err := configFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if l, err := read(f, ""); err == nil && l.Name == name {
+			return l, nil
+		}
+	}
+	return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("no configuration named %q in %s", name, dir), "")
+}
+
+func first(dir string) (*List, error) {
+	files, err := configFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(files, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
+	for _, f := range files {
+		l, err := read(f, "")
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(l.Types(), "patchbay") {
+			return l, nil
+		}
+	}
+	return nil, types.NewError(types.ErrInvalidNetworkConfig, "no CNI configuration in "+dir, "")
+}
+
+func read(file, defaultName string) (*List, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "read CNI configuration", err.Error())
+	}
+	l, err := Parse(b, defaultName)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return l, nil
+}
+
+// configFiles lists lists first, then single configurations.
+func configFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var lists, singles []string
+	for _, e := range entries {
+		switch filepath.Ext(e.Name()) {
+		case ".conflist":
+			lists = append(lists, filepath.Join(dir, e.Name()))
+		case ".conf", ".json":
+			singles = append(singles, filepath.Join(dir, e.Name()))
+		}
+	}
+	return append(lists, singles...), nil
+}

@@ -1,0 +1,293 @@
+// Package config is the daemon's configuration file.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	yaml "go.yaml.in/yaml/v3"
+
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+// DefaultFile is read when no --config is given; it need not exist.
+const DefaultFile = "/etc/patchbay/patchbayd.yaml"
+
+// A Config is the whole configuration, with defaults filled in.
+type Config struct {
+	Node       string     `yaml:"node"`
+	StateDir   string     `yaml:"stateDir"`
+	Etcd       Etcd       `yaml:"etcd"`
+	Kubernetes Kubernetes `yaml:"kubernetes"`
+	Standalone Standalone `yaml:"standalone"`
+	Listen     Listen     `yaml:"listen"`
+	Meta       Meta       `yaml:"meta"`
+	OVS        OVS        `yaml:"ovs"`
+	IPAM       IPAM       `yaml:"ipam"`
+	GC         GC         `yaml:"gc"`
+	API        API        `yaml:"api"`
+	Log        Log        `yaml:"log"`
+}
+
+// Etcd says where the records are.
+type Etcd struct {
+	Endpoints    []string `yaml:"endpoints"`
+	Prefix       string   `yaml:"prefix"`
+	TLS          TLS      `yaml:"tls"`
+	Username     string   `yaml:"username"`
+	PasswordFile string   `yaml:"passwordFile"`
+}
+
+// TLS names files.
+type TLS struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+	CA   string `yaml:"ca"`
+}
+
+// Kubernetes says whether pods and networks come from an API server.
+type Kubernetes struct {
+	Enabled    string `yaml:"enabled"`
+	Kubeconfig string `yaml:"kubeconfig"`
+}
+
+// Standalone is for a node without Kubernetes.
+type Standalone struct {
+	Manifests string `yaml:"manifests"`
+}
+
+// Listen says where the daemon listens.
+type Listen struct {
+	CNI     string `yaml:"cni"`
+	API     string `yaml:"api"`
+	Metrics string `yaml:"metrics"`
+}
+
+// Meta is how pods' networks are found.
+type Meta struct {
+	ClusterNetwork     string   `yaml:"clusterNetwork"`
+	DefaultNetworks    []string `yaml:"defaultNetworks"`
+	SystemNamespaces   []string `yaml:"systemNamespaces"`
+	NamespaceIsolation bool     `yaml:"namespaceIsolation"`
+	GlobalNamespaces   []string `yaml:"globalNamespaces"`
+	CNIBinDirs         []string `yaml:"cniBinDirs"`
+	CNIConfDir         string   `yaml:"cniConfDir"`
+}
+
+// OVS is the switch and the bridges of this node, by role.
+type OVS struct {
+	DB      string            `yaml:"db"`
+	Bridges map[string]Bridge `yaml:"bridges"`
+}
+
+// Bridge is one bridge.
+type Bridge struct {
+	Name         string   `yaml:"name"`
+	Uplinks      []string `yaml:"uplinks"`
+	DatapathType string   `yaml:"datapathType"`
+	Controllers  []string `yaml:"controllers"`
+	Protocols    []string `yaml:"protocols"`
+	FailMode     string   `yaml:"failMode"`
+}
+
+// IPAM holds pools that networks refer to by name.
+type IPAM struct {
+	Pools map[string]ipam.Config `yaml:"pools"`
+}
+
+// GC is how leftovers are collected.
+type GC struct {
+	Interval Duration `yaml:"interval"`
+	Grace    Duration `yaml:"grace"`
+}
+
+// API limits the REST API.
+type API struct {
+	InlineTypes []string `yaml:"inlineTypes"`
+}
+
+// Log is the daemon's log.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// A Duration is written as 60s.
+type Duration time.Duration
+
+// UnmarshalYAML reads a Go duration.
+func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil {
+		return fmt.Errorf("line %d: %q is not a duration, such as 60s", n.Line, n.Value)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Default returns the configuration of an empty file: a standalone node.
+func Default() Config {
+	node := os.Getenv("NODE_NAME")
+	if node == "" {
+		node, _ = os.Hostname() // Validate refuses an empty name
+	}
+	return Config{
+		Node: node, StateDir: "/var/lib/patchbay",
+		Etcd:       Etcd{Prefix: "/patchbay/v1"},
+		Kubernetes: Kubernetes{Enabled: "auto"},
+		Listen:     Listen{CNI: "/run/patchbay/cni.sock", API: "/run/patchbay/api.sock"},
+		Meta: Meta{SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
+			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d"},
+		OVS: OVS{DB: "unix:/var/run/openvswitch/db.sock"},
+		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute)},
+		Log: Log{Level: "info", Format: "text"},
+	}
+}
+
+// Load reads the file, puts the settings (key=value, dotted keys) over it, and validates. A missing
+// file is an error only if required.
+func Load(path string, required bool, set []string) (Config, error) {
+	b, err := os.ReadFile(path)
+	if err != nil && (required || !errors.Is(err, os.ErrNotExist)) {
+		return Config{}, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(b, set)
+	if err != nil {
+		return c, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse is Load of a file's content.
+func Parse(b []byte, set []string) (Config, error) {
+	c := Default()
+	if err := decode(b, &c); err != nil {
+		return c, err
+	}
+	if len(set) == 0 {
+		return c, c.validate()
+	}
+	var merged map[string]any
+	if err := yaml.Unmarshal(b, &merged); err != nil {
+		return c, err
+	}
+	for _, s := range set {
+		var err error
+		if merged, err = withSetting(merged, s); err != nil {
+			return c, fmt.Errorf("--set %s: %w", s, err)
+		}
+	}
+	b, err := yaml.Marshal(merged)
+	if err != nil {
+		return c, err
+	}
+	c = Default()
+	if err := decode(b, &c); err != nil {
+		return c, fmt.Errorf("--set %s: %w", strings.Join(set, " --set "), err)
+	}
+	return c, c.validate()
+}
+
+var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type \S+`)
+
+func decode(b []byte, c *Config) error {
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	dec.KnownFields(true)
+	err := dec.Decode(c)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if err != nil {
+		text := unknownField.ReplaceAllString(err.Error(), `line $1: unknown key "$2"`)
+		text = strings.TrimPrefix(strings.TrimPrefix(text, "yaml: "), "unmarshal errors:\n  ")
+		return errors.New(strings.ReplaceAll(text, "\n  ", "; "))
+	}
+	return nil
+}
+
+// withSetting puts key=value (dotted keys, the value in YAML) into the document.
+func withSetting(doc map[string]any, setting string) (map[string]any, error) {
+	key, text, ok := strings.Cut(setting, "=")
+	if !ok || key == "" {
+		return nil, errors.New("must be key=value")
+	}
+	var value any
+	if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+		return nil, err
+	}
+	if doc == nil {
+		doc = map[string]any{}
+	}
+	at := doc
+	parts := strings.Split(key, ".")
+	for _, p := range parts[:len(parts)-1] {
+		next, ok := at[p].(map[string]any)
+		if !ok {
+			next = map[string]any{}
+			at[p] = next
+		}
+		at = next
+	}
+	at[parts[len(parts)-1]] = value
+	return doc, nil
+}
+
+var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
+
+func (c *Config) validate() error {
+	if !nodeName.MatchString(c.Node) {
+		return fmt.Errorf("node %q is not a node name (lower-case letters, digits, dashes, dots)", c.Node)
+	}
+	if !strings.HasPrefix(c.Etcd.Prefix, "/") || strings.HasSuffix(c.Etcd.Prefix, "/") {
+		return fmt.Errorf("etcd.prefix %q must begin, and must not end, with a slash", c.Etcd.Prefix)
+	}
+	if !slices.Contains([]string{"auto", "false"}, c.Kubernetes.Enabled) {
+		return fmt.Errorf("kubernetes.enabled %q: this daemon runs standalone; use auto or false", c.Kubernetes.Enabled)
+	}
+	names := map[string]string{}
+	for role, b := range c.OVS.Bridges {
+		if err := b.validate(); err != nil {
+			return fmt.Errorf("ovs.bridges.%s: %w", role, err)
+		}
+		if other := names[b.Name]; other != "" {
+			return fmt.Errorf("ovs.bridges: %s and %s are both bridge %s", min(role, other), max(role, other), b.Name)
+		}
+		names[b.Name] = role
+	}
+	for name, p := range c.IPAM.Pools {
+		p.Pool = name
+		if _, err := p.Validate(); err != nil {
+			return fmt.Errorf("ipam.pools.%s: %w", name, err)
+		}
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		return fmt.Errorf("log.level %q is none of debug, info, warn, error", c.Log.Level)
+	}
+	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
+		return fmt.Errorf("log.format %q is neither text nor json", c.Log.Format)
+	}
+	if c.GC.Interval < Duration(time.Second) || c.GC.Grace < Duration(time.Second) {
+		return errors.New("gc.interval and gc.grace must be 1s or more")
+	}
+	return nil
+}
+
+func (b Bridge) validate() error {
+	if b.Name == "" || len(b.Name) > 15 {
+		return fmt.Errorf("name %q must have 1 to 15 characters", b.Name)
+	}
+	if !slices.Contains([]string{"", "auto", "system", "netdev"}, b.DatapathType) {
+		return fmt.Errorf("datapathType %q is none of auto, system, netdev", b.DatapathType)
+	}
+	if !slices.Contains([]string{"", "standalone", "secure"}, b.FailMode) {
+		return fmt.Errorf("failMode %q is neither standalone nor secure", b.FailMode)
+	}
+	return nil
+}

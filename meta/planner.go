@@ -1,0 +1,368 @@
+package meta
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+)
+
+// ErrNotFound says that the source has no such pod or network.
+var ErrNotFound = errors.New("not found")
+
+// ErrForbidden says that a pod may not use a network.
+var ErrForbidden = errors.New("forbidden")
+
+// A Pod is what of a pod matters here.
+type Pod struct {
+	Namespace, Name, UID string
+	Annotations          map[string]string
+}
+
+// A Network is a NetworkAttachmentDefinition.
+type Network struct {
+	Namespace, Name string
+	Config          string // spec.config; empty: a configuration on disk of the same name
+}
+
+// A Source knows pods and networks. It returns ErrNotFound for what it does not have.
+type Source interface {
+	Pod(ctx context.Context, namespace, name string) (*Pod, error)
+	Network(ctx context.Context, namespace, name string) (*Network, error)
+}
+
+// Config is the daemon's "meta" section as far as planning needs it.
+type Config struct {
+	ClusterNetwork     string
+	DefaultNetworks    []string
+	SystemNamespaces   []string
+	NamespaceIsolation bool
+	GlobalNamespaces   []string
+	CNIConfDir         string
+	// Implied are the capabilities of plugin types that need no declaration: our own.
+	Implied map[string][]string
+}
+
+// A Role says why a pod has an attachment.
+type Role string
+
+// The roles, in the order in which attachments are made.
+const (
+	RoleCluster  Role = "cluster"  // the pod's eth0
+	RoleDefault  Role = "default"  // one of meta.defaultNetworks
+	RoleSelected Role = "selected" // the pod's annotation
+	RoleAPI      Role = "api"      // the REST API
+)
+
+// Wanted is one attachment that a pod is to have.
+type Wanted struct {
+	Role          Role
+	Network       string // namespace/name; "" for an inline configuration or one on disk
+	Interface     string
+	Config        *cniconf.List
+	RuntimeConfig map[string]json.RawMessage
+	DefaultRoute  *[]netip.Addr
+}
+
+// A Planner works out what a pod is to have.
+type Planner struct {
+	src Source
+	cfg Config
+}
+
+// NewPlanner returns a planner.
+func NewPlanner(src Source, cfg Config) *Planner { return &Planner{src: src, cfg: cfg} }
+
+// Plan returns the attachments of a pod that starts, in order: cluster network as ifName, default
+// networks, the pod's own. runtime holds the capability arguments of the container runtime, which
+// are for the cluster network alone (specification 7.5).
+func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[string]json.RawMessage) ([]Wanted, error) {
+	var all []Wanted
+	cluster, err := p.cluster(ctx, pod, ifName, runtime)
+	if err != nil {
+		return nil, err
+	}
+	if cluster != nil {
+		all = append(all, *cluster)
+	}
+	var sels []Selection
+	if !slices.Contains(p.cfg.SystemNamespaces, pod.Namespace) {
+		for _, n := range p.cfg.DefaultNetworks {
+			sels = append(sels, p.reference(n))
+		}
+	}
+	own, err := ParseNetworks(pod.Annotations[NetworksAnnotation], pod.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	names := newNames(all, own)
+	for i, s := range slices.Concat(sels, own) {
+		role := RoleSelected
+		if i < len(sels) {
+			role = RoleDefault
+		}
+		w, err := p.selected(ctx, pod.Namespace, s, role)
+		if err != nil {
+			return nil, err
+		}
+		if w.Interface, err = names.pick(s.Interface, i+1); err != nil {
+			return nil, fmt.Errorf("network %s: %w", s.Ref(), err)
+		}
+		all = append(all, w)
+	}
+	return all, nil
+}
+
+// One plans a single attachment for a running pod that has the interfaces taken.
+func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, taken []string) (Wanted, error) {
+	if s.Namespace == "" {
+		s.Namespace = podNamespace
+	}
+	if err := s.Validate(); err != nil {
+		return Wanted{}, err
+	}
+	w, err := p.selected(ctx, podNamespace, s, RoleAPI)
+	if err != nil {
+		return w, err
+	}
+	return w, w.name(s, taken)
+}
+
+// Inline plans an attachment whose configuration is given with the request.
+func (p *Planner) Inline(config json.RawMessage, s Selection, taken []string) (Wanted, error) {
+	s.Name = "inline"
+	if err := s.Validate(); err != nil {
+		return Wanted{}, err
+	}
+	list, err := cniconf.Parse(config, s.Name)
+	if err != nil {
+		return Wanted{}, err
+	}
+	w, err := p.want(list, s, RoleAPI, "inline configuration "+list.Name)
+	if err != nil {
+		return w, err
+	}
+	return w, w.name(s, taken)
+}
+
+func (w *Wanted) name(s Selection, taken []string) error {
+	names := &names{taken: map[string]bool{}}
+	for _, t := range taken {
+		names.taken[t] = true
+	}
+	w.Interface = s.Interface
+	if s.Interface == "" {
+		var err error
+		w.Interface, err = names.pick("", 1)
+		return err
+	}
+	return nil // an interface that exists is the engine's to judge: it may be this very attachment
+}
+
+// cluster plans the pod's eth0: the configured network, or the pod's default-network annotation.
+func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime map[string]json.RawMessage) (*Wanted, error) {
+	var w Wanted
+	var err error
+	switch override := strings.TrimSpace(pod.Annotations[DefaultNetworkAnnotation]); {
+	case override != "":
+		w, err = p.override(ctx, pod, override)
+	case p.cfg.ClusterNetwork != "":
+		w, err = p.configured(ctx, p.cfg.ClusterNetwork)
+	default:
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.Role, w.Interface = RoleCluster, ifName
+	if w.RuntimeConfig == nil {
+		w.RuntimeConfig = map[string]json.RawMessage{}
+	}
+	for k, v := range runtime {
+		if _, set := w.RuntimeConfig[k]; !set && w.Config.Declares(k) {
+			w.RuntimeConfig[k] = v
+		}
+	}
+	return &w, nil
+}
+
+func (p *Planner) override(ctx context.Context, pod Pod, annotation string) (Wanted, error) {
+	sels, err := ParseNetworks(annotation, p.systemNamespace())
+	if err != nil {
+		return Wanted{}, fmt.Errorf("annotation %s: %w", DefaultNetworkAnnotation, err)
+	}
+	if len(sels) != 1 {
+		return Wanted{}, malformed("annotation %s must name exactly one network, not %d", DefaultNetworkAnnotation, len(sels))
+	}
+	if slices.Contains(p.cfg.SystemNamespaces, sels[0].Namespace) {
+		return p.lookUp(ctx, sels[0], RoleCluster)
+	}
+	return p.selected(ctx, pod.Namespace, sels[0], RoleCluster)
+}
+
+// configured finds a network that the daemon's configuration names: a NAD, or a file on disk.
+func (p *Planner) configured(ctx context.Context, name string) (Wanted, error) {
+	if !strings.HasPrefix(name, "/") {
+		s := p.reference(name)
+		w, err := p.lookUp(ctx, s, RoleCluster)
+		if !errors.Is(err, ErrNotFound) || strings.Contains(name, "/") {
+			return w, err
+		}
+	}
+	list, err := cniconf.Find(p.cfg.CNIConfDir, name)
+	if err != nil {
+		return Wanted{}, fmt.Errorf("cluster network %s: %w", name, err)
+	}
+	return p.want(list, Selection{}, RoleCluster, name)
+}
+
+func (p *Planner) reference(name string) Selection {
+	if ns, n, ok := strings.Cut(name, "/"); ok {
+		return Selection{Namespace: ns, Name: n}
+	}
+	return Selection{Namespace: p.systemNamespace(), Name: name}
+}
+
+func (p *Planner) systemNamespace() string {
+	if len(p.cfg.SystemNamespaces) > 0 {
+		return p.cfg.SystemNamespaces[0]
+	}
+	return "kube-system"
+}
+
+// selected looks up a network for a pod, if the pod may use it.
+func (p *Planner) selected(ctx context.Context, podNamespace string, s Selection, role Role) (Wanted, error) {
+	if role != RoleDefault {
+		if err := p.Allowed(podNamespace, s.Namespace); err != nil {
+			return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
+		}
+	}
+	return p.lookUp(ctx, s, role)
+}
+
+// Allowed is the one place that decides which namespaces' networks a pod may use.
+func (p *Planner) Allowed(podNamespace, networkNamespace string) error {
+	if !p.cfg.NamespaceIsolation || podNamespace == networkNamespace || slices.Contains(p.cfg.GlobalNamespaces, networkNamespace) {
+		return nil
+	}
+	return fmt.Errorf("%w: pods of namespace %s may use networks of their own namespace and of %s only (meta.namespaceIsolation)",
+		ErrForbidden, podNamespace, strings.Join(p.cfg.GlobalNamespaces, ", "))
+}
+
+func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, error) {
+	n, err := p.src.Network(ctx, s.Namespace, s.Name)
+	if err != nil {
+		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
+	}
+	var list *cniconf.List
+	if strings.TrimSpace(n.Config) == "" {
+		list, err = cniconf.Find(p.cfg.CNIConfDir, n.Name)
+	} else {
+		list, err = cniconf.Parse([]byte(n.Config), n.Name)
+	}
+	if err != nil {
+		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
+	}
+	w, err := p.want(list, s, role, "network "+s.Ref())
+	w.Network = s.Ref()
+	return w, err
+}
+
+// want joins a configuration and what the pod asked of it. A request that no plugin of the
+// configuration declares is refused, never dropped.
+func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) (Wanted, error) {
+	w := Wanted{Role: role, Config: list, DefaultRoute: s.DefaultRoute, RuntimeConfig: map[string]json.RawMessage{}}
+	for _, t := range list.Types() {
+		if t == "patchbay" || t == "multus" || t == "multus-shim" {
+			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
+		}
+	}
+	if len(s.CNIArgs) > 0 {
+		if err := list.MergeArgs(s.CNIArgs); err != nil {
+			return w, fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	for _, c := range s.capabilities() {
+		if !list.Declares(c.name) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c.name) {
+			return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour %q: no plugin of it declares the capability %q", what, c.key, c.name),
+				fmt.Sprintf("add \"capabilities\": {%q: true} to a plugin that has it, or drop %q from the request", c.name, c.key))
+		}
+		b, err := json.Marshal(c.value)
+		if err != nil {
+			return w, err
+		}
+		w.RuntimeConfig[c.name] = b
+	}
+	return w, nil
+}
+
+type capability struct {
+	key, name string
+	value     any
+}
+
+// capabilities are the element's requests as capability arguments (CNI CONVENTIONS.md).
+func (s *Selection) capabilities() []capability {
+	var cs []capability
+	if len(s.IPs) > 0 {
+		cs = append(cs, capability{"ips", "ips", s.IPs})
+	}
+	if s.MAC != "" {
+		cs = append(cs, capability{"mac", "mac", s.MAC})
+	}
+	if s.InfinibandGUID != "" {
+		cs = append(cs, capability{"infiniband-guid", "infinibandGUID", s.InfinibandGUID})
+	}
+	if len(s.PortMappings) > 0 {
+		cs = append(cs, capability{"portMappings", "portMappings", s.PortMappings})
+	}
+	if s.Bandwidth != nil {
+		cs = append(cs, capability{"bandwidth", "bandwidth", s.Bandwidth})
+	}
+	if s.DeviceID != "" {
+		cs = append(cs, capability{"deviceID", "deviceID", s.DeviceID})
+	}
+	return cs
+}
+
+// names gives interfaces their names: those asked for, else net1, net2, ... by position.
+type names struct{ taken map[string]bool }
+
+func newNames(made []Wanted, own []Selection) *names {
+	n := &names{taken: map[string]bool{}}
+	for _, w := range made {
+		n.taken[w.Interface] = true
+	}
+	for _, s := range own {
+		// A name asked for anywhere in the pod is not given to an element without one.
+		if s.Interface != "" && !n.taken[s.Interface] {
+			n.taken["="+s.Interface] = true
+		}
+	}
+	return n
+}
+
+func (n *names) pick(asked string, position int) (string, error) {
+	if asked != "" {
+		if n.taken[asked] {
+			return "", malformed("interface name %q is taken by an earlier attachment", asked)
+		}
+		n.taken[asked] = true
+		return asked, nil
+	}
+	for i := position; ; i++ {
+		name := fmt.Sprintf("net%d", i)
+		if !n.taken[name] && !n.taken["="+name] {
+			n.taken[name] = true
+			return name, nil
+		}
+	}
+}

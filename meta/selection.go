@@ -1,0 +1,296 @@
+// Package meta turns what a pod asks for, in annotations and network attachment definitions, into
+// an ordered list of wanted attachments, and what was made of it into a CNI result and a network
+// status (NPWG multi-network specification v1.3).
+package meta
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+)
+
+// The annotations, multi-network specification sections 4 and 5.
+const (
+	NetworksAnnotation       = "k8s.v1.cni.cncf.io/networks"
+	StatusAnnotation         = "k8s.v1.cni.cncf.io/network-status"
+	DefaultNetworkAnnotation = "v1.multus-cni.io/default-network"
+)
+
+// A Selection is a network selection element, specification 4.1.2.1.
+type Selection struct {
+	Name           string                     `json:"name"`
+	Namespace      string                     `json:"namespace,omitempty"`
+	IPs            []string                   `json:"ips,omitempty"`
+	MAC            string                     `json:"mac,omitempty"`
+	InfinibandGUID string                     `json:"infiniband-guid,omitempty"`
+	Interface      string                     `json:"interface,omitempty"`
+	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
+	PortMappings   []PortMapping              `json:"portMappings,omitempty"`
+	Bandwidth      *Bandwidth                 `json:"bandwidth,omitempty"`
+	DeviceID       string                     `json:"deviceID,omitempty"`
+	// DefaultRoute holds the gateways; nil when the element has no default-route key, which is
+	// not the same as an empty list.
+	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
+	IPAMClaim    string        `json:"ipam-claim-reference,omitempty"`
+}
+
+// A PortMapping is an entry of portMappings, 4.1.2.1.7.
+type PortMapping struct {
+	HostPort      int    `json:"hostPort"`
+	ContainerPort int    `json:"containerPort"`
+	Protocol      string `json:"protocol"`
+	HostIP        string `json:"hostIP,omitempty"`
+}
+
+// A Bandwidth limits an attachment, 4.1.2.1.8: rates in bit/s, bursts in bits.
+type Bandwidth struct {
+	IngressRate  int `json:"ingressRate,omitempty"`
+	IngressBurst int `json:"ingressBurst,omitempty"`
+	EgressRate   int `json:"egressRate,omitempty"`
+	EgressBurst  int `json:"egressBurst,omitempty"`
+}
+
+var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+// ParseNetworks reads the networks annotation of a pod in podNamespace, in either form. An
+// annotation that breaks the specification is an error, never ignored: the pod asked for an
+// interface and would start without it.
+func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
+	if strings.TrimSpace(annotation) == "" {
+		return nil, nil
+	}
+	var sels []Selection
+	var err error
+	if strings.ContainsAny(annotation, "[{\"") {
+		sels, err = parseJSON(annotation)
+	} else {
+		sels, err = parseShort(annotation)
+	}
+	if err != nil {
+		return nil, err
+	}
+	routes := 0
+	for i := range sels {
+		s := &sels[i]
+		if s.Namespace == "" {
+			s.Namespace = podNamespace
+		}
+		if err := s.Validate(); err != nil {
+			return nil, fmt.Errorf("annotation %s, element %d (%s): %w", NetworksAnnotation, i+1, s.Name, err)
+		}
+		if s.DefaultRoute != nil {
+			routes++
+		}
+	}
+	if routes > 1 {
+		return nil, malformed("annotation %s: %d elements have default-route, only one may", NetworksAnnotation, routes)
+	}
+	return sels, duplicateNames(sels)
+}
+
+// parseShort reads [namespace/]name[@interface], separated by commas.
+func parseShort(annotation string) ([]Selection, error) {
+	var sels []Selection
+	at := 0
+	for item := range strings.SplitSeq(annotation, ",") {
+		begin := at + len(item) - len(strings.TrimLeft(item, " \t\n")) + 1
+		at += len(item) + 1
+		text := strings.TrimSpace(item)
+		s, why := parseShortItem(text)
+		if why != "" {
+			return nil, malformed("annotation %s, character %d: %q: %s", NetworksAnnotation, begin, text, why)
+		}
+		sels = append(sels, s)
+	}
+	return sels, nil
+}
+
+func parseShortItem(text string) (s Selection, why string) {
+	if text == "" {
+		return s, "a network's name is missing"
+	}
+	rest, ifName, hasIf := strings.Cut(text, "@")
+	ns, name, hasNS := strings.Cut(rest, "/")
+	if !hasNS {
+		ns, name = "", rest
+	}
+	switch {
+	case hasNS && !objectName.MatchString(ns):
+		return s, fmt.Sprintf("%q is not a namespace", ns)
+	case !objectName.MatchString(name):
+		return s, fmt.Sprintf("%q is not a network's name", name)
+	case hasIf && cniwire.CheckIfName(ifName) != "":
+		return s, cniwire.CheckIfName(ifName)
+	}
+	return Selection{Name: name, Namespace: ns, Interface: ifName}, ""
+}
+
+// elementKeys are the keys of a selection element; others must be reverse-DNS names, with a period.
+var elementKeys = []string{"name", "namespace", "ips", "mac", "infiniband-guid", "interface", "interfaceRequest", "cni-args",
+	"portMappings", "bandwidth", "deviceID", "default-route", "ipam-claim-reference"}
+
+func parseJSON(annotation string) ([]Selection, error) {
+	b := []byte(annotation)
+	var raw []json.RawMessage
+	if err := json.Unmarshal(b, &raw); err != nil {
+		return nil, malformed("annotation %s is not a JSON list: %s", NetworksAnnotation, cniconf.Explain(b, err))
+	}
+	sels := make([]Selection, len(raw))
+	for i, r := range raw {
+		if err := parseElement(r, &sels[i]); err != nil {
+			return nil, malformed("annotation %s, element %d (character %d): %s", NetworksAnnotation, i+1, bytes.Index(b, r)+1, err)
+		}
+	}
+	return sels, nil
+}
+
+func parseElement(raw json.RawMessage, s *Selection) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &keys); err != nil || keys == nil {
+		return fmt.Errorf("is not an object")
+	}
+	for k := range keys {
+		if !slices.Contains(elementKeys, k) && !strings.Contains(k, ".") {
+			return fmt.Errorf("unknown key %q", k)
+		}
+	}
+	if err := json.Unmarshal(raw, s); err != nil {
+		return fmt.Errorf("%s", cniconf.Explain(raw, err))
+	}
+	if old := keys["interfaceRequest"]; old != nil && s.Interface == "" {
+		if err := json.Unmarshal(old, &s.Interface); err != nil {
+			return fmt.Errorf("interfaceRequest: %w", err)
+		}
+	}
+	switch {
+	case s.Name == "":
+		return fmt.Errorf("\"name\" is missing")
+	case keys["ips"] != nil && len(s.IPs) == 0:
+		return fmt.Errorf("\"ips\" is empty")
+	case keys["portMappings"] != nil && len(s.PortMappings) == 0:
+		return fmt.Errorf("\"portMappings\" is empty")
+	case keys["interface"] != nil && s.Interface == "":
+		return fmt.Errorf("\"interface\" is empty")
+	case s.DefaultRoute == nil && keys["default-route"] != nil:
+		return fmt.Errorf("\"default-route\" must be a list")
+	}
+	return nil
+}
+
+// Validate checks the element by itself.
+func (s *Selection) Validate() error {
+	if !objectName.MatchString(s.Name) {
+		return malformed("%q is not a network's name", s.Name)
+	}
+	if s.Namespace != "" && !objectName.MatchString(s.Namespace) {
+		return malformed("%q is not a namespace", s.Namespace)
+	}
+	if s.Interface != "" {
+		if why := cniwire.CheckIfName(s.Interface); why != "" {
+			return malformed("%s", why)
+		}
+		if s.Interface == "lo" {
+			return malformed("interface name \"lo\" is the loopback's")
+		}
+	}
+	for _, ip := range s.IPs {
+		if _, err := parseIP(ip); err != nil {
+			return malformed("ips: %q is neither an address nor an address with a prefix length", ip)
+		}
+	}
+	if len(s.IPs) > 0 && s.IPAMClaim != "" {
+		return malformed("ips and ipam-claim-reference exclude each other")
+	}
+	if s.MAC != "" {
+		if hw, err := net.ParseMAC(s.MAC); err != nil || len(hw) != 6 {
+			return malformed("mac: %q is not a hardware address of six bytes", s.MAC)
+		}
+	}
+	if s.InfinibandGUID != "" {
+		if guid, err := net.ParseMAC(s.InfinibandGUID); err != nil || len(guid) != 8 {
+			return malformed("infiniband-guid: %q is not a GUID of eight bytes", s.InfinibandGUID)
+		}
+	}
+	for i := range s.PortMappings {
+		if err := s.PortMappings[i].validate(); err != nil {
+			return err
+		}
+	}
+	if s.Bandwidth != nil {
+		return s.Bandwidth.validate()
+	}
+	return nil
+}
+
+func (m *PortMapping) validate() error {
+	if m.HostPort < 1 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
+		return malformed("portMappings: hostPort %d and containerPort %d must be between 1 and 65535", m.HostPort, m.ContainerPort)
+	}
+	if m.Protocol == "" {
+		m.Protocol = "tcp"
+	}
+	if m.Protocol = strings.ToLower(m.Protocol); !slices.Contains([]string{"tcp", "udp", "sctp"}, m.Protocol) {
+		return malformed("portMappings: protocol %q is none of tcp, udp, sctp", m.Protocol)
+	}
+	return nil
+}
+
+func (b *Bandwidth) validate() error {
+	for _, v := range []struct {
+		name  string
+		value int
+	}{{"ingressRate", b.IngressRate}, {"ingressBurst", b.IngressBurst}, {"egressRate", b.EgressRate}, {"egressBurst", b.EgressBurst}} {
+		if v.value < 0 {
+			return malformed("bandwidth: %s %d is negative", v.name, v.value)
+		}
+	}
+	switch {
+	case b.IngressRate == 0 && b.EgressRate == 0:
+		return malformed("bandwidth: neither ingressRate nor egressRate is set")
+	case b.IngressBurst > 0 && b.IngressRate == 0:
+		return malformed("bandwidth: ingressBurst without ingressRate")
+	case b.EgressBurst > 0 && b.EgressRate == 0:
+		return malformed("bandwidth: egressBurst without egressRate")
+	}
+	return nil
+}
+
+func duplicateNames(sels []Selection) error {
+	seen := map[string]int{}
+	for i, s := range sels {
+		if s.Interface == "" {
+			continue
+		}
+		if first, ok := seen[s.Interface]; ok {
+			return malformed("annotation %s: elements %d and %d both ask for interface %q", NetworksAnnotation, first+1, i+1, s.Interface)
+		}
+		seen[s.Interface] = i
+	}
+	return nil
+}
+
+// parseIP reads an address with or without a prefix length.
+func parseIP(text string) (netip.Addr, error) {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Addr(), nil
+	}
+	return netip.ParseAddr(text)
+}
+
+// Ref is the network's name as users write it.
+func (s *Selection) Ref() string { return s.Namespace + "/" + s.Name }
+
+// malformed is CNI error 7: the request is wrong and stays wrong.
+func malformed(format string, args ...any) error {
+	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
+}

@@ -1,0 +1,86 @@
+package meta
+
+import (
+	"net/netip"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+)
+
+// A Made is an attachment as far as results and status are concerned.
+type Made struct {
+	Role         Role
+	Network      string
+	Interface    string
+	Result       *types100.Result
+	DefaultRoute *[]netip.Addr
+}
+
+// A NetworkStatus is one entry of the network-status annotation, specification 5.
+type NetworkStatus struct {
+	Name         string        `json:"name"`
+	Interface    string        `json:"interface,omitempty"`
+	IPs          []string      `json:"ips,omitempty"`
+	MAC          string        `json:"mac,omitempty"`
+	MTU          int           `json:"mtu,omitempty"`
+	Default      bool          `json:"default"`
+	DNS          *types.DNS    `json:"dns,omitempty"`
+	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
+}
+
+// Status makes the network-status of a pod: an entry for each attachment, in order, exactly one of
+// them the default.
+func Status(made []Made) []NetworkStatus {
+	list := make([]NetworkStatus, 0, len(made))
+	for i, m := range made {
+		s := NetworkStatus{Name: m.Network, Default: i == 0, DefaultRoute: m.DefaultRoute}
+		if m.Result != nil {
+			s.fill(m.Result)
+		}
+		if s.Interface == "" {
+			s.Interface = m.Interface
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// fill takes interface and hardware address from the first sandbox interface of the result, and
+// the addresses on it; failing those, the first address that has no interface.
+func (s *NetworkStatus) fill(res *types100.Result) {
+	first := -1
+	for i, nic := range res.Interfaces {
+		if nic.Sandbox != "" {
+			first, s.Interface, s.MAC, s.MTU = i, nic.Name, nic.Mac, nic.Mtu
+			break
+		}
+	}
+	for _, ip := range res.IPs {
+		if ip.Interface != nil && *ip.Interface == first {
+			s.IPs = append(s.IPs, ip.Address.IP.String())
+		}
+	}
+	if len(s.IPs) == 0 {
+		for _, ip := range res.IPs {
+			if ip.Interface == nil {
+				s.IPs = []string{ip.Address.IP.String()}
+				break
+			}
+		}
+	}
+	if !res.DNS.IsEmpty() {
+		s.DNS = &res.DNS
+	}
+}
+
+// Result is what the runtime is answered: the cluster network's result, or the first attachment's,
+// in the version it speaks.
+func Result(made []Made, version string) (types.Result, error) {
+	res := &types100.Result{}
+	if len(made) > 0 && made[0].Result != nil {
+		copied := *made[0].Result
+		res = &copied
+	}
+	res.CNIVersion = types100.ImplementedSpecVersion
+	return res.GetAsVersion(version)
+}
