@@ -290,7 +290,8 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 		return nil, err
 	}
 	for i, a := range m.work {
-		m.as[i].Status.Phase, m.as[i].Status.Result = Ready, a.Result
+		st := &m.as[i].Status
+		st.Phase, st.Result, st.Bridge, st.Port = Ready, a.Result, a.Bridge, a.Port
 	}
 	record, err := applyDefaultRoutes(m.sandbox, m.before.with(m.as...))
 	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))

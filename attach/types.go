@@ -65,6 +65,8 @@ const (
 type Status struct {
 	Phase     Phase            `json:"phase"`
 	Result    *types100.Result `json:"result,omitempty"`
+	Bridge    string           `json:"bridge,omitempty"`
+	Port      string           `json:"port,omitempty"`
 	Claims    []ipam.Claim     `json:"claims,omitempty"`
 	Displaced []Route          `json:"displaced,omitempty"`
 	CreatedAt time.Time        `json:"createdAt"`

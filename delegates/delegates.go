@@ -50,8 +50,9 @@ type Attachment struct {
 	Args string
 	// Addresses are what IPAM gave, for delegates that don't ask it themselves.
 	Addresses *types100.Result
-	// Result is what Add made.
-	Result *types100.Result
+	// Result is what Add made; Bridge and Port where, on Open vSwitch.
+	Result       *types100.Result
+	Bridge, Port string
 }
 
 // CNIArgs joins the sandbox's CNI_ARGS and an attachment's.

@@ -175,4 +175,3 @@ func (s *Server) collectClaims(ctx context.Context, c *call, pool *ipam.Pool) er
 	})
 	return s.IPAM.Release(ctx, stale)
 }
-

@@ -48,7 +48,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
 	first, err := d.nativeHead(a, func(head *delegates.Attachment) error {
 		err := d.native.Add(ctx, s, []*delegates.Attachment{head})
-		a.Result = head.Result
+		a.Result, a.Bridge, a.Port = head.Result, head.Bridge, head.Port
 		return err
 	})
 	if err != nil {

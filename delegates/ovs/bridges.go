@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
@@ -224,4 +225,19 @@ func (d *Delegate) gateway(p *plan) error {
 func toAddr(ip net.IP) (netip.Addr, bool) {
 	a, ok := netip.AddrFromSlice(ip)
 	return a.Unmap(), ok
+}
+
+// BridgeDatapath returns the datapath type of a bridge that is there.
+func (d *Delegate) BridgeDatapath(name string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c, err := d.db.client(ctx)
+	if err != nil {
+		return "", err
+	}
+	row := &bridge{Name: name}
+	if err := c.Get(ctx, row); err != nil {
+		return "", fmt.Errorf("bridge %s does not exist", name)
+	}
+	return row.DatapathType, nil
 }

@@ -201,3 +201,11 @@ func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) error
 	}
 	return nil
 }
+
+// Await waits for a connection and reports whether there is one.
+func (d *DB) Await(ctx context.Context, wait time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	_, err := d.client(ctx)
+	return err == nil
+}

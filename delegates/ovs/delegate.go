@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -110,7 +111,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 		if err := d.gateway(p); err != nil {
 			return err
 		}
-		p.a.Result = p.result
+		p.a.Result, p.a.Bridge, p.a.Port = p.result, p.port.bridge, p.port.name
 	}
 	return nil
 }
@@ -242,4 +243,9 @@ func externalIDs(s delegates.Sandbox, a *delegates.Attachment, p *plan) map[stri
 		idSandbox: s.ContainerID, idIf: a.Interface, idPod: s.Namespace + "/" + s.Pod, idUID: s.UID, idNetwork: a.Network,
 		"iface-id": s.Namespace + "_" + s.Pod + "_" + a.Interface, "attached-mac": p.mac.String(), "ip-addresses": strings.Join(ips, ","),
 	}
+}
+
+// Await waits for Open vSwitch and reports whether it is there, with the configured bridges.
+func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool {
+	return d.db.Await(ctx, wait)
 }

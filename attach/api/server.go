@@ -1,0 +1,281 @@
+// Package api is the REST door: it translates requests into calls of the engine, and outcomes into
+// attachments and problem documents (RFC 9457).
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/attach/store"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/ipam/node"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+const (
+	callTimeout = 90 * time.Second
+	maxBody     = 256 << 10
+)
+
+// Options are what the API is made of.
+type Options struct {
+	Engine  *attach.Engine
+	Planner *meta.Planner
+	IPAM    *node.Allocator
+	Nodes   func(ctx context.Context) ([]store.Node, error)
+	// Networks lists the networks the node knows.
+	Networks func() []meta.Network
+	// Doctor examines the node.
+	Doctor func(ctx context.Context) []client.Finding
+	// InlineTypes are the plugin types an inline configuration may have; empty: all.
+	InlineTypes []string
+	Version     string
+	Log         *slog.Logger
+	Observe     func(command, stage string, d time.Duration)
+}
+
+type server struct{ Options }
+
+// New returns the API's handler.
+func New(o Options) http.Handler {
+	s := &server{o}
+	mux := http.NewServeMux()
+	cfg := huma.DefaultConfig("Patchbay", o.Version)
+	cfg.CreateHooks = nil // answers are what the documents say, without $schema
+	cfg.DocsPath = ""     // the page would load its scripts from elsewhere
+	s.register(humago.New(mux, cfg))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && r.URL.Path == "/v1/attachments" && r.URL.Query().Get("watch") == "true" {
+			s.watch(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+const attachments = "/v1/namespaces/{namespace}/pods/{pod}/attachments"
+
+type podPath struct {
+	Namespace string `path:"namespace"`
+	Pod       string `path:"pod"`
+}
+
+type ifPath struct {
+	podPath
+	Interface string `path:"interface"`
+}
+
+type body[T any] struct{ Body T }
+
+type made struct {
+	Status int
+	Body   client.Attachment
+}
+
+func (s *server) register(api huma.API) {
+	op := func(id, method, path, summary string, status int) huma.Operation {
+		return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, DefaultStatus: status, MaxBodyBytes: maxBody}
+	}
+	huma.Register(api, op("attach", http.MethodPost, attachments, "Attach an interface to a running pod", http.StatusCreated),
+		func(ctx context.Context, in *struct {
+			podPath
+			Body client.Request
+		}) (*made, error) {
+			return s.attach(ctx, in.podPath, in.Body)
+		})
+	huma.Register(api, op("ensure", http.MethodPut, attachments+"/{interface}", "Attach an interface by its name; may be repeated", http.StatusOK),
+		func(ctx context.Context, in *struct {
+			ifPath
+			Body client.Request
+		}) (*made, error) {
+			if in.Body.Interface != "" && in.Body.Interface != in.Interface {
+				return nil, huma.Error422UnprocessableEntity("the path names another interface", &huma.ErrorDetail{Location: "body.interface", Message: "is " + in.Body.Interface + ", the path says " + in.Interface})
+			}
+			in.Body.Interface = in.Interface
+			return s.attach(ctx, in.podPath, in.Body)
+		})
+	huma.Register(api, op("detach", http.MethodDelete, attachments+"/{interface}", "Detach an interface", http.StatusNoContent),
+		func(ctx context.Context, in *ifPath) (*struct{}, error) { return nil, s.detach(ctx, in) })
+	huma.Register(api, op("get", http.MethodGet, attachments+"/{interface}", "One attachment of a pod", http.StatusOK), s.get)
+	huma.Register(api, op("listPod", http.MethodGet, attachments, "The attachments of a pod", http.StatusOK),
+		func(_ context.Context, in *podPath) (*body[[]client.Attachment], error) {
+			sb, err := s.Engine.Pod(in.Namespace, in.Pod)
+			if err != nil {
+				return nil, problem(err)
+			}
+			return &body[[]client.Attachment]{views(sb)}, nil
+		})
+	huma.Register(api, op("list", http.MethodGet, "/v1/attachments", "All attachments of the node; watch=true for server-sent events", http.StatusOK),
+		func(_ context.Context, in *filter) (*body[[]client.Attachment], error) {
+			return &body[[]client.Attachment]{s.list(*in)}, nil
+		})
+	s.registerState(api, op)
+}
+
+type filter struct {
+	Node      string `query:"node"`
+	Namespace string `query:"namespace"`
+	Pod       string `query:"pod"`
+	Network   string `query:"network"`
+	Watch     bool   `query:"watch"`
+}
+
+func (f filter) match(a client.Attachment) bool {
+	return (f.Node == "" || f.Node == a.Node) && (f.Namespace == "" || f.Namespace == a.Namespace) &&
+		(f.Pod == "" || f.Pod == a.Pod) && (f.Network == "" || f.Network == a.Network)
+}
+
+func (s *server) attach(ctx context.Context, p podPath, r client.Request) (*made, error) {
+	begin := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
+	defer cancel()
+	plan := func(have *attach.Sandbox) (meta.Wanted, error) { return s.plan(ctx, p, r, have) }
+	if r.DryRun {
+		sb, a, err := s.Engine.DryRun(ctx, p.Namespace, p.Pod, plan)
+		if err != nil {
+			return nil, problem(err)
+		}
+		return &made{http.StatusOK, view(sb, *a)}, nil
+	}
+	sb, a, created, err := s.Engine.Attach(ctx, p.Namespace, p.Pod, plan)
+	s.Observe("ATTACH", "total", time.Since(begin))
+	s.audit("attach", p, r.Interface, r.Network, err)
+	if err != nil {
+		return nil, problem(err)
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+	}
+	return &made{status, view(sb, *a)}, nil
+}
+
+// plan turns a request into what package meta plans.
+func (s *server) plan(ctx context.Context, p podPath, r client.Request, have *attach.Sandbox) (meta.Wanted, error) {
+	if r.UID != "" && r.UID != have.UID {
+		return meta.Wanted{}, &huma.ErrorModel{Status: http.StatusConflict, Title: "Conflict", Detail: fmt.Sprintf("pod %s/%s has UID %s, not %s", p.Namespace, p.Pod, have.UID, r.UID)}
+	}
+	if (r.Network == "") == (len(r.Config) == 0) {
+		return meta.Wanted{}, huma.Error422UnprocessableEntity("give either network or config")
+	}
+	sel := meta.Selection{Interface: r.Interface, IPs: r.IPs, MAC: r.MAC, CNIArgs: r.CNIArgs, DefaultRoute: r.DefaultRoute, Bandwidth: (*meta.Bandwidth)(r.Bandwidth)}
+	if r.Interface == "eth0" {
+		return meta.Wanted{}, huma.Error422UnprocessableEntity("interface eth0 is the cluster network's", &huma.ErrorDetail{Location: "body.interface", Message: "choose another name"})
+	}
+	for _, m := range r.PortMappings {
+		sel.PortMappings = append(sel.PortMappings, meta.PortMapping(m))
+	}
+	if r.Network == "" {
+		return s.inline(r.Config, sel, have)
+	}
+	sel.Name = r.Network
+	if ns, name, ok := strings.Cut(r.Network, "/"); ok {
+		sel.Namespace, sel.Name = ns, name
+	}
+	return s.Planner.One(ctx, p.Namespace, sel, have.Interfaces())
+}
+
+func (s *server) inline(config json.RawMessage, sel meta.Selection, have *attach.Sandbox) (meta.Wanted, error) {
+	w, err := s.Planner.Inline(config, sel, have.Interfaces())
+	if err != nil {
+		return w, err
+	}
+	for _, t := range w.Config.Types() {
+		if len(s.InlineTypes) > 0 && !slices.Contains(s.InlineTypes, t) {
+			return w, huma.Error422UnprocessableEntity("plugin type not allowed", &huma.ErrorDetail{Location: "body.config.type", Message: fmt.Sprintf("%q is not in api.inlineTypes", t)})
+		}
+	}
+	return w, nil
+}
+
+func (s *server) detach(ctx context.Context, in *ifPath) error {
+	begin := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
+	defer cancel()
+	err := s.Engine.Detach(ctx, in.Namespace, in.Pod, in.Interface)
+	s.Observe("DETACH", "total", time.Since(begin))
+	s.audit("detach", in.podPath, in.Interface, "", err)
+	return problem(err)
+}
+
+func (s *server) audit(verb string, p podPath, ifName, network string, err error) {
+	result := "ok"
+	if err != nil {
+		result = err.Error()
+	}
+	s.Log.Info("audit", "verb", verb, "pod", p.Namespace+"/"+p.Pod, "interface", ifName, "network", network, "by", "local root", "result", result)
+}
+
+func (s *server) get(_ context.Context, in *ifPath) (*body[client.Attachment], error) {
+	sb, err := s.Engine.Pod(in.Namespace, in.Pod)
+	if err != nil {
+		return nil, problem(err)
+	}
+	a := sb.Find(in.Interface)
+	if a == nil {
+		return nil, problem(fmt.Errorf("interface %s of pod %s/%s: %w", in.Interface, in.Namespace, in.Pod, attach.ErrNoAttachment))
+	}
+	return &body[client.Attachment]{view(sb, *a)}, nil
+}
+
+func (s *server) list(f filter) []client.Attachment {
+	all := []client.Attachment{}
+	for _, sb := range s.Engine.Sandboxes() {
+		for _, v := range views(sb) {
+			if f.match(v) {
+				all = append(all, v)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b client.Attachment) int {
+		return slices.Compare([]string{a.Namespace, a.Pod, a.Interface}, []string{b.Namespace, b.Pod, b.Interface})
+	})
+	return all
+}
+
+// watch sends what there is, then every change, as server-sent events.
+func (s *server) watch(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	f := filter{Node: q.Get("node"), Namespace: q.Get("namespace"), Pod: q.Get("pod"), Network: q.Get("network")}
+	events := s.Engine.Watch(r.Context()) // before the list, so that nothing is missed
+	flush := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	send := func(typ string, v client.Attachment) error {
+		b, err := json.Marshal(client.Event{Type: typ, Attachment: v})
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", typ, b); err != nil {
+			return err
+		}
+		return flush.Flush()
+	}
+	_ = flush.Flush()
+	for _, v := range s.list(f) {
+		if send("ADDED", v) != nil {
+			return
+		}
+	}
+	for e := range events {
+		v := view(e.Sandbox, e.Attachment)
+		if f.match(v) && send(e.Type, v) != nil {
+			return
+		}
+	}
+}
+
+func version(s *server) client.Version {
+	return client.Version{Version: s.Version, CNIVersions: cniwire.SupportedVersions}
+}

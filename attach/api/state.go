@@ -1,0 +1,175 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// registerState registers what only shows.
+func (s *server) registerState(api huma.API, op func(id, method, path, summary string, status int) huma.Operation) {
+	show(api, op("sandboxes", http.MethodGet, "/v1/sandboxes", "The sandboxes of the node", http.StatusOK), s.sandboxes)
+	show(api, op("nodes", http.MethodGet, "/v1/nodes", "The nodes", http.StatusOK), s.nodes)
+	show(api, op("pools", http.MethodGet, "/v1/pools", "The address pools", http.StatusOK), s.pools)
+	show(api, op("networks", http.MethodGet, "/v1/networks", "The networks that the node knows", http.StatusOK), s.networks)
+	show(api, op("version", http.MethodGet, "/v1/version", "The daemon's version", http.StatusOK),
+		func(context.Context) (client.Version, error) { return version(s), nil })
+	show(api, op("doctor", http.MethodGet, "/v1/doctor", "The node, examined", http.StatusOK),
+		func(ctx context.Context) ([]client.Finding, error) { return s.Doctor(ctx), nil })
+	show(api, op("leaks", http.MethodGet, "/v1/leaks", "Claims without an owner, owners without a claim", http.StatusOK), s.leaks)
+	huma.Register(api, op("release", http.MethodDelete, "/v1/pools/{pool}/claims/{ip}", "Free a leaked address", http.StatusNoContent),
+		func(ctx context.Context, in *struct {
+			Pool string `path:"pool"`
+			IP   string `path:"ip"`
+		}) (*struct{}, error) {
+			return nil, problem(s.releaseClaim(ctx, in.Pool, in.IP))
+		})
+}
+
+func show[T any](api huma.API, op huma.Operation, get func(context.Context) (T, error)) {
+	huma.Register(api, op, func(ctx context.Context, _ *struct{}) (*body[T], error) {
+		v, err := get(ctx)
+		return &body[T]{v}, problem(err)
+	})
+}
+
+func (s *server) sandboxes(context.Context) ([]client.Sandbox, error) {
+	all := []client.Sandbox{}
+	for _, sb := range s.Engine.Sandboxes() {
+		status, err := json.Marshal(meta.Status(sb.Made()))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, client.Sandbox{Node: sb.Node, ContainerID: sb.ContainerID, Namespace: sb.Namespace, Pod: sb.Pod, UID: sb.UID, Netns: sb.Netns,
+			NetnsCookie: sb.NetnsCookie, CreatedAt: sb.CreatedAt, Attachments: views(sb), NetworkStatus: status})
+	}
+	slices.SortFunc(all, func(a, b client.Sandbox) int {
+		return slices.Compare([]string{a.Namespace, a.Pod, a.ContainerID}, []string{b.Namespace, b.Pod, b.ContainerID})
+	})
+	return all, nil
+}
+
+func (s *server) nodes(ctx context.Context) ([]client.Node, error) {
+	nodes, err := s.Nodes(ctx)
+	all := []client.Node{}
+	for _, n := range nodes {
+		all = append(all, client.Node(n))
+	}
+	return all, err
+}
+
+func (s *server) pools(ctx context.Context) ([]client.Pool, error) {
+	pools, err := s.IPAM.Pools(ctx)
+	all := []client.Pool{}
+	for _, p := range pools {
+		all = append(all, client.Pool{Name: p.Name, Spec: p.Spec, Subnets: p.Subnets, Claims: claims(p.Claims)})
+	}
+	return all, err
+}
+
+func (s *server) networks(context.Context) ([]client.Network, error) {
+	all := []client.Network{}
+	for _, n := range s.Networks() {
+		v := client.Network{Namespace: n.Namespace, Name: n.Name, Types: []string{}}
+		if list, err := cniconf.Parse([]byte(n.Config), n.Name); err == nil {
+			v.Types = list.Types()
+		} else {
+			v.Message = err.Error()
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+func (s *server) leaks(ctx context.Context) (client.Leak, error) {
+	l, err := s.Engine.Inspect(ctx)
+	return client.Leak{Claims: claims(l.Claims), Unclaimed: claims(l.Unclaimed)}, err
+}
+
+func (s *server) releaseClaim(ctx context.Context, pool, ip string) error {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return fmt.Errorf("%q is not an address: %w", ip, ipam.ErrInvalid)
+	}
+	leaks, err := s.Engine.Inspect(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range leaks.Claims {
+		if c.Pool == pool && c.Addr == addr {
+			return s.IPAM.Release(ctx, []ipam.Claim{c})
+		}
+	}
+	all, err := s.IPAM.Claims(ctx, pool)
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if c.Addr == addr {
+			return fmt.Errorf("address %s of pool %s is not leaked: %s has it: %w", addr, pool, c.Owner, attach.ErrConflict)
+		}
+	}
+	return fmt.Errorf("address %s of pool %s: %w", addr, pool, attach.ErrNoAttachment)
+}
+
+func claims(cs []ipam.Claim) []client.Claim {
+	all := []client.Claim{}
+	for _, c := range cs {
+		all = append(all, client.Claim{Pool: c.Pool, IP: c.Addr.String(), Node: c.Owner.Node, ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName, Pod: c.Owner.Pod})
+	}
+	return all
+}
+
+func views(sb *attach.Sandbox) []client.Attachment {
+	all := []client.Attachment{}
+	for _, a := range sb.Attachments {
+		all = append(all, view(sb, a))
+	}
+	return all
+}
+
+// sources are the roles as the API calls them.
+var sources = map[meta.Role]string{meta.RoleCluster: "cluster", meta.RoleDefault: "default", meta.RoleSelected: "annotation", meta.RoleAPI: "api"}
+
+func view(sb *attach.Sandbox, a attach.Attachment) client.Attachment {
+	v := client.Attachment{Namespace: sb.Namespace, Pod: sb.Pod, Interface: a.Spec.Interface, Network: a.Spec.Network, Node: sb.Node,
+		Phase: string(a.Status.Phase), Bridge: a.Status.Bridge, Port: a.Status.Port, CreatedAt: a.Status.CreatedAt, Message: a.Status.Message}
+	if v.Source = sources[a.Spec.Role]; v.Source == "" {
+		v.Source = string(a.Spec.Role)
+	}
+	res := a.Status.Result
+	if res == nil {
+		return v
+	}
+	for _, i := range res.Interfaces {
+		if i.Sandbox != "" && v.MAC == "" {
+			v.MAC = strings.ToLower(i.Mac)
+		}
+	}
+	for _, ip := range res.IPs {
+		v.IPs = append(v.IPs, ip.Address.String())
+		if ip.Gateway != nil {
+			v.Gateway = append(v.Gateway, ip.Gateway.String())
+		}
+	}
+	for _, r := range res.Routes {
+		route := client.Route{Dst: r.Dst.String()}
+		if r.GW != nil {
+			route.GW = r.GW.String()
+		}
+		v.Routes = append(v.Routes, route)
+	}
+	return v
+}

@@ -1,0 +1,211 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// DefaultServer is the local daemon's socket.
+const DefaultServer = "unix:///run/patchbay/api.sock"
+
+// A Client calls the API of one daemon.
+type Client struct {
+	base  string
+	token string
+	http  *http.Client
+}
+
+// New returns a client of the server: unix:///path/to/api.sock, or an https:// address with a
+// bearer token.
+func New(server, token string) (*Client, error) {
+	if path, ok := strings.CutPrefix(server, "unix://"); ok {
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
+		return &Client{base: "http://patchbay", http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}, nil
+	}
+	if !strings.HasPrefix(server, "https://") {
+		return nil, fmt.Errorf("server %q must begin with unix:// or https://", server)
+	}
+	return &Client{base: strings.TrimSuffix(server, "/"), token: token, http: &http.Client{}}, nil
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func path(namespace, pod string, more ...string) string {
+	p := "/v1/namespaces/" + url.PathEscape(namespace) + "/pods/" + url.PathEscape(pod) + "/attachments"
+	for _, m := range more {
+		p += "/" + url.PathEscape(m)
+	}
+	return p
+}
+
+// Attach makes an attachment of a running pod and returns it, made.
+func (c *Client) Attach(ctx context.Context, namespace, pod string, r Request) (*Attachment, error) {
+	var a Attachment
+	err := c.do(ctx, http.MethodPost, path(namespace, pod), r, &a)
+	return &a, err
+}
+
+// Ensure is Attach by the interface's name, and may be repeated.
+func (c *Client) Ensure(ctx context.Context, namespace, pod, ifName string, r Request) (*Attachment, error) {
+	var a Attachment
+	err := c.do(ctx, http.MethodPut, path(namespace, pod, ifName), r, &a)
+	return &a, err
+}
+
+// Detach removes an attachment.
+func (c *Client) Detach(ctx context.Context, namespace, pod, ifName string) error {
+	return c.do(ctx, http.MethodDelete, path(namespace, pod, ifName), nil, nil)
+}
+
+// Get returns one attachment.
+func (c *Client) Get(ctx context.Context, namespace, pod, ifName string) (*Attachment, error) {
+	var a Attachment
+	err := c.do(ctx, http.MethodGet, path(namespace, pod, ifName), nil, &a)
+	return &a, err
+}
+
+// List returns attachments.
+func (c *Client) List(ctx context.Context, f Filter) ([]Attachment, error) {
+	return list[Attachment](ctx, c, "/v1/attachments?"+f.query())
+}
+
+// Sandboxes returns the sandboxes of the daemon's node.
+func (c *Client) Sandboxes(ctx context.Context) ([]Sandbox, error) {
+	return list[Sandbox](ctx, c, "/v1/sandboxes")
+}
+
+// Nodes returns the nodes.
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) { return list[Node](ctx, c, "/v1/nodes") }
+
+// Pools returns the address pools.
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) { return list[Pool](ctx, c, "/v1/pools") }
+
+// Networks returns the networks that the daemon knows.
+func (c *Client) Networks(ctx context.Context) ([]Network, error) {
+	return list[Network](ctx, c, "/v1/networks")
+}
+
+// Doctor has the daemon examine its node.
+func (c *Client) Doctor(ctx context.Context) ([]Finding, error) {
+	return list[Finding](ctx, c, "/v1/doctor")
+}
+
+// Leaks compares claims and owners.
+func (c *Client) Leaks(ctx context.Context) (*Leak, error) {
+	var l Leak
+	err := c.do(ctx, http.MethodGet, "/v1/leaks", nil, &l)
+	return &l, err
+}
+
+// Release frees a leaked address; one that has an owner is refused.
+func (c *Client) Release(ctx context.Context, pool, ip string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool)+"/claims/"+url.PathEscape(ip), nil, nil)
+}
+
+// Version returns the daemon's version.
+func (c *Client) Version(ctx context.Context) (*Version, error) {
+	var v Version
+	err := c.do(ctx, http.MethodGet, "/v1/version", nil, &v)
+	return &v, err
+}
+
+// Watch calls fn for the attachments there are (type ADDED) and for every change, until the context
+// ends or fn returns an error.
+func (c *Client) Watch(ctx context.Context, f Filter, fn func(Event) error) error {
+	resp, err := c.send(ctx, http.MethodGet, "/v1/attachments?watch=true&"+f.query(), nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var e Event
+		if err := json.Unmarshal([]byte(data), &e); err != nil {
+			return fmt.Errorf("watch: %w", err)
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.Join(errors.New("watch ended: list again"), lines.Err())
+}
+
+func (f Filter) query() string {
+	q := url.Values{}
+	for k, v := range map[string]string{"node": f.Node, "namespace": f.Namespace, "pod": f.Pod, "network": f.Network} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	return q.Encode()
+}
+
+func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
+	var l []T
+	err := c.do(ctx, http.MethodGet, path, nil, &l)
+	return l, err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	resp, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil || resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("patchbayd does not answer: %w", err)
+	}
+	if resp.StatusCode >= 400 {
+		defer resp.Body.Close()
+		p := &Problem{Status: resp.StatusCode, Title: resp.Status}
+		_ = json.NewDecoder(resp.Body).Decode(p) // the status line stays when it is no problem document
+		return nil, p
+	}
+	return resp, nil
+}

@@ -1,0 +1,39 @@
+package attach
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// DryRun does of Attach what makes nothing: it plans, and asks pod, pool and delegate whether it
+// could be made.
+func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (*Sandbox, *Attachment, error) {
+	s, err := e.Pod(namespace, pod)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := plan(s)
+	if err != nil {
+		return s, nil, err
+	}
+	if a := s.Find(w.Interface); a != nil && !a.Spec.equal(newSpec(w)) {
+		return s, nil, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, namespace, pod, ErrConflict, a.Spec.Network)
+	}
+	d, err := e.enter(s)
+	if err != nil {
+		return s, nil, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+	}
+	defer d.Netns.Close()
+	if p := w.Config.Plugins[0]; ipamType(p.IPAM) == ipam.Type {
+		if _, err := ipam.ParseConfig(p.IPAM, e.Pools); err != nil {
+			return s, nil, err
+		}
+	}
+	if err := e.delegate(w.Config).Status(ctx, w.Config); err != nil {
+		return s, nil, err
+	}
+	return s, &Attachment{Spec: newSpec(w), Status: Status{Phase: Pending, Message: "dry run: nothing was made"}}, nil
+}

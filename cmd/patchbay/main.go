@@ -1,0 +1,183 @@
+// Command patchbay is the CNI plugin: a shim that hands one CNI call to patchbayd over a unix
+// socket and prints the answer. Installed as patchbay it is the meta-plugin, as patchbay-ovs the
+// Open vSwitch delegate, as patchbay-ipam the IPAM. Its start-up is paid for every pod, so it links
+// little.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/delqueue"
+)
+
+const (
+	defaultWait = 10 * time.Second
+	// callTimeout is longer than any call of the daemon's takes.
+	callTimeout = 100 * time.Second
+)
+
+func main() {
+	plugin := filepath.Base(os.Args[0])
+	if os.Getenv("CNI_COMMAND") == "" {
+		fmt.Fprintf(os.Stderr, "%s is a CNI plugin of Patchbay: container runtimes execute it, with CNI_COMMAND set.\nTry patchctl sandbox run.\n", plugin)
+		os.Exit(1)
+	}
+	out, err := run(plugin)
+	if err != nil {
+		out, _ = json.Marshal(err) // a CNI error always marshals
+	}
+	if _, werr := os.Stdout.Write(out); werr != nil || err != nil {
+		os.Exit(1)
+	}
+}
+
+// netconf is what the shim itself reads of the configuration.
+type netconf struct {
+	CNIVersion  string `json:"cniVersion"`
+	Socket      string `json:"socket"`
+	DelQueue    string `json:"delQueue"`
+	WaitSeconds *int   `json:"waitSeconds"`
+}
+
+// A failure is an answer of the daemon that is an error: printed as it came.
+type failure struct{ answer json.RawMessage }
+
+func (f failure) Error() string                { return string(f.answer) }
+func (f failure) MarshalJSON() ([]byte, error) { return f.answer, nil }
+
+func run(plugin string) ([]byte, error) {
+	req := cniwire.Request{Command: os.Getenv("CNI_COMMAND"), ContainerID: os.Getenv("CNI_CONTAINERID"), Netns: os.Getenv("CNI_NETNS"),
+		IfName: os.Getenv("CNI_IFNAME"), Args: os.Getenv("CNI_ARGS"), Path: os.Getenv("CNI_PATH")}
+	if err := req.Validate(); err != nil {
+		return nil, err
+	}
+	stdin, err := io.ReadAll(os.Stdin)
+	if err != nil {
+		return nil, types.NewError(types.ErrIOFailure, "read standard input", err.Error())
+	}
+	conf := netconf{Socket: cniwire.DefaultSocket, DelQueue: delqueue.DefaultDir}
+	if len(bytes.TrimSpace(stdin)) > 0 {
+		if err := json.Unmarshal(stdin, &conf); err != nil {
+			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input", err.Error())
+		}
+		req.Config = stdin
+	} else if req.Command != "VERSION" {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input is missing", "")
+	}
+	return forward(plugin, conf, req)
+}
+
+func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
+	wait := defaultWait
+	if conf.WaitSeconds != nil {
+		wait = time.Duration(*conf.WaitSeconds) * time.Second
+	}
+	switch req.Command {
+	case "VERSION":
+		if out, err := send(plugin, conf.Socket, req, 0); !away(err) {
+			return out, err
+		}
+		return version(conf.CNIVersion)
+	case "DEL":
+		out, err := send(plugin, conf.Socket, req, 0)
+		if away(err) {
+			return enqueue(plugin, conf, req)
+		}
+		return out, err
+	}
+	out, err := send(plugin, conf.Socket, req, wait)
+	if away(err) {
+		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, err.Error()+"; is patchbayd running?")
+	}
+	return out, err
+}
+
+// enqueue puts a DEL that nobody answers on disk: it must not hold a pod in Terminating.
+func enqueue(plugin string, conf netconf, req cniwire.Request) (out []byte, err error) {
+	queueErr := delqueue.Put(conf.DelQueue, delqueue.Call{Plugin: plugin, Request: req}, func() bool {
+		out, err = send(plugin, conf.Socket, req, 0)
+		return !away(err)
+	})
+	if queueErr != nil {
+		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket+" and the DEL can't be queued", queueErr.Error())
+	}
+	if away(err) {
+		return nil, nil
+	}
+	return out, err
+}
+
+func version(asked string) ([]byte, error) {
+	if asked == "" {
+		asked = cniwire.SupportedVersions[len(cniwire.SupportedVersions)-1]
+	}
+	return json.Marshal(map[string]any{"cniVersion": asked, "supportedVersions": cniwire.SupportedVersions})
+}
+
+// errAway says that there was no answer: the daemon is not there, or went away during the call.
+var errAway = errors.New("no answer")
+
+func away(err error) bool { return errors.Is(err, errAway) }
+
+func send(plugin, socket string, req cniwire.Request, wait time.Duration) ([]byte, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input", err.Error())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	conn, err := dial(ctx, socket, wait)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errAway, err)
+	}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://patchbay"+cniwire.PathPrefix+plugin, bytes.NewReader(body))
+	if err != nil {
+		return nil, types.NewError(types.ErrInternal, "request", err.Error())
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errAway, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errAway, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		if !json.Valid(answer) {
+			return nil, types.NewError(types.ErrInternal, "patchbayd answered "+resp.Status, string(answer))
+		}
+		return nil, failure{bytes.TrimSpace(answer)}
+	}
+	return answer, nil
+}
+
+// dial waits for the socket. Nothing tells when a socket is listened on again, so it tries.
+func dial(ctx context.Context, socket string, wait time.Duration) (net.Conn, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err == nil || time.Now().After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}

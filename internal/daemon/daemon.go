@@ -1,0 +1,270 @@
+// Package daemon wires patchbayd: the packages of the project, by the configuration.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/attach/api"
+	"github.com/patchbay-cni/patchbay/attach/cni"
+	"github.com/patchbay-cni/patchbay/attach/store"
+	"github.com/patchbay-cni/patchbay/delegates/exec"
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/config"
+	"github.com/patchbay-cni/patchbay/internal/delqueue"
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/metrics"
+	"github.com/patchbay-cni/patchbay/internal/netns"
+	"github.com/patchbay-cni/patchbay/internal/unixsock"
+	"github.com/patchbay-cni/patchbay/ipam/node"
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/manifest"
+)
+
+const (
+	execDeadline    = 30 * time.Second
+	execConcurrency = 16
+	startTimeout    = 60 * time.Second
+	ovsWait         = 10 * time.Second // for Open vSwitch at the start; it may also come later
+	drainTimeout    = 20 * time.Second
+)
+
+// A Daemon is patchbayd, started.
+type Daemon struct {
+	cfg     config.Config
+	version string
+	log     *slog.Logger
+
+	embedded *etcd.Embedded
+	kv       *clientv3.Client
+	source   *manifest.Source
+	native   *ovs.Delegate
+	plugins  *exec.Delegate
+	alloc    *node.Allocator
+	store    *store.Store
+	engine   *attach.Engine
+	planner  *meta.Planner
+	cni      *cni.Server
+	metrics  *metrics.Metrics
+	ready    atomic.Bool
+	tasks    sync.WaitGroup
+}
+
+// Run starts the daemon, serves until the context ends, and stops gracefully: requests in flight
+// are finished, established interfaces go on forwarding.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
+	d := &Daemon{cfg: cfg, version: version, log: log.With("node", cfg.Node)}
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		stop()
+		d.tasks.Wait()
+		d.closeEtcd()
+	}()
+	cniListener, err := unixsock.Listen(cfg.Listen.CNI)
+	if err != nil {
+		return err
+	}
+	defer cniListener.Close()
+	apiListener, err := unixsock.Listen(cfg.Listen.API)
+	if err != nil {
+		return err
+	}
+	defer apiListener.Close()
+	if err := d.build(ctx); err != nil {
+		return err
+	}
+	d.start(background)
+	servers, err := d.listen(cniListener, apiListener)
+	if err != nil {
+		return err
+	}
+	recoverErr := d.recover(ctx)
+	if recoverErr == nil {
+		d.ready.Store(true)
+		d.cni.Ready()
+		d.log.Info("patchbayd is ready", "version", version, "cni", cfg.Listen.CNI, "api", cfg.Listen.API)
+		d.tasks.Go(func() { d.engine.RunGC(background, time.Duration(cfg.GC.Interval)) })
+		select {
+		case <-ctx.Done():
+		case recoverErr = <-d.etcdFailed():
+		}
+	}
+	d.log.Info("stopping: requests in flight are finished first")
+	d.ready.Store(false)
+	return errors.Join(recoverErr, servers.shutdown(drainTimeout))
+}
+
+// build makes everything and starts only etcd.
+func (d *Daemon) build(ctx context.Context) error {
+	if err := d.openEtcd(ctx); err != nil {
+		return err
+	}
+	bridges := map[string]ovs.Bridge{}
+	for role, b := range d.cfg.OVS.Bridges {
+		bridges[role] = ovs.Bridge(b)
+	}
+	commit := etcd.NewCommitter(d.kv)
+	d.source = manifest.New(d.cfg.Standalone.Manifests, d.log)
+	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
+	d.plugins = exec.New(exec.NewRunner(d.cfg.Meta.CNIBinDirs, execDeadline, execConcurrency), d.native)
+	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
+	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
+	d.planner = meta.NewPlanner(d.source, meta.Config{
+		ClusterNetwork: d.cfg.Meta.ClusterNetwork, DefaultNetworks: d.cfg.Meta.DefaultNetworks, SystemNamespaces: d.cfg.Meta.SystemNamespaces,
+		NamespaceIsolation: d.cfg.Meta.NamespaceIsolation, GlobalNamespaces: d.cfg.Meta.GlobalNamespaces, CNIConfDir: d.cfg.Meta.CNIConfDir,
+		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities},
+	})
+	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, DelQueue: d.countQueue, Ready: d.countReady})
+	var err error
+	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
+		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Log: d.log, Observe: d.metrics.Observe})
+	if err != nil {
+		return err
+	}
+	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Source: d.source, IPAM: d.alloc, Pools: d.cfg.IPAM.Pools,
+		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe})
+	return nil
+}
+
+func (d *Daemon) openEtcd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if len(d.cfg.Etcd.Endpoints) == 0 {
+		e, err := etcd.StartEmbedded(ctx, d.cfg.StateDir)
+		if err != nil {
+			return err
+		}
+		d.embedded, d.kv = e, e.Client
+		return nil
+	}
+	var err error
+	t := d.cfg.Etcd.TLS
+	d.kv, err = etcd.Dial(etcd.Options{Endpoints: d.cfg.Etcd.Endpoints, Cert: t.Cert, Key: t.Key, CA: t.CA,
+		Username: d.cfg.Etcd.Username, PasswordFile: d.cfg.Etcd.PasswordFile})
+	if err != nil {
+		return err
+	}
+	return etcd.Ready(ctx, d.kv)
+}
+
+func (d *Daemon) closeEtcd() {
+	switch {
+	case d.embedded != nil:
+		d.embedded.Close()
+	case d.kv != nil:
+		_ = d.kv.Close()
+	}
+}
+
+func (d *Daemon) etcdFailed() <-chan error {
+	if d.embedded == nil {
+		return nil
+	}
+	return d.embedded.Err()
+}
+
+func (d *Daemon) start(ctx context.Context) {
+	d.tasks.Go(func() { d.native.Run(ctx) })
+	d.tasks.Go(func() {
+		if err := d.source.Run(ctx); err != nil {
+			d.log.Error("manifests are not watched", "error", err)
+		}
+	})
+}
+
+// recover brings what is to what is recorded, and works off the DELs that were queued meanwhile.
+// Only unreadable records keep the daemon from serving: what it can't mend now, GC tries again.
+func (d *Daemon) recover(ctx context.Context) error {
+	boot, err := netns.BootID()
+	if err != nil {
+		return err
+	}
+	if err := d.engine.Load(ctx); err != nil {
+		return err
+	}
+	bridges := map[string]string{}
+	for role, b := range d.cfg.OVS.Bridges {
+		bridges[role] = b.Name
+	}
+	if err := d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: boot, Version: d.version, Bridges: bridges}); err != nil {
+		return err
+	}
+	if d.native.Await(ctx, ovsWait) {
+		if err := d.engine.Recover(ctx); err != nil {
+			d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
+		}
+	} else {
+		d.log.Error("Open vSwitch is away: recovery waits for it", "db", d.cfg.OVS.DB)
+	}
+	n, err := delqueue.Drain(d.queueDir(), func(c delqueue.Call) error { return d.cni.Drain(ctx, c) })
+	if err != nil {
+		d.log.Error("queued DELs", "error", err)
+	}
+	if n > 0 {
+		d.log.Info("queued DELs are done", "count", n)
+	}
+	return ctx.Err()
+}
+
+func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }
+
+// probe says whether an ADD could be served.
+func (d *Daemon) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := etcd.Ready(ctx, d.kv); err != nil {
+		return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
+	}
+	if len(d.cfg.OVS.Bridges) > 0 && !d.native.Connected() {
+		return types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.cfg.OVS.DB, "")
+	}
+	wanted, err := d.planner.Plan(ctx, meta.Pod{}, "eth0", nil)
+	if err != nil {
+		return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
+	}
+	for _, w := range wanted {
+		if err := d.plugins.Status(ctx, w.Config); err != nil {
+			return fmt.Errorf("network %s: %w", w.Config.Name, err)
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) countAttachments() float64 {
+	n := 0
+	for _, s := range d.engine.Sandboxes() {
+		n += len(s.Attachments)
+	}
+	return float64(n)
+}
+
+func (d *Daemon) countQueue() float64 {
+	n, err := delqueue.Len(d.queueDir())
+	if err != nil {
+		return -1
+	}
+	return float64(n)
+}
+
+func (d *Daemon) countReady() float64 {
+	if d.ready.Load() {
+		return 1
+	}
+	return 0
+}
+
+func (d *Daemon) apiOptions() api.Options {
+	return api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.alloc, Nodes: d.store.Nodes, Networks: d.source.Networks,
+		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe}
+}

@@ -1,0 +1,61 @@
+// Package metrics holds the daemon's Prometheus metrics.
+package metrics
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Metrics are registered in a registry of their own.
+type Metrics struct {
+	registry *prometheus.Registry
+	duration *prometheus.HistogramVec
+	inflight prometheus.Gauge
+}
+
+// Gauges are read when metrics are collected.
+type Gauges struct {
+	Attachments func() float64
+	DelQueue    func() float64
+	Ready       func() float64
+}
+
+// New returns the metrics.
+func New(g Gauges) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "patchbay_cni_duration_seconds", Help: "Time of a command by stage; stage total is the whole command.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}, []string{"command", "stage"}),
+		inflight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "patchbay_inflight", Help: "Calls being answered."}),
+	}
+	m.registry.MustRegister(m.duration, m.inflight, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("patchbay_attachments", "Attachments recorded on this node.", g.Attachments),
+		gauge("patchbay_del_queue", "DELs that wait on disk.", g.DelQueue),
+		gauge("patchbay_ready", "1 when ADDs can be served.", g.Ready))
+	return m
+}
+
+func gauge(name, help string, read func() float64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
+}
+
+// Observe records how long a stage of a command took.
+func (m *Metrics) Observe(command, stage string, d time.Duration) {
+	m.duration.WithLabelValues(command, stage).Observe(d.Seconds())
+}
+
+// Inflight counts the calls that h answers.
+func (m *Metrics) Inflight(h http.Handler) http.Handler {
+	return promhttp.InstrumentHandlerInFlight(m.inflight, h)
+}
+
+// Handler serves /metrics.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}

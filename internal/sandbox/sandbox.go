@@ -1,0 +1,170 @@
+// Package sandbox makes pods without Kubernetes: a network namespace each, for which it calls the
+// plugin through libcni as a container runtime does.
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// annotations is the capability by which a runtime hands over a pod's annotations.
+const annotations = "io.kubernetes.cri.pod-annotations"
+
+// A Runtime stands in for the container runtime.
+type Runtime struct {
+	StateDir string // remembers the sandboxes; made 0700
+	BinDirs  []string
+	NetConf  []byte // the network configuration list, as in /etc/cni/net.d
+}
+
+// A Sandbox is a pod that runs.
+type Sandbox struct {
+	ContainerID string            `json:"containerID"`
+	Netns       string            `json:"netns"`
+	Namespace   string            `json:"namespace"`
+	Pod         string            `json:"pod"`
+	UID         string            `json:"uid"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+}
+
+// NetConf is the configuration that calls the plugin on the daemon at the socket.
+func NetConf(socket, delQueue string) []byte {
+	b, _ := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "patchbay", "plugins": []any{map[string]any{
+		"type": "patchbay", "socket": socket, "delQueue": delQueue, "capabilities": map[string]bool{annotations: true}}}}) // always marshals
+	return b
+}
+
+// Run makes the namespace and calls ADD; when that fails it calls DEL and removes the namespace.
+func (r *Runtime) Run(ctx context.Context, pod meta.Pod) (*Sandbox, error) {
+	if _, err := os.Stat(r.file(pod.Namespace, pod.Name)); err == nil {
+		return nil, fmt.Errorf("pod %s/%s runs already; patchctl sandbox rm %s -n %s ends it", pod.Namespace, pod.Name, pod.Name, pod.Namespace)
+	}
+	id := make([]byte, 32)
+	if _, err := rand.Read(id); err != nil {
+		return nil, err
+	}
+	s := &Sandbox{ContainerID: hex.EncodeToString(id), Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Annotations: pod.Annotations}
+	if s.UID == "" {
+		s.UID = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:16])
+	}
+	name := "patchbay-" + s.ContainerID[:12]
+	s.Netns = filepath.Join("/run/netns", name)
+	if err := newNetns(name); err != nil {
+		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
+	}
+	if err := r.save(s); err != nil {
+		return nil, errors.Join(err, netns.DeleteNamed(name))
+	}
+	if err := r.add(ctx, s); err != nil {
+		return nil, errors.Join(fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err), r.Remove(context.WithoutCancel(ctx), pod.Namespace, pod.Name))
+	}
+	return s, nil
+}
+
+// Remove calls DEL and removes the namespace. A failed DEL leaves both, so that it can be repeated.
+func (r *Runtime) Remove(ctx context.Context, namespace, pod string) error {
+	s, err := r.Find(namespace, pod)
+	if err != nil {
+		return err
+	}
+	if err := r.del(ctx, s); err != nil {
+		return fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+	}
+	if err := netns.DeleteNamed(filepath.Base(s.Netns)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Remove(r.file(namespace, pod))
+}
+
+// Find returns a pod that runs.
+func (r *Runtime) Find(namespace, pod string) (*Sandbox, error) {
+	b, err := os.ReadFile(r.file(namespace, pod))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("pod %s/%s does not run here (nothing in %s)", namespace, pod, r.StateDir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s Sandbox
+	return &s, json.Unmarshal(b, &s)
+}
+
+func (r *Runtime) add(ctx context.Context, s *Sandbox) error {
+	c, list, rt, err := r.call(s)
+	if err == nil {
+		_, err = c.AddNetworkList(ctx, list, rt)
+	}
+	return err
+}
+
+func (r *Runtime) del(ctx context.Context, s *Sandbox) error {
+	c, list, rt, err := r.call(s)
+	if err == nil {
+		err = c.DelNetworkList(ctx, list, rt)
+	}
+	return err
+}
+
+func (r *Runtime) call(s *Sandbox) (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+	list, err := libcni.NetworkConfFromBytes(r.NetConf)
+	rt := &libcni.RuntimeConf{ContainerID: s.ContainerID, NetNS: s.Netns, IfName: "eth0", CapabilityArgs: map[string]any{},
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", s.Namespace}, {"K8S_POD_NAME", s.Pod},
+			{"K8S_POD_INFRA_CONTAINER_ID", s.ContainerID}, {"K8S_POD_UID", s.UID}}}
+	if s.Annotations != nil {
+		rt.CapabilityArgs[annotations] = s.Annotations
+	}
+	return libcni.NewCNIConfigWithCacheDir(r.BinDirs, filepath.Join(r.StateDir, "cache"), nil), list, rt, err
+}
+
+func (r *Runtime) file(namespace, pod string) string {
+	return filepath.Join(r.StateDir, namespace+"_"+pod+".json")
+}
+
+func (r *Runtime) save(s *Sandbox) error {
+	if err := os.MkdirAll(r.StateDir, 0o700); err != nil {
+		return err
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(r.file(s.Namespace, s.Pod), b, 0o600)
+}
+
+// newNetns makes a named namespace with its loopback up and comes back to the caller's.
+func newNetns(name string) error {
+	runtime.LockOSThread()
+	back, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer back.Close()
+	ns, err := netns.NewNamed(name) // the thread is in it now
+	if err == nil {
+		var lo netlink.Link
+		if lo, err = netlink.LinkByName("lo"); err == nil {
+			err = netlink.LinkSetUp(lo)
+		}
+		err = errors.Join(err, ns.Close())
+	}
+	if setErr := netns.Set(back); setErr != nil {
+		return setErr // the thread stays locked and dies with its goroutine
+	}
+	runtime.UnlockOSThread()
+	return err
+}
