@@ -66,13 +66,15 @@ func New(o Options) http.Handler {
 
 const attachments = "/v1/namespaces/{namespace}/pods/{pod}/attachments"
 
-type podPath struct {
+// PodPath names a pod; exported, as huma reads embedded structs only then.
+type PodPath struct {
 	Namespace string `path:"namespace"`
 	Pod       string `path:"pod"`
 }
 
-type ifPath struct {
-	podPath
+// IfPath names an attachment.
+type IfPath struct {
+	PodPath
 	Interface string `path:"interface"`
 }
 
@@ -89,27 +91,27 @@ func (s *server) register(api huma.API) {
 	}
 	huma.Register(api, op("attach", http.MethodPost, attachments, "Attach an interface to a running pod", http.StatusCreated),
 		func(ctx context.Context, in *struct {
-			podPath
+			PodPath
 			Body client.Request
 		}) (*made, error) {
-			return s.attach(ctx, in.podPath, in.Body)
+			return s.attach(ctx, in.PodPath, in.Body)
 		})
 	huma.Register(api, op("ensure", http.MethodPut, attachments+"/{interface}", "Attach an interface by its name; may be repeated", http.StatusOK),
 		func(ctx context.Context, in *struct {
-			ifPath
+			IfPath
 			Body client.Request
 		}) (*made, error) {
 			if in.Body.Interface != "" && in.Body.Interface != in.Interface {
 				return nil, huma.Error422UnprocessableEntity("the path names another interface", &huma.ErrorDetail{Location: "body.interface", Message: "is " + in.Body.Interface + ", the path says " + in.Interface})
 			}
 			in.Body.Interface = in.Interface
-			return s.attach(ctx, in.podPath, in.Body)
+			return s.attach(ctx, in.PodPath, in.Body)
 		})
 	huma.Register(api, op("detach", http.MethodDelete, attachments+"/{interface}", "Detach an interface", http.StatusNoContent),
-		func(ctx context.Context, in *ifPath) (*struct{}, error) { return nil, s.detach(ctx, in) })
+		func(ctx context.Context, in *IfPath) (*struct{}, error) { return nil, s.detach(ctx, in) })
 	huma.Register(api, op("get", http.MethodGet, attachments+"/{interface}", "One attachment of a pod", http.StatusOK), s.get)
 	huma.Register(api, op("listPod", http.MethodGet, attachments, "The attachments of a pod", http.StatusOK),
-		func(_ context.Context, in *podPath) (*body[[]client.Attachment], error) {
+		func(_ context.Context, in *PodPath) (*body[[]client.Attachment], error) {
 			sb, err := s.Engine.Pod(in.Namespace, in.Pod)
 			if err != nil {
 				return nil, problem(err)
@@ -136,7 +138,7 @@ func (f filter) match(a client.Attachment) bool {
 		(f.Pod == "" || f.Pod == a.Pod) && (f.Network == "" || f.Network == a.Network)
 }
 
-func (s *server) attach(ctx context.Context, p podPath, r client.Request) (*made, error) {
+func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made, error) {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
@@ -162,7 +164,7 @@ func (s *server) attach(ctx context.Context, p podPath, r client.Request) (*made
 }
 
 // plan turns a request into what package meta plans.
-func (s *server) plan(ctx context.Context, p podPath, r client.Request, have *attach.Sandbox) (meta.Wanted, error) {
+func (s *server) plan(ctx context.Context, p PodPath, r client.Request, have *attach.Sandbox) (meta.Wanted, error) {
 	if r.UID != "" && r.UID != have.UID {
 		return meta.Wanted{}, &huma.ErrorModel{Status: http.StatusConflict, Title: "Conflict", Detail: fmt.Sprintf("pod %s/%s has UID %s, not %s", p.Namespace, p.Pod, have.UID, r.UID)}
 	}
@@ -199,17 +201,17 @@ func (s *server) inline(config json.RawMessage, sel meta.Selection, have *attach
 	return w, nil
 }
 
-func (s *server) detach(ctx context.Context, in *ifPath) error {
+func (s *server) detach(ctx context.Context, in *IfPath) error {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
 	err := s.Engine.Detach(ctx, in.Namespace, in.Pod, in.Interface)
 	s.Observe("DETACH", "total", time.Since(begin))
-	s.audit("detach", in.podPath, in.Interface, "", err)
+	s.audit("detach", in.PodPath, in.Interface, "", err)
 	return problem(err)
 }
 
-func (s *server) audit(verb string, p podPath, ifName, network string, err error) {
+func (s *server) audit(verb string, p PodPath, ifName, network string, err error) {
 	result := "ok"
 	if err != nil {
 		result = err.Error()
@@ -217,7 +219,7 @@ func (s *server) audit(verb string, p podPath, ifName, network string, err error
 	s.Log.Info("audit", "verb", verb, "pod", p.Namespace+"/"+p.Pod, "interface", ifName, "network", network, "by", "local root", "result", result)
 }
 
-func (s *server) get(_ context.Context, in *ifPath) (*body[client.Attachment], error) {
+func (s *server) get(_ context.Context, in *IfPath) (*body[client.Attachment], error) {
 	sb, err := s.Engine.Pod(in.Namespace, in.Pod)
 	if err != nil {
 		return nil, problem(err)

@@ -81,7 +81,7 @@ func bridgeOps(ctx context.Context, c client.Client, want Bridge) (ops []ovsdb.O
 		return nil, made, err
 	}
 	target.Controller = controllers
-	add(c.Create(rows...))
+	add(create(c, rows...))
 	if made {
 		target.UUID = "bridge"
 		target.DatapathType = datapathType(want.DatapathType)
@@ -89,7 +89,7 @@ func bridgeOps(ctx context.Context, c client.Client, want Bridge) (ops []ovsdb.O
 		local := &iface{UUID: "localif", Name: want.Name, Type: "internal"}
 		localPort := &port{UUID: "localport", Name: want.Name, Interfaces: []string{local.UUID}}
 		target.Ports = []string{localPort.UUID}
-		add(c.Create(local, localPort, &target))
+		add(create(c, local, localPort, &target))
 		root := &openvSwitch{}
 		add(c.WhereCache(func(*openvSwitch) bool { return true }).Mutate(root, model.Mutation{Field: &root.Bridges, Mutator: ovsdb.MutateOperationInsert, Value: []string{target.UUID}}))
 	} else if changed(row, &target) {
@@ -152,7 +152,7 @@ func uplinkOps(ctx context.Context, c client.Client, br *bridge, name string, n 
 	}
 	i := &iface{UUID: fmt.Sprintf("uplinkif%d", n), Name: name}
 	p := &port{UUID: fmt.Sprintf("uplinkport%d", n), Name: name, Interfaces: []string{i.UUID}, ExternalIDs: map[string]string{"patchbay": "uplink"}}
-	ops, err := c.Create(i, p)
+	ops, err := create(c, i, p)
 	if err != nil {
 		return nil, err
 	}

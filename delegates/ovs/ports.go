@@ -194,12 +194,25 @@ func (p *ports) insert(ctx context.Context, c client.Client, s portSpec) ([]ovsd
 		portRow.QoS = &q.UUID
 		rows = append(rows, q)
 	}
-	ops, err := c.Create(rows...)
+	ops, err := create(c, rows...)
 	if err != nil {
 		return nil, err
 	}
 	mutate, err := c.Where(br).Mutate(br, model.Mutation{Field: &br.Ports, Mutator: ovsdb.MutateOperationInsert, Value: []string{portRow.UUID}})
 	return append(ops, mutate...), err
+}
+
+// create makes the operations for rows of any tables; libovsdb takes one table at a time.
+func create(c client.Client, rows ...model.Model) ([]ovsdb.Operation, error) {
+	var ops []ovsdb.Operation
+	for _, r := range rows {
+		more, err := c.Create(r)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, more...)
+	}
+	return ops, nil
 }
 
 func vlanMode(s portSpec) *string {

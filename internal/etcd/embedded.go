@@ -83,10 +83,11 @@ func (e *Embedded) Close() {
 // Err reports that the member has failed.
 func (e *Embedded) Err() <-chan error { return e.etcd.Err() }
 
-// quietLogger passes on what needs a human: etcd's own chatter is not ours.
+// quietLogger passes on only what ends etcd: its chatter, at level error too, is not an operator's,
+// and what fails reaches us as an error.
 func quietLogger() *zap.Logger {
 	cfg := zap.NewProductionConfig()
-	cfg.Level = zap.NewAtomicLevelAt(zapcore.ErrorLevel)
+	cfg.Level = zap.NewAtomicLevelAt(zapcore.PanicLevel)
 	l, err := cfg.Build()
 	if err != nil {
 		return zap.NewNop()
