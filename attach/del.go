@@ -106,7 +106,9 @@ func (e *Engine) remove(ctx context.Context, slot *slot, s, rest *Sandbox) error
 		return err
 	}
 	clock("record")
-	e.logger(s).Info("detached", "interface", names)
+	for _, a := range as {
+		e.logger(s).Info("detached", "network", a.Spec.Network, "interface", a.Spec.Interface)
+	}
 	return failpoint.Hit(failpoint.DelRecorded)
 }
 

@@ -1,0 +1,98 @@
+package testnode
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// An OVS is a private Open vSwitch: ovsdb-server and ovs-vswitchd with the userspace datapath.
+type OVS struct {
+	Dir     string
+	DB      string // the endpoint: unix:...
+	server  *Process
+	switchd *Process
+}
+
+// StartOVS starts Open vSwitch; only one can run in a network namespace.
+func StartOVS(t testing.TB) *OVS {
+	t.Helper()
+	dir := ShortDir(t)
+	o := &OVS{Dir: dir, DB: "unix:" + filepath.Join(dir, "db.sock")}
+	run(t, "ovsdb-tool", "create", filepath.Join(dir, "conf.db"), "/usr/share/openvswitch/vswitch.ovsschema")
+	o.StartServer(t)
+	run(t, "ovs-vsctl", "--db="+o.DB, "--no-wait", "init")
+	o.StartSwitch(t)
+	t.Cleanup(func() {
+		o.switchd.Stop()
+		o.server.Stop()
+	})
+	return o
+}
+
+// StartServer starts ovsdb-server, again after StopServer.
+func (o *OVS) StartServer(t testing.TB) {
+	t.Helper()
+	o.server = Start(t, filepath.Join(o.Dir, "ovsdb-server.log"), nil, "ovsdb-server", filepath.Join(o.Dir, "conf.db"),
+		"--remote=p"+o.DB, "--unixctl="+filepath.Join(o.Dir, "db.ctl"), "-vconsole:warn")
+	Eventually(t, "ovsdb-server listens", func() bool { return exec.Command("ovs-vsctl", "--db="+o.DB, "--no-wait", "show").Run() == nil })
+}
+
+// StopServer kills ovsdb-server.
+func (o *OVS) StopServer() { o.server.Kill() }
+
+// StartSwitch starts ovs-vswitchd, again after StopSwitch.
+func (o *OVS) StartSwitch(t testing.TB) {
+	t.Helper()
+	o.switchd = Start(t, filepath.Join(o.Dir, "ovs-vswitchd.log"), []string{"OVS_RUNDIR=" + o.Dir}, "ovs-vswitchd", o.DB,
+		"--unixctl="+filepath.Join(o.Dir, "vswitchd.ctl"), "-vconsole:err")
+	run(t, "ovs-vsctl", "--db="+o.DB, "show")
+}
+
+// StopSwitch kills ovs-vswitchd.
+func (o *OVS) StopSwitch() { o.switchd.Kill() }
+
+// Vsctl runs ovs-vsctl and returns its output.
+func (o *OVS) Vsctl(t testing.TB, args ...string) string {
+	t.Helper()
+	return run(t, "ovs-vsctl", append([]string{"--db=" + o.DB, "--timeout=10"}, args...)...)
+}
+
+// Ports returns the names of our ports.
+func (o *OVS) Ports(t testing.TB) []string {
+	t.Helper()
+	return strings.Fields(o.Vsctl(t, "--bare", "--columns=name", "find", "port", `external_ids:patchbay-sandbox!=""`))
+}
+
+// ShortDir is t.TempDir with a path short enough for unix sockets.
+func ShortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// Eventually waits for cond, for what can't be waited for otherwise.
+func Eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
