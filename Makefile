@@ -37,7 +37,7 @@ test: deps testbin ## every test, under the race detector, on real namespaces, O
 	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -timeout 20m ./...
 
 bench: deps build ## speed, as ratios within one run; also bench.json
-	PATCHBAY_TEST_BIN=$(CURDIR)/$(BIN) $(GO) run ./test/bench
+	@PATCHBAY_TEST_BIN=$(CURDIR)/$(BIN) BENCH_JSON=$(CURDIR)/bench.json $(GO) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m ./test/bench
 
 fuzz: ## each fuzz test for a minute
 	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do for n in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$f); do \

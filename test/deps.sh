@@ -14,7 +14,7 @@ need curl curl
 need ethtool ethtool
 need tcpdump tcpdump
 need gcc gcc
-need nft nftables
+need etcdctl etcd-client
 [ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || { echo "missing:$missing; run as root, or install them" >&2; exit 1; }
 echo "installing:$missing"

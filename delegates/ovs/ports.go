@@ -255,12 +255,14 @@ func remove(ctx context.Context, c client.Client, name string, owns func(*port) 
 		}
 		ops = append(ops, more...)
 	}
-	if have.QoS != nil {
-		more, err := c.Where(&qos{UUID: *have.QoS}).Delete()
-		if err != nil {
-			return nil, err
-		}
-		ops = append(ops, more...)
+	if have.QoS == nil {
+		return ops, nil
 	}
-	return ops, nil
+	bare := &port{}
+	free, err := c.Where(have).Update(bare, &bare.QoS)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := c.Where(&qos{UUID: *have.QoS}).Delete()
+	return slices.Concat(ops, free, gone), err
 }

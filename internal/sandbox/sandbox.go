@@ -15,6 +15,7 @@ import (
 	"runtime"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -69,7 +70,7 @@ func (r *Runtime) Run(ctx context.Context, pod meta.Pod) (*Sandbox, error) {
 	if err := r.save(s); err != nil {
 		return nil, errors.Join(err, netns.DeleteNamed(name))
 	}
-	if err := r.add(ctx, s); err != nil {
+	if _, err := r.Add(ctx, s); err != nil {
 		return nil, errors.Join(fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err), r.Remove(context.WithoutCancel(ctx), pod.Namespace, pod.Name))
 	}
 	return s, nil
@@ -81,7 +82,7 @@ func (r *Runtime) Remove(ctx context.Context, namespace, pod string) error {
 	if err != nil {
 		return err
 	}
-	if err := r.del(ctx, s); err != nil {
+	if err := r.Del(ctx, s); err != nil {
 		return fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
 	}
 	if err := netns.DeleteNamed(filepath.Base(s.Netns)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -103,20 +104,31 @@ func (r *Runtime) Find(namespace, pod string) (*Sandbox, error) {
 	return &s, json.Unmarshal(b, &s)
 }
 
-func (r *Runtime) add(ctx context.Context, s *Sandbox) error {
+// Add calls ADD and returns the plugin's result.
+func (r *Runtime) Add(ctx context.Context, s *Sandbox) (types.Result, error) {
 	c, list, rt, err := r.call(s)
-	if err == nil {
-		_, err = c.AddNetworkList(ctx, list, rt)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return c.AddNetworkList(ctx, list, rt)
 }
 
-func (r *Runtime) del(ctx context.Context, s *Sandbox) error {
+// Del calls DEL.
+func (r *Runtime) Del(ctx context.Context, s *Sandbox) error {
 	c, list, rt, err := r.call(s)
-	if err == nil {
-		err = c.DelNetworkList(ctx, list, rt)
+	if err != nil {
+		return err
 	}
-	return err
+	return c.DelNetworkList(ctx, list, rt)
+}
+
+// Check calls CHECK.
+func (r *Runtime) Check(ctx context.Context, s *Sandbox) error {
+	c, list, rt, err := r.call(s)
+	if err != nil {
+		return err
+	}
+	return c.CheckNetworkList(ctx, list, rt)
 }
 
 func (r *Runtime) call(s *Sandbox) (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf, error) {

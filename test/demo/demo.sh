@@ -15,6 +15,7 @@ in_node() { ip netns exec $NS "$@"; }
 sandbox() { "$BIN/patchctl" sandbox "$@" --state-dir $D/sandboxes --cni-socket $D/cni.sock --del-queue $D/state/del-queue; }
 netns_of() { "$BIN/patchctl" get sandboxes -o json | sed -n "/\"pod\": \"$1\"/,/\"netns\"/s/.*\"netns\": \"\(.*\)\",/\1/p" | head -n1 | xargs -r basename; }
 ip_of() { curl -sS --unix-socket $D/api.sock "http://patchbay/v1/namespaces/default/pods/$1/attachments/$2" | grep -o '"ips":\["[0-9.]*' | cut -d'"' -f4; }
+etcd() { ETCDCTL_API=3 etcdctl --endpoints unix://$D/state/etcd.sock "$@" | sed '/^$/d'; }
 vsctl() { ovs-vsctl --db=unix:$D/ovs/db.sock "$@"; }
 stop_pid() { # a pid file: ask, then wait
 	local pid; pid=$(cat "$1" 2>/dev/null) || return 0
@@ -54,9 +55,9 @@ mkdir -p $D/ovs $D/manifests
 ip netns add $NS
 in_node ip link set lo up
 ovsdb-tool create $D/ovs/conf.db /usr/share/openvswitch/vswitch.ovsschema
-OVS_RUNDIR=$D/ovs in_node ovsdb-server $D/ovs/conf.db --remote=punix:$D/ovs/db.sock --unixctl=$D/ovs/db.ctl --pidfile=$D/ovs/db.pid --detach --log-file=$D/ovs/db.log -vconsole:off
+OVS_RUNDIR=$D/ovs in_node ovsdb-server $D/ovs/conf.db --remote=punix:$D/ovs/db.sock --unixctl=$D/ovs/db.ctl --pidfile=$D/ovs/db.pid --detach -vconsole:off --log-file=$D/ovs/db.log 2>/dev/null
 vsctl --no-wait init
-OVS_RUNDIR=$D/ovs in_node ovs-vswitchd unix:$D/ovs/db.sock --unixctl=$D/ovs/vswitchd.ctl --pidfile=$D/ovs/vswitchd.pid --detach --log-file=$D/ovs/vswitchd.log -vconsole:off
+OVS_RUNDIR=$D/ovs in_node ovs-vswitchd unix:$D/ovs/db.sock --unixctl=$D/ovs/vswitchd.ctl --pidfile=$D/ovs/vswitchd.pid --detach -vconsole:off --log-file=$D/ovs/vswitchd.log 2>/dev/null
 note "$(ovs-vswitchd --version | head -n1), userspace datapath"
 
 say "patchbayd, with its embedded etcd; it makes the bridges br-data and br-control"
@@ -107,8 +108,9 @@ note "$(grep receiver $D/iperf.txt)"
 
 say "What is recorded"
 show "$BIN/patchctl" get attachments -o wide
-note "in etcd (etcdctl --endpoints unix://$D/state/etcd.sock get --prefix /patchbay/v1):"
-"$BIN/patchctl" ipam show | sed 's/^/     /'
+note "in etcd, the keys, and who has web's first address:"
+show etcd get --prefix --keys-only /patchbay/v1/
+show etcd get "/patchbay/v1/ipam/10.12.0.0-16/ips/$(ip_of web net1)"
 show "$BIN/patchctl" get sandboxes -o wide
 note "and on Open vSwitch:"
 show ovs-vsctl --db=unix:$D/ovs/db.sock show

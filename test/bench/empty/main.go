@@ -1,0 +1,4 @@
+// Command empty is the floor of an exec.
+package main
+
+func main() {}
