@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,20 +85,29 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, versionOf(req.Config), err)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if out != nil {
-		_ = json.NewEncoder(w).Encode(out) // the shim may have gone
+	answer(w, http.StatusOK, out)
+}
+
+// answer writes v, nothing for nil, with its length. The shim may have gone by then: it is not told.
+func answer(w http.ResponseWriter, status int, v any) {
+	var b []byte
+	if v != nil {
+		var err error
+		if b, err = json.Marshal(v); err != nil {
+			status, b = http.StatusInternalServerError, []byte(`{"code":999,"msg":"result can't be encoded"}`)
+		}
 	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(status)
+	_, _ = w.Write(b)
 }
 
 func (s *Server) fail(w http.ResponseWriter, version string, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusInternalServerError)
-	e := toCNI(err)
-	_ = json.NewEncoder(w).Encode(struct {
+	answer(w, http.StatusInternalServerError, struct {
 		CNIVersion string `json:"cniVersion,omitempty"`
 		*types.Error
-	}{version, e})
+	}{version, toCNI(err)})
 }
 
 // call answers one call. The result is nil for commands that have none.

@@ -6,13 +6,11 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -133,51 +131,31 @@ var errAway = errors.New("no answer")
 func away(err error) bool { return errors.Is(err, errAway) }
 
 func send(plugin, socket string, req cniwire.Request, wait time.Duration) ([]byte, error) {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input", err.Error())
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
-	defer cancel()
-	conn, err := dial(ctx, socket, wait)
+	conn, err := dial(socket, wait)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errAway, err)
 	}
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://patchbay"+cniwire.PathPrefix+plugin, bytes.NewReader(body))
-	if err != nil {
-		return nil, types.NewError(types.ErrInternal, "request", err.Error())
-	}
-	resp, err := c.Do(r)
-	if err != nil {
+	defer conn.Close()
+	ok, answer, err := cniwire.Call(conn, plugin, &req, time.Now().Add(callTimeout))
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errAway, err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errAway, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		if !json.Valid(answer) {
-			return nil, types.NewError(types.ErrInternal, "patchbayd answered "+resp.Status, string(answer))
-		}
+	case !ok && !json.Valid(answer):
+		return nil, types.NewError(types.ErrInternal, "patchbayd gave an answer that is not JSON", string(answer))
+	case !ok:
 		return nil, failure{bytes.TrimSpace(answer)}
 	}
 	return answer, nil
 }
 
 // dial waits for the socket. Nothing tells when a socket is listened on again, so it tries.
-func dial(ctx context.Context, socket string, wait time.Duration) (net.Conn, error) {
+func dial(socket string, wait time.Duration) (net.Conn, error) {
 	deadline := time.Now().Add(wait)
 	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		conn, err := net.Dial("unix", socket)
 		if err == nil || time.Now().After(deadline) {
 			return conn, err
 		}
-		select {
-		case <-time.After(50 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }

@@ -126,19 +126,21 @@ func (d *Delegate) closeLater(as []*announcer) {
 	})
 }
 
-// Del removes ports, then links. It needs neither the configuration nor the pod's namespace.
+// Del removes ports and links; it needs neither the configuration nor the pod's namespace. Both go
+// at once: the kernel takes its 20 ms for the links while ovsdb-server commits.
 func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	names := make([]string, len(as))
 	for i, a := range as {
 		names[i] = HostName(s.ContainerID, a.Interface)
 	}
-	if err := d.ports.del(ctx, names, func(p *port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID }); err != nil {
-		return err
-	}
-	if err := d.links.remove(names); err != nil {
-		return err
-	}
-	return failpoint.Hit(failpoint.OvsLinkDeleted)
+	var g errgroup.Group
+	g.Go(func() error {
+		return d.ports.del(ctx, names, func(p *port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
+	})
+	g.Go(func() error {
+		return errors.Join(d.links.remove(names), failpoint.Hit(failpoint.OvsLinkDeleted))
+	})
+	return g.Wait()
 }
 
 // Status fails with 51 when Open vSwitch is away, and with 50 when this node lacks the bridge.

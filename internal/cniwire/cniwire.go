@@ -5,7 +5,6 @@ package cniwire
 
 import (
 	"encoding/json"
-	"regexp"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -40,7 +39,16 @@ type Request struct {
 	Config      json.RawMessage `json:"config"`
 }
 
-var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.\-]*$`)
+// validID checks a container ID: a letter or digit, then letters, digits, '_', '.', '-'.
+func validID(id string) bool {
+	for i, r := range []byte(id) {
+		alnum := r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
+		if !alnum && (i == 0 || r != '_' && r != '.' && r != '-') {
+			return false
+		}
+	}
+	return id != ""
+}
 
 // Validate checks the parameters as CNI 1.1.0 section 2 demands for the command; a missing
 // variable is error 4 with the variables' names.
@@ -63,7 +71,7 @@ func (r *Request) Validate() *types.Error {
 	if len(missing) > 0 {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "required env variables ["+strings.Join(missing, ",")+"] missing", "")
 	}
-	if r.ContainerID != "" && !idPattern.MatchString(r.ContainerID) {
+	if r.ContainerID != "" && !validID(r.ContainerID) {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "invalid characters in CNI_CONTAINERID", quote(r.ContainerID))
 	}
 	if r.IfName != "" {

@@ -45,8 +45,6 @@ func StartEmbedded(ctx context.Context, stateDir string) (*Embedded, error) {
 	cfg.ListenPeerUrls = nil
 	cfg.AdvertisePeerUrls = []url.URL{peer}
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	// The only member wins every election: don't wait a second for rivals.
-	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.MaxTxnOps = 4096
 	cfg.SnapshotCount = 1000 // entries kept in memory; the default of 10000 costs tens of MB
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic

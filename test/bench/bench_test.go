@@ -80,7 +80,7 @@ func benchShim(b *testing.B, n *testnode.Node, r *report) {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"cniVersion":"1.1.0"}`) })}
 	go func() { _ = srv.Serve(l) }()
 	defer srv.Close()
-	bare := build(b, "httpcall", "")
+	bare := build(b, "httpcall")
 	shim := filepath.Join(testnode.Bin(), "patchbay")
 	conf := `{"cniVersion":"1.1.0","name":"p","type":"patchbay","socket":"` + socket + `"}`
 	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c", "CNI_NETNS=/run/netns/x", "CNI_IFNAME=eth0"}
@@ -98,16 +98,18 @@ func benchSmall(b *testing.B, n *testnode.Node, r *report, f *floor, s *shim, po
 	if ports > 0 {
 		suffix, count = fmt.Sprintf(", %d ports", ports), 40
 	}
-	empty := build(b, "empty", "")
-	for i := range count {
+	empty := build(b, "empty")
+	id := fmt.Sprintf("p%d", ports)
+	ns := testnode.Netns(b, id)
+	for range count {
+		settle()
 		f.measure(r, suffix, func() { runProgram(b, "", nil, empty) })
-		id := fmt.Sprintf("p%d%d", ports, i)
-		ns := testnode.Netns(b, id)
-		r.time("ADD 1 NIC"+suffix, func() { s.call("ADD", id, ns, "one") })
-		r.time("DEL 1 NIC"+suffix, func() { s.call("DEL", id, ns, "one") })
-		r.time("ADD 3 NICs"+suffix, func() { s.call("ADD", id, ns, "three") })
-		r.time("DEL 3 NICs"+suffix, func() { s.call("DEL", id, ns, "three") })
-		testnode.Sh(b, "ip", "netns", "del", id)
+		for _, pod := range []struct{ name, what string }{{"one", "1 NIC"}, {"three", "3 NICs"}} {
+			settle()
+			r.time("ADD "+pod.what+suffix, func() { s.call("ADD", id, ns, pod.name) })
+			settle()
+			r.time("DEL "+pod.what+suffix, func() { s.call("DEL", id, ns, pod.name) })
+		}
 	}
 	if ports == 0 {
 		r.ratio("ADD of 1 NIC to the floor's sum", "ADD 1 NIC", "floor: all", 1.5)
@@ -117,13 +119,12 @@ func benchSmall(b *testing.B, n *testnode.Node, r *report, f *floor, s *shim, po
 
 // benchDelete compares DEL with one grouped link deletion.
 func benchDelete(b *testing.B, r *report, f *floor, s *shim) {
-	for i := range 60 {
+	ns := testnode.Netns(b, "d")
+	for range rounds {
 		f.groupedDelete(r)
-		id := fmt.Sprintf("d%d", i)
-		ns := testnode.Netns(b, id)
-		s.call("ADD", id, ns, "three")
-		r.time("DEL 3 NICs, next to the grouped deletion", func() { s.call("DEL", id, ns, "three") })
-		testnode.Sh(b, "ip", "netns", "del", id)
+		s.call("ADD", "d", ns, "three")
+		settle()
+		r.time("DEL 3 NICs, next to the grouped deletion", func() { s.call("DEL", "d", ns, "three") })
 	}
 	r.ratio("DEL of 3 NICs to one grouped link deletion", "DEL 3 NICs, next to the grouped deletion", "floor: grouped deletion of 3 links", 1.3)
 }
@@ -135,12 +136,15 @@ func benchHot(b *testing.B, n *testnode.Node, r *report, f *floor) {
 	s.call("ADD", "hot", ns, "host")
 	ctx := context.Background()
 	for range rounds {
+		settle()
 		f.measure(r, " (hot)", func() {})
+		settle()
 		r.time("hot attach over REST", func() {
 			if _, err := n.Client.Attach(ctx, "default", "host", client.Request{Network: "data", Interface: "h0"}); err != nil {
 				b.Fatal(err)
 			}
 		})
+		settle()
 		r.time("hot detach over REST", func() {
 			if err := n.Client.Detach(ctx, "default", "host", "h0"); err != nil {
 				b.Fatal(err)
@@ -226,7 +230,7 @@ func runProgram(b *testing.B, stdin string, env []string, name string, args ...s
 	}
 }
 
-func build(b *testing.B, name, _ string) string {
+func build(b *testing.B, name string) string {
 	_, self, _, _ := runtime.Caller(0)
 	out := filepath.Join("/run", name)
 	if _, err := os.Stat(out); err == nil {
@@ -240,6 +244,10 @@ func build(b *testing.B, name, _ string) string {
 	}
 	return out
 }
+
+// settle lets ovs-vswitchd and the kernel finish what the last step has left them, so that each
+// measured step finds the machine at rest.
+func settle() { time.Sleep(25 * time.Millisecond) }
 
 func etcdClient(b *testing.B, n *testnode.Node) *clientv3.Client {
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + n.Dir + "/state/etcd.sock"}, Logger: zap.NewNop()})

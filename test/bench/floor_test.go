@@ -181,6 +181,7 @@ func (f *floor) groupedDelete(r *report) {
 		f.must(err)
 		f.must(netlink.LinkSetGroup(l, group))
 	}
+	settle()
 	r.time("floor: grouped deletion of 3 links", func() {
 		req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
