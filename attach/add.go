@@ -194,6 +194,11 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 		m.work = append(m.work, &delegates.Attachment{Interface: w.Interface, Network: w.Network, Config: w.Config, RuntimeConfig: w.RuntimeConfig})
 	}
 	clock := m.e.stages(command)
+	for _, a := range m.work {
+		if err := m.e.Plugins.Installed(a.Config, m.sandbox.Path); err != nil {
+			return nil, m.explain(fmt.Errorf("%s: %w", a.Interface, err))
+		}
+	}
 	if err := m.reserve(ctx); err != nil {
 		m.cancel()
 		return nil, m.explain(err)
@@ -345,7 +350,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 		names[i] = m.as[i].Spec.Interface
 		m.as[i].Status.Phase, m.as[i].Status.Message = Failed, cause.Error()
 	}
-	err := m.e.unmake(ctx, m.sandbox, m.as)
+	err := m.unmake(ctx)
 	if err == nil {
 		err = failpoint.Hit(failpoint.UndoUnmade)
 	}
@@ -360,6 +365,18 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	m.cancel()
 	m.e.logger(m.before).Warn("attach failed and was undone", "interface", names, "error", cause)
 	return m.explain(cause)
+}
+
+// unmake takes back what was tried.
+func (m *making) unmake(ctx context.Context) error {
+	var tried []Attachment
+	for i, a := range m.work {
+		m.as[i].Status.Result = a.Result
+		if a.Tried || a.Addresses != nil {
+			tried = append(tried, m.as[i])
+		}
+	}
+	return m.e.unmake(ctx, m.sandbox, tried)
 }
 
 func (m *making) cancel() {

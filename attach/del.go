@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
@@ -149,17 +151,31 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 	for end := len(work); end > 0; {
 		del := e.delegate(work[end-1].Config)
 		begin := end - 1
-		for begin > 0 && e.delegate(work[begin-1].Config) == del {
+		for del == e.Native && begin > 0 && e.delegate(work[begin-1].Config) == del {
 			begin--
 		}
-		if err := del.Del(ctx, d, work[begin:end]); err != nil {
+		err := del.Del(ctx, d, work[begin:end])
+		switch {
+		case err != nil && as[begin].neverMade() && definite(err):
+			// A plugin that made nothing and refuses to unmake it too will not do better next time.
+			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", work[begin].Interface, "error", err)
+		case err != nil:
 			errs = append(errs, err)
-		} else {
+		default:
 			errs = append(errs, e.foreignRelease(ctx, d, work[begin:end]))
 		}
 		end = begin
 	}
 	return errors.Join(errs...)
+}
+
+// neverMade reports that no plugin has answered an ADD of the attachment with success.
+func (a Attachment) neverMade() bool { return a.Status.Phase != Ready && a.Status.Result == nil }
+
+// definite reports that an error is a plugin's own word, not a time-out or something being away.
+func definite(err error) bool {
+	var e *types.Error
+	return errors.As(err, &e) && e.Code != types.ErrTryAgainLater
 }
 
 // foreignRelease has other IPAM plugins free the addresses of natively made attachments.

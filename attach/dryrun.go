@@ -32,6 +32,9 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 			return s, nil, err
 		}
 	}
+	if err := e.Plugins.Installed(w.Config, s.CNIPath); err != nil {
+		return s, nil, err
+	}
 	if err := e.delegate(w.Config).Status(ctx, w.Config); err != nil {
 		return s, nil, err
 	}

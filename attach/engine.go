@@ -49,6 +49,7 @@ type Native interface {
 // Plugins is the delegate that executes.
 type Plugins interface {
 	delegates.Delegate
+	Installed(list *cniconf.List, path []string) error
 	GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error
 	IPAM(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error)
 }

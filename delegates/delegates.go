@@ -53,6 +53,8 @@ type Attachment struct {
 	// Result is what Add made; Bridge and Port where, on Open vSwitch.
 	Result       *types100.Result
 	Bridge, Port string
+	// Tried says that Add has come to the attachment: anything of it may be there.
+	Tried bool
 }
 
 // CNIArgs joins the sandbox's CNI_ARGS and an attachment's.

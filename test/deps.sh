@@ -15,6 +15,7 @@ need ethtool ethtool
 need tcpdump tcpdump
 need gcc gcc
 need etcdctl etcd-client
+need etcd etcd-server
 [ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || { echo "missing:$missing; run as root, or install them" >&2; exit 1; }
 echo "installing:$missing"

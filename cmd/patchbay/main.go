@@ -67,6 +67,9 @@ func run(plugin string) ([]byte, error) {
 		return nil, types.NewError(types.ErrIOFailure, "read standard input", err.Error())
 	}
 	conf := netconf{Socket: cniwire.DefaultSocket, DelQueue: delqueue.DefaultDir}
+	if s := os.Getenv(cniwire.SocketEnv); s != "" {
+		conf.Socket = s
+	}
 	if len(bytes.TrimSpace(stdin)) > 0 {
 		if err := json.Unmarshal(stdin, &conf); err != nil {
 			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input", err.Error())

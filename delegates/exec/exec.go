@@ -38,6 +38,7 @@ func New(r *Runner, native Native) *Delegate { return &Delegate{run: r, native: 
 // Add runs ADD through each attachment's list, the attachments in turn.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
+		a.Tried = true
 		if err := d.add(ctx, s, a); err != nil {
 			return err
 		}
@@ -170,6 +171,34 @@ func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCA
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Installed reports, before anything is made, which of the plugins that the list needs is not there:
+// one that can't be executed can't undo either.
+func (d *Delegate) Installed(list *cniconf.List, path []string) error {
+	for _, p := range list.Plugins {
+		if d.native == nil || !d.native.Handles(p.Type) {
+			if _, err := d.run.find(p.Type, path); err != nil {
+				return err
+			}
+		}
+		var ipam struct {
+			Type string `json:"type"`
+		}
+		if p.IPAM == nil {
+			continue
+		}
+		if err := json.Unmarshal(p.IPAM, &ipam); err != nil {
+			return types.NewError(types.ErrInvalidNetworkConfig, "ipam of plugin "+p.Type, cniconf.Explain(p.IPAM, err))
+		}
+		if ipam.Type == "" || d.native != nil && d.native.Handles(p.Type) && ipam.Type == "patchbay-ipam" {
+			continue
+		}
+		if _, err := d.run.find(ipam.Type, path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // IPAM runs an IPAM plugin for a native delegate, with the delegate's whole configuration.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,11 +27,13 @@ type Runner struct {
 	dirs     []string
 	deadline time.Duration
 	slots    chan struct{}
+	env      []string
 }
 
-// NewRunner returns a Runner for the plugins in dirs.
-func NewRunner(dirs []string, deadline time.Duration, concurrency int) *Runner {
-	return &Runner{dirs: dirs, deadline: deadline, slots: make(chan struct{}, concurrency)}
+// NewRunner returns a Runner for the plugins in dirs, so many at a time, each with env added to
+// its environment.
+func NewRunner(dirs []string, deadline time.Duration, concurrency int, env ...string) *Runner {
+	return &Runner{dirs: dirs, deadline: deadline, slots: make(chan struct{}, concurrency), env: env}
 }
 
 // A Call is the execution of one plugin.
@@ -91,7 +94,7 @@ func pluginError(c Call, err error, stdout []byte, stderr string) error {
 }
 
 func (r *Runner) environ(c Call) []string {
-	env := make([]string, 0, len(os.Environ())+6)
+	env := slices.Clone(r.env)
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "CNI_") {
 			env = append(env, e)
@@ -101,18 +104,15 @@ func (r *Runner) environ(c Call) []string {
 		"CNI_IFNAME="+c.IfName, "CNI_ARGS="+c.Args, "CNI_PATH="+strings.Join(r.path(c.Path), string(os.PathListSeparator)))
 }
 
-// path is what of the caller's CNI_PATH is permitted; all permitted directories if it has none.
+// path is the permitted directories, those of the caller's CNI_PATH first.
 func (r *Runner) path(caller []string) []string {
 	var dirs []string
-	for _, d := range caller {
+	for _, d := range slices.Concat(caller, r.dirs) {
 		for _, ok := range r.dirs {
-			if filepath.Clean(d) == filepath.Clean(ok) {
+			if filepath.Clean(d) == filepath.Clean(ok) && !slices.Contains(dirs, ok) {
 				dirs = append(dirs, ok)
 			}
 		}
-	}
-	if len(dirs) == 0 {
-		return r.dirs
 	}
 	return dirs
 }

@@ -69,6 +69,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 		}
 	}
 	for _, p := range plans {
+		p.a.Tried = true
 		if err := d.links.create(p.port.name, p.a.Interface, p.mac, p.conf.MTU, s.Netns); err != nil {
 			if errors.Is(err, errExists) {
 				return types.NewError(cniwire.ErrRefused, err.Error(), "choose another \"interface\" name")

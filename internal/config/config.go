@@ -79,6 +79,8 @@ type Meta struct {
 	GlobalNamespaces   []string `yaml:"globalNamespaces"`
 	CNIBinDirs         []string `yaml:"cniBinDirs"`
 	CNIConfDir         string   `yaml:"cniConfDir"`
+	DelegateTimeout    Duration `yaml:"delegateTimeout"`
+	DelegateLimit      int      `yaml:"delegateLimit"` // delegates in flight
 }
 
 // OVS is the switch and the bridges of this node, by role.
@@ -144,7 +146,8 @@ func Default() Config {
 		Kubernetes: Kubernetes{Enabled: "auto"},
 		Listen:     Listen{CNI: "/run/patchbay/cni.sock", API: "/run/patchbay/api.sock"},
 		Meta: Meta{SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
-			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d"},
+			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
+			DelegateTimeout: Duration(30 * time.Second), DelegateLimit: 16},
 		OVS: OVS{DB: "unix:/var/run/openvswitch/db.sock"},
 		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute)},
 		Log: Log{Level: "info", Format: "text"},
@@ -272,6 +275,9 @@ func (c *Config) validate() error {
 	}
 	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
 		return fmt.Errorf("log.format %q is neither text nor json", c.Log.Format)
+	}
+	if c.Meta.DelegateTimeout < Duration(time.Second) || c.Meta.DelegateLimit < 1 {
+		return errors.New("meta.delegateTimeout must be 1s or more, and meta.delegateLimit 1 or more")
 	}
 	if c.GC.Interval < Duration(time.Second) || c.GC.Grace < Duration(time.Second) {
 		return errors.New("gc.interval and gc.grace must be 1s or more")

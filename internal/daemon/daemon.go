@@ -33,11 +33,9 @@ import (
 )
 
 const (
-	execDeadline    = 30 * time.Second
-	execConcurrency = 16
-	startTimeout    = 60 * time.Second
-	ovsWait         = 10 * time.Second // for Open vSwitch at the start; it may also come later
-	drainTimeout    = 20 * time.Second
+	startTimeout = 60 * time.Second
+	ovsWait      = 10 * time.Second // for Open vSwitch at the start; it may also come later
+	drainTimeout = 20 * time.Second
 )
 
 // A Daemon is patchbayd, started.
@@ -117,7 +115,8 @@ func (d *Daemon) build(ctx context.Context) error {
 	commit := etcd.NewCommitter(d.kv)
 	d.source = manifest.New(d.cfg.Standalone.Manifests, d.log)
 	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
-	d.plugins = exec.New(exec.NewRunner(d.cfg.Meta.CNIBinDirs, execDeadline, execConcurrency), d.native)
+	d.plugins = exec.New(exec.NewRunner(d.cfg.Meta.CNIBinDirs, time.Duration(d.cfg.Meta.DelegateTimeout), d.cfg.Meta.DelegateLimit,
+		cniwire.SocketEnv+"="+d.cfg.Listen.CNI), d.native)
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	d.planner = meta.NewPlanner(d.source, meta.Config{

@@ -96,3 +96,32 @@ func run(t testing.TB, name string, args ...string) string {
 	}
 	return string(out)
 }
+
+// An Etcd is a real etcd in a process of its own.
+type Etcd struct {
+	Endpoint string
+	dir      string
+	process  *Process
+}
+
+// StartEtcd starts Debian's etcd, on loopback.
+func StartEtcd(t testing.TB, dir string) *Etcd {
+	t.Helper()
+	e := &Etcd{Endpoint: "http://127.0.0.1:2379", dir: dir}
+	e.Start(t)
+	t.Cleanup(e.Stop)
+	return e
+}
+
+// Start starts it again after Stop.
+func (e *Etcd) Start(t testing.TB) {
+	t.Helper()
+	e.process = Start(t, filepath.Join(e.dir, "etcd.log"), nil, "etcd", "--data-dir="+e.dir+"/data", "--listen-client-urls="+e.Endpoint,
+		"--advertise-client-urls="+e.Endpoint, "--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error")
+	Eventually(t, "etcd answers", func() bool {
+		return exec.Command("etcdctl", "--endpoints", e.Endpoint, "endpoint", "health").Run() == nil
+	})
+}
+
+// Stop ends it.
+func (e *Etcd) Stop() { e.process.Stop() }

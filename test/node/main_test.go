@@ -3,6 +3,7 @@
 package node
 
 import (
+	"net"
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/internal/testnode"
@@ -42,7 +43,7 @@ apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: limited}
 spec:
-  config: '{"cniVersion": "1.1.0", "name": "limited", "type": "patchbay-ovs", "network": "data",
+  config: '{"cniVersion": "1.1.0", "name": "limited", "type": "patchbay-ovs", "network": "control",
     "qos": {"ingressRate": "20M", "egressRate": "20M"},
     "ipam": {"type": "patchbay-ipam", "network": "10.16.0.0/16", "subnetLen": 24}}'
 ---
@@ -108,6 +109,12 @@ spec:
 ---
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
+metadata: {name: fails}
+spec:
+  config: '{"cniVersion": "1.0.0", "name": "fails", "type": "macvlan", "master": "nonexistent0", "ipam": {"type": "patchbay-ipam", "network": "10.21.0.0/16", "subnetLen": 24, "cooldown": "0s"}}'
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
 metadata: {name: itself}
 spec:
   config: '{"cniVersion": "1.0.0", "name": "itself", "type": "patchbay"}'
@@ -115,5 +122,9 @@ spec:
 
 func newNode(t *testing.T, set ...string) *testnode.Node {
 	t.Helper()
+	if _, err := net.InterfaceByName("lan0"); err != nil { // the macvlan's master
+		testnode.Sh(t, "ip", "link", "add", "lan0", "up", "type", "veth", "peer", "name", "lan1")
+		testnode.Sh(t, "ip", "link", "set", "lan1", "up")
+	}
 	return testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": networks}, Set: set})
 }

@@ -1,0 +1,214 @@
+package node
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/sandbox"
+	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data,control")
+	n.Run(t, "b", "data")
+	n.Daemon.Kill()
+
+	// Interfaces go on forwarding.
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+
+	// ADD fails with code 11, after its wait, naming the socket.
+	n.Runtime.NetConf = []byte(strings.Replace(string(n.Runtime.NetConf), `"type":"patchbay"`, `"type":"patchbay","waitSeconds":0`, 1))
+	if _, err := n.TryRun("c", "data"); err == nil || !strings.Contains(err.Error(), n.CNI) {
+		t.Errorf("ADD without a daemon: %v", err)
+	}
+	// DEL is a success, queued on disk.
+	if err := n.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(n.Dir + "/state/del-queue/*.json")
+	if err != nil || len(files) != 2 { // a's, and that of c's failed ADD
+		t.Errorf("queue: %v, %v", files, err)
+	}
+	for _, f := range files {
+		if fi, err := os.Stat(f); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", f, fi.Mode(), err)
+		}
+	}
+	n.Start(t)
+	n.AssertClean(t)
+	l, err := n.Client.List(context.Background(), client.Filter{})
+	if err != nil || len(l) != 1 || l[0].Pod != "b" {
+		t.Errorf("after the restart: %+v, %v", l, err)
+	}
+}
+
+func TestOvsdbServerRestarts(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	n.Run(t, "b", "data")
+	// Without ovsdb-server ovs-vswitchd 3.1 does not poll ports that have no thread of their own:
+	// packets wait until it is back. That is Open vSwitch's, with or without us.
+	n.OVS.StopServer()
+	result := make(chan error, 1)
+	go func() {
+		_, err := n.TryRun("c", "data,control")
+		result <- err
+	}()
+	time.Sleep(500 * time.Millisecond) // the ADD is under way and waits
+	n.OVS.StartServer(t)
+	if err := <-result; err != nil {
+		t.Errorf("an ADD during the restart: %v", err)
+	}
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.4")
+	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control"}); err != nil {
+		t.Error(err)
+	}
+	for _, p := range []string{"a", "b", "c"} {
+		if err := n.Remove(p); err != nil {
+			t.Error(err)
+		}
+	}
+	n.AssertEmpty(t)
+}
+
+func TestVswitchdIsAwayDuringAnAdd(t *testing.T) {
+	n := newNode(t)
+	n.Run(t, "a", "data")
+	n.OVS.StopSwitch()
+	if _, err := n.TryRun("b", "data"); err == nil || !strings.Contains(err.Error(), "is ovs-vswitchd running?") {
+		t.Errorf("ADD without ovs-vswitchd: %v", err)
+	}
+	n.OVS.StartSwitch(t)
+	n.AssertClean(t)
+	n.Run(t, "c", "data")
+}
+
+func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	n.Run(t, "b", "data")
+	n.Daemon.Stop()
+	l := n.OVS.Vsctl(t, "--bare", "--columns=name", "find", "port", `external_ids:patchbay-pod="default/a"`)
+	n.OVS.Vsctl(t, "del-port", strings.TrimSpace(l))
+	n.Start(t)
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	check(t, n, a)
+}
+
+func TestCheckTellsWhatIsLost(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	ctx := context.Background()
+	testnode.Exec(t, a, "ip", "addr", "flush", "dev", "net1")
+	if err := n.Runtime.Check(ctx, a); err == nil || !strings.Contains(err.Error(), "lost address 10.12.0.2/24") {
+		t.Error(err)
+	}
+	testnode.Exec(t, a, "ip", "link", "set", "net1", "down")
+	if err := n.Runtime.Check(ctx, a); err == nil || !strings.Contains(err.Error(), "is down") {
+		t.Error(err)
+	}
+	testnode.Exec(t, a, "ip", "link", "del", "net1")
+	if err := n.Runtime.Check(ctx, a); err == nil || !strings.Contains(err.Error(), "missing") {
+		t.Error(err)
+	}
+}
+
+func TestANetnsThatIsGoneOrReused(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	n.Run(t, "b", "data")
+	// Another pod's namespace at the path: nothing in it is touched.
+	testnode.Sh(t, "ip", "netns", "del", filepath.Base(a.Netns))
+	testnode.Netns(t, filepath.Base(a.Netns))
+	testnode.Exec(t, a, "ip", "link", "add", "net1", "type", "veth", "peer", "name", "other")
+	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control"}); err == nil || !strings.Contains(err.Error(), "another network namespace") {
+		t.Errorf("hot attach into a reused path: %v", err)
+	}
+	if err := n.Runtime.Del(context.Background(), a); err != nil {
+		t.Error(err)
+	}
+	if out := testnode.Exec(t, a, "ip", "link"); !strings.Contains(out, "net1") {
+		t.Error("DEL touched another pod's interface")
+	}
+	// The host's own namespace is never entered.
+	testnode.Sh(t, "touch", "/run/netns/host")
+	testnode.Sh(t, "mount", "--bind", "/proc/1/ns/net", "/run/netns/host")
+	defer testnode.Sh(t, "umount", "/run/netns/host")
+	host := &sandbox.Sandbox{ContainerID: "host", Netns: "/run/netns/host", Namespace: "default", Pod: "h", Annotations: map[string]string{meta.NetworksAnnotation: "data"}}
+	for path, want := range map[string]string{"/run/netns/host": "host's own", "/run/nothing": "gone", "/etc/passwd": "gone", "/proc/1/ns/net": "open network namespace"} {
+		host.Netns = path
+		if _, err := n.Runtime.Add(context.Background(), host); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("netns %s: %v, want %q", path, err, want)
+		}
+	}
+	// b's namespace vanishes and nobody calls DEL: it is collected after the grace.
+	b, err := n.Runtime.Find("default", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testnode.Sh(t, "ip", "netns", "del", filepath.Base(b.Netns))
+	testnode.Eventually(t, "b is collected", func() bool { return len(n.OVS.Ports(t)) == 0 })
+	n.AssertEmpty(t)
+	_ = n.Remove("b")
+	_ = os.Remove(n.Dir + "/sandboxes/default_a.json")
+}
+
+func TestEtcdStopsAndStarts(t *testing.T) {
+	dir := testnode.ShortDir(t)
+	etcd := testnode.StartEtcd(t, dir)
+	n := newNode(t, "etcd.endpoints=["+etcd.Endpoint+"]")
+	a := n.Run(t, "a", "data")
+	n.Run(t, "b", "data")
+	etcd.Stop()
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	begin := time.Now()
+	_, err := n.TryRun("c", "data")
+	if err == nil || !strings.Contains(err.Error(), "etcd is unavailable") {
+		t.Errorf("ADD without etcd: %v", err)
+	}
+	if took := time.Since(begin); took > 60*time.Second {
+		t.Errorf("it took %s to say so", took)
+	}
+	if err := n.Remove("b"); err == nil {
+		t.Error("a DEL that can't be recorded must say so")
+	}
+	etcd.Start(t)
+	testnode.Eventually(t, "a pod starts again", func() bool { _, err := n.TryRun("d", "data"); return err == nil })
+	for _, p := range []string{"a", "b", "d"} {
+		if err := n.Remove(p); err != nil {
+			t.Errorf("remove %s: %v", p, err)
+		}
+	}
+	testnode.Eventually(t, "the failed ADD's leftovers are collected", func() bool {
+		l, err := n.Client.List(context.Background(), client.Filter{})
+		return err == nil && len(l) == 0
+	})
+	n.AssertEmpty(t)
+}
+
+func TestADelegateThatHangsIsEnded(t *testing.T) {
+	n := newNode(t)
+	plugins := n.Dir + "/plugins"
+	if err := os.Mkdir(plugins, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := "#!/bin/sh\ncat >/dev/null\n[ $CNI_COMMAND = ADD ] && sleep 1000\nexit 0\n"
+	if err := os.WriteFile(plugins+"/hang", []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n.Daemon.Stop()
+	n.Set = append(n.Set, "meta.cniBinDirs=["+plugins+"]", "meta.delegateTimeout=2s")
+	n.Start(t)
+	n.Write(t, "hang.yaml", "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: hang}\nspec: {config: '{\"cniVersion\": \"1.0.0\", \"name\": \"hang\", \"type\": \"hang\"}'}\n")
+	if _, err := n.TryRun("a", "data,hang"); err == nil || !strings.Contains(err.Error(), "plugin hang did not finish ADD within 2s") {
+		t.Error(err)
+	}
+	n.AssertEmpty(t)
+}
