@@ -1,0 +1,153 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func pool(t *testing.T, config string) *Pool {
+	t.Helper()
+	p, err := ParseConfig([]byte(config), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func owner(i int) Owner {
+	return Owner{Node: "n1", ContainerID: fmt.Sprintf("c%d", i), IfName: "net1"}
+}
+
+func TestTwoSettingsAreAPool(t *testing.T) {
+	p := pool(t, `{"type": "patchbay-ipam", "network": "10.12.0.0/16", "subnetLen": 24}`)
+	if p.Name != "10.12.0.0-16" || p.Networks[0].Min.String() != "10.12.0.0/24" || p.Networks[0].Max.String() != "10.12.255.0/24" {
+		t.Errorf("%+v", p)
+	}
+	v6 := pool(t, `{"networks": ["10.13.0.0/16", "fd00:13::/48"], "subnetLen": 24}`)
+	if v6.Networks[1].SubnetBits != 56 || v6.Networks[1].Max.String() != "fd00:13:0:ff00::/56" {
+		t.Errorf("%+v", v6)
+	}
+}
+
+func TestBadPoolsAreRefused(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"subnetLen": 24}`:                                                                             "network is missing",
+		`{"network": "10.0.0.0/16"}`:                                                                    "set subnetLen",
+		`{"network": "10.0.0.1/16", "subnetLen": 24}`:                                                   "write 10.0.0.0/16",
+		`{"network": "ten", "subnetLen": 24}`:                                                           "not a CIDR",
+		`{"network": "10.0.0.0/16", "subnetLen": 8}`:                                                    "between 16 and 30",
+		`{"network": "10.0.0.0/16", "subnetLen": 31}`:                                                   "between 16 and 30",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "subnetMin": "10.0.1.1"}`:                          "subnetMin",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "subnetMax": "10.1.0.0"}`:                          "subnetMax",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "subnetMin": "10.0.9.0", "subnetMax": "10.0.8.0"}`: "above",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "exclude": ["x"]}`:                                 "exclude",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "gateway": "192.0.2.1"}`:                           "gateway",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "cooldown": "soon"}`:                               "cooldown",
+		`{"network": "10.0.0.0/16", "subnetlen": 24, "colour": 1}`:                                      "colour",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "pool": "A/B"}`:                                    "pool name",
+		`{"network": "fd00::/32", "subnetLen": 64}`:                                                     "2^24",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "mode": "cluster"}`:                                `mode "cluster"`,
+	} {
+		if _, err := ParseConfig([]byte(config), nil); err == nil || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", config, err, want)
+		}
+	}
+}
+
+// TestChoiceIsSound checks by random runs what must hold of any choice: inside the subnet, not its
+// own, gateway's or broadcast address, not excluded, never with two owners, exhausted only if full.
+func TestChoiceIsSound(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		bits := 24 + r.IntN(6)
+		p := pool(t, fmt.Sprintf(`{"network": "10.0.0.0/16", "subnetLen": %d, "cooldown": "0s", "exclude": ["10.0.0.%d", "10.0.0.%d/31"]}`, bits, r.IntN(20), 2*r.IntN(20)))
+		s := NewSubnet(p, netip.MustParsePrefix(fmt.Sprintf("10.0.0.0/%d", bits)), nil)
+		have := map[netip.Addr]int{}
+		for i := range 600 {
+			if r.IntN(3) == 0 && len(have) > 0 {
+				for a, n := range have {
+					s.Release(a, owner(n), time.Now())
+					delete(have, a)
+					break
+				}
+				continue
+			}
+			a, err := s.Choose(owner(i), time.Now())
+			if errors.Is(err, ErrExhausted) {
+				for a := s.Prefix.Addr().Next().Next(); s.Prefix.Contains(a.Next()); a = a.Next() {
+					if _, used := have[a]; !used && !s.excluded(a) {
+						t.Fatalf("seed %d: exhausted with %s free", seed, a)
+					}
+				}
+				continue
+			}
+			if _, twice := have[a]; twice || err != nil || !s.Prefix.Contains(a) || a == s.Gateway || a == s.Prefix.Addr() || a == lastAddr(s.Prefix) || s.excluded(a) {
+				t.Fatalf("seed %d: chose %s (%v)", seed, a, err)
+			}
+			have[a] = i
+		}
+	}
+}
+
+func TestAFreedAddressRestsAndALateReleaseFreesNobodyElses(t *testing.T) {
+	p := pool(t, `{"network": "10.0.0.0/29", "subnetLen": 29, "cooldown": "30s"}`)
+	s := NewSubnet(p, netip.MustParsePrefix("10.0.0.0/29"), nil)
+	now := time.Now()
+	var all []netip.Addr
+	for i := range 5 {
+		a, err := s.Choose(owner(i), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, a)
+	}
+	s.Release(all[2], owner(2), now)
+	if a, err := s.Choose(owner(9), now.Add(29*time.Second)); !errors.Is(err, ErrExhausted) {
+		t.Errorf("%s is given out again at once", a)
+	}
+	if a, err := s.Choose(owner(9), now.Add(31*time.Second)); err != nil || a != all[2] {
+		t.Errorf("%s, %v", a, err)
+	}
+	s.Release(all[2], owner(2), now) // the old owner, again
+	if s.Owner(all[2]) != owner(9) {
+		t.Error("a late release freed an address that has a new owner")
+	}
+}
+
+func TestMACsAreMadeFromAddresses(t *testing.T) {
+	if m := MAC(netip.MustParseAddr("10.12.0.2")).String(); m != "0a:58:0a:0c:00:02" {
+		t.Error(m)
+	}
+	if m := MAC(netip.MustParseAddr("fd00::1")); len(m) != 6 || m[0] != 0x0a {
+		t.Error(m)
+	}
+}
+
+func TestTextPrefixCoversTheSubnet(t *testing.T) {
+	for _, text := range []string{"10.12.0.0/24", "10.12.2.0/23", "10.12.0.128/25", "fd00:13::/56", "fd00:13:0:500::/56", "fd00:0:0:5::/64", "2001:db8:1:2::/64"} {
+		s := netip.MustParsePrefix(text)
+		prefix := TextPrefix(s)
+		a := s.Addr()
+		for range 2000 {
+			if !strings.HasPrefix(a.String(), prefix) {
+				t.Fatalf("%s does not begin with %q", a, prefix)
+			}
+			b := a.AsSlice()
+			for i := s.Bits(); i < len(b)*8; i++ {
+				if rand.IntN(3) == 0 {
+					b[i/8] ^= 1 << (7 - i%8)
+				}
+			}
+			a, _ = netip.AddrFromSlice(b)
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func startEtcd(t *testing.T) *clientv3.Client {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "pb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := etcd.StartEmbedded(context.Background(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		e.Close()
+		_ = os.RemoveAll(dir)
+	})
+	return e.Client
+}
+
+func newPool(t *testing.T, config string) *ipam.Pool {
+	t.Helper()
+	p, err := ipam.ParseConfig([]byte(config), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func owner(i int) ipam.Owner {
+	return ipam.Owner{ContainerID: fmt.Sprintf("c%d", i), IfName: "net1", Pod: "default/p"}
+}
+
+func TestEachNodeGetsASubnetOfItsOwn(t *testing.T) {
+	kv := startEtcd(t)
+	p := newPool(t, `{"network": "10.12.0.0/16", "subnetLen": 24, "subnetMin": "10.12.8.0", "subnetMax": "10.12.15.0"}`)
+	got := make(chan string, 9)
+	var wg sync.WaitGroup
+	for i := range 9 { // nodes claim at once; the ninth finds none
+		wg.Go(func() {
+			r, err := New(kv, etcd.NewCommitter(kv), "/p", fmt.Sprintf("n%d", i)).Claim(context.Background(), p, owner(1), nil)
+			if errors.Is(err, ipam.ErrExhausted) && strings.Contains(err.Error(), "all 8 /24 subnets") {
+				got <- "none"
+				return
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got <- r.Addrs[0].Masked().String()
+		})
+	}
+	wg.Wait()
+	close(got)
+	seen := map[string]bool{}
+	for s := range got {
+		if seen[s] {
+			t.Errorf("subnet %s for two nodes", s)
+		}
+		seen[s] = true
+	}
+	if len(seen) != 9 || !seen["none"] {
+		t.Errorf("%v", seen)
+	}
+	// A node whose name another one's begins with, and a restarted daemon, find their own.
+	for _, n := range []string{"n1", "n10"} {
+		_, err := New(kv, etcd.NewCommitter(kv), "/p", n).Claim(context.Background(), p, owner(2), nil)
+		if (err == nil) != (n == "n1") && (err == nil) == (n == "n10") {
+			t.Errorf("%s: %v", n, err)
+		}
+	}
+}
+
+func TestClaimsSurviveARestartAndAreIdempotent(t *testing.T) {
+	kv := startEtcd(t)
+	ctx := context.Background()
+	p := newPool(t, `{"networks": ["10.12.0.0/16", "fd00:12::/48"], "subnetLen": 24, "cooldown": "0s"}`)
+	first, err := New(kv, etcd.NewCommitter(kv), "/p", "n1").Claim(ctx, p, owner(1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	again, err := a.Claim(ctx, p, owner(1), nil)
+	if err != nil || fmt.Sprint(again.Addrs) != fmt.Sprint(first.Addrs) {
+		t.Errorf("%v, then %v (%v)", first.Addrs, again.Addrs, err)
+	}
+	other, err := a.Claim(ctx, p, owner(2), nil)
+	if err != nil || other.Addrs[0] == first.Addrs[0] {
+		t.Errorf("%v, %v", other, err)
+	}
+	_, err = a.Claim(ctx, p, owner(3), []netip.Addr{first.Addrs[0].Addr()})
+	if !errors.Is(err, ipam.ErrTaken) || !strings.Contains(err.Error(), "pod default/p net1") {
+		t.Error(err)
+	}
+	for range 3 {
+		if err := a.Release(ctx, first.Claims); err != nil {
+			t.Error(err)
+		}
+	}
+	claims, err := a.Claims(ctx, "")
+	if err != nil || len(claims) != 2 {
+		t.Errorf("%+v, %v", claims, err)
+	}
+	got, err := a.Claim(ctx, p, owner(3), []netip.Addr{first.Addrs[0].Addr()})
+	if err != nil || got.Addrs[0] != first.Addrs[0] || len(got.Addrs) != 2 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestAPoolCantBeRedefined(t *testing.T) {
+	kv := startEtcd(t)
+	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	if _, err := a.Claim(context.Background(), newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24}`), owner(1), nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Claim(context.Background(), newPool(t, `{"pool": "x", "network": "10.13.0.0/16", "subnetLen": 24}`), owner(2), nil)
+	if !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "10.12.0.0/16") || !strings.Contains(err.Error(), "10.13.0.0/16") {
+		t.Error(err)
+	}
+}
+
+// TestHistoryIsLinearizable records what 32 clients of two allocators for one node, as if a second
+// daemon had been started by mistake, claim and release of 12 addresses, and has porcupine look for
+// an order in which no address ever has two owners.
+func TestHistoryIsLinearizable(t *testing.T) {
+	kv := startEtcd(t)
+	p := newPool(t, `{"network": "10.12.0.0/28", "subnetLen": 28, "cooldown": "0s"}`)
+	allocators := []*Allocator{New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n1")}
+	type input struct {
+		claim bool
+		addr  string
+		owner int
+	}
+	var mu sync.Mutex
+	var history []porcupine.Operation
+	begin := time.Now()
+	var wg sync.WaitGroup
+	for client := range 32 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(client), 7))
+			for n := range 25 {
+				id := client*1000 + n
+				a := allocators[r.IntN(2)]
+				addr := netip.MustParseAddr(fmt.Sprintf("10.12.0.%d", 2+r.IntN(12)))
+				call := time.Since(begin).Nanoseconds()
+				got, err := a.Claim(context.Background(), p, owner(id), []netip.Addr{addr})
+				ret := time.Since(begin).Nanoseconds()
+				if err != nil && !errors.Is(err, ipam.ErrTaken) && !errors.Is(err, etcd.ErrConflict) {
+					t.Error(err)
+				}
+				record := func(in input, call, ret int64) {
+					mu.Lock()
+					history = append(history, porcupine.Operation{ClientId: client, Input: in, Call: call, Output: true, Return: ret})
+					mu.Unlock()
+				}
+				if err != nil {
+					continue // a refusal claims nothing; an allocator may refuse on old news
+				}
+				record(input{true, addr.String(), id}, call, ret)
+				call = time.Since(begin).Nanoseconds()
+				if err := a.Release(context.Background(), got.Claims); err != nil {
+					t.Error(err)
+				}
+				record(input{false, addr.String(), id}, call, time.Since(begin).Nanoseconds())
+			}
+		})
+	}
+	wg.Wait()
+	model := porcupine.Model{
+		Partition: func(h []porcupine.Operation) [][]porcupine.Operation {
+			by := map[string][]porcupine.Operation{}
+			for _, o := range h {
+				by[o.Input.(input).addr] = append(by[o.Input.(input).addr], o)
+			}
+			var parts [][]porcupine.Operation
+			for _, p := range by {
+				parts = append(parts, p)
+			}
+			return parts
+		},
+		Init: func() any { return -1 },
+		Step: func(state, in, _ any) (bool, any) {
+			i := in.(input)
+			if i.claim {
+				return state == -1, i.owner
+			}
+			return state == i.owner, -1
+		},
+	}
+	if len(history) < 100 {
+		t.Errorf("only %d operations: nothing is proven", len(history))
+	}
+	if res := porcupine.CheckOperationsTimeout(model, history, 30*time.Second); res != porcupine.Ok {
+		t.Errorf("history of %d operations: %v", len(history), res)
+	}
+}

@@ -1,0 +1,186 @@
+package meta
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// nads is a source of networks, by namespace/name.
+type nads map[string]string
+
+func (n nads) Pod(context.Context, string, string) (*Pod, error) { return nil, ErrNotFound }
+
+func (n nads) Network(_ context.Context, ns, name string) (*Network, error) {
+	c, ok := n[ns+"/"+name]
+	if !ok {
+		return nil, ErrNotFound
+	}
+	return &Network{Namespace: ns, Name: name, Config: c}, nil
+}
+
+const bare = `{"cniVersion": "1.0.0", "name": "bare", "type": "bare"}`
+
+func capable(caps string) string {
+	return `{"cniVersion": "1.0.0", "name": "x", "plugins": [{"type": "main"}, {"type": "second", "capabilities": {` + caps + `}}]}`
+}
+
+func plan(t *testing.T, src nads, cfg Config, annotation string, runtime map[string]json.RawMessage) ([]Wanted, error) {
+	t.Helper()
+	if cfg.GlobalNamespaces == nil {
+		cfg.GlobalNamespaces = []string{"default"}
+	}
+	cfg.SystemNamespaces = []string{"kube-system"}
+	return NewPlanner(src, cfg).Plan(context.Background(), Pod{Namespace: "default", Name: "p", Annotations: map[string]string{NetworksAnnotation: annotation}}, "eth0", runtime)
+}
+
+func interfaces(ws []Wanted) string {
+	var l []string
+	for _, w := range ws {
+		l = append(l, w.Network+"@"+w.Interface)
+	}
+	return strings.Join(l, " ")
+}
+
+func TestRequestsThatNoPluginDeclaresFail(t *testing.T) {
+	for name, element := range map[string]string{
+		"N15 ips": `"ips": ["10.0.0.1"]`, "N17 mac": `"mac": "02:00:00:00:00:01"`, "N22 portMappings": `"portMappings": [{"hostPort": 1, "containerPort": 2}]`,
+		"N24 bandwidth": `"bandwidth": {"ingressRate": 5}`, "N28 infinibandGUID": `"infiniband-guid": "02:00:00:00:00:00:00:01"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			annotation := `[{"name": "n", ` + element + `}]`
+			capability := strings.Fields(name)[1]
+			_, err := plan(t, nads{"default/n": capable("")}, Config{}, annotation, nil)
+			if err == nil || !strings.Contains(err.Error(), "network default/n can't honour") || !strings.Contains(err.Error(), capability) {
+				t.Errorf("a request nobody honours: %v", err)
+			}
+			ws, err := plan(t, nads{"default/n": capable(`"` + capability + `": true`)}, Config{}, annotation, nil)
+			if err != nil || ws[0].RuntimeConfig[capability] == nil { // N14, N17, N22, N24
+				t.Errorf("with the capability: %+v, %v", ws, err)
+			}
+			ws, err = plan(t, nads{"default/n": bare}, Config{Implied: map[string][]string{"bare": {capability}}}, annotation, nil)
+			if err != nil || ws[0].RuntimeConfig[capability] == nil {
+				t.Errorf("with a native plugin: %+v, %v", ws, err)
+			}
+		})
+	}
+}
+
+func TestN30ANetworkTwiceIsTwoAttachments(t *testing.T) {
+	ws, err := plan(t, nads{"default/n": bare}, Config{}, "n,n", nil)
+	if err != nil || interfaces(ws) != "default/n@net1 default/n@net2" {
+		t.Errorf("%s, %v", interfaces(ws), err)
+	}
+}
+
+func TestN31GeneratedNamesAreUniqueAndStable(t *testing.T) {
+	for range 3 {
+		ws, err := plan(t, nads{"default/n": bare, "kube-system/d": bare}, Config{DefaultNetworks: []string{"d"}}, "n@net2,n,n@x0,n", nil)
+		if want := "kube-system/d@net1 default/n@net2 default/n@net3 default/n@x0 default/n@net5"; err != nil || interfaces(ws) != want {
+			t.Errorf("%s, %v", interfaces(ws), err)
+		}
+	}
+}
+
+func TestN43N46TheClusterNetworkComesFirst(t *testing.T) {
+	src := nads{"kube-system/c": bare, "kube-system/d": bare, "default/n": bare}
+	ws, err := plan(t, src, Config{ClusterNetwork: "c", DefaultNetworks: []string{"d"}}, "n", nil)
+	if err != nil || interfaces(ws) != "kube-system/c@eth0 kube-system/d@net1 default/n@net2" {
+		t.Errorf("%s, %v", interfaces(ws), err)
+	}
+	if _, err := plan(t, src, Config{ClusterNetwork: "c"}, "n@eth0", nil); err == nil || !strings.Contains(err.Error(), `"eth0" is taken`) { // N19
+		t.Error(err)
+	}
+}
+
+func TestN52TheRuntimesArgumentsAreForTheClusterNetworkAlone(t *testing.T) {
+	src := nads{"kube-system/c": capable(`"portMappings": true, "x.example/any": true`), "default/n": capable(`"portMappings": true`)}
+	ws, err := plan(t, src, Config{ClusterNetwork: "c"}, "n", map[string]json.RawMessage{
+		"portMappings": json.RawMessage(`[{"hostPort":8080}]`), "x.example/any": json.RawMessage(`{"a":[1]}`), "undeclared": json.RawMessage(`1`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]json.RawMessage{"portMappings": json.RawMessage(`[{"hostPort":8080}]`), "x.example/any": json.RawMessage(`{"a":[1]}`)} // C40
+	if d := cmp.Diff(want, ws[0].RuntimeConfig); d != "" {
+		t.Error(d)
+	}
+	if len(ws[1].RuntimeConfig) != 0 {
+		t.Errorf("hostPorts reach a secondary network: %s", ws[1].RuntimeConfig)
+	}
+}
+
+func TestN51ForbiddenNetworksFailByEveryWay(t *testing.T) {
+	src := nads{"lab/n": bare, "default/n": bare}
+	cfg := Config{NamespaceIsolation: true}
+	if _, err := plan(t, src, cfg, "lab/n", nil); !errors.Is(err, ErrForbidden) {
+		t.Errorf("by annotation: %v", err)
+	}
+	p := NewPlanner(src, Config{NamespaceIsolation: true, SystemNamespaces: []string{"kube-system"}, GlobalNamespaces: []string{"default"}})
+	if _, err := p.One(context.Background(), "default", Selection{Name: "n", Namespace: "lab"}, nil); !errors.Is(err, ErrForbidden) {
+		t.Errorf("by REST: %v", err)
+	}
+	if _, err := p.Plan(context.Background(), Pod{Namespace: "web", Annotations: map[string]string{DefaultNetworkAnnotation: "lab/n"}}, "eth0", nil); !errors.Is(err, ErrForbidden) {
+		t.Errorf("by default-network: %v", err)
+	}
+	if err := p.Allowed("web", "default"); err != nil {
+		t.Errorf("global namespace: %v", err)
+	}
+	if ws, err := plan(t, src, Config{}, "lab/n", nil); err != nil || len(ws) != 1 {
+		t.Errorf("without isolation: %v", err)
+	}
+}
+
+func TestN20CNIArgsGoOverTheNetworksOwn(t *testing.T) {
+	src := nads{"default/n": `{"cniVersion": "1.0.0", "name": "n", "type": "t", "args": {"cni": {"a": 1, "b": 2}, "other": true}}`}
+	ws, err := plan(t, src, Config{}, `[{"name": "n", "cni-args": {"b": 3, "c": [4]}}]`, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _ := json.Marshal(ws[0].Config.Plugins[0].Raw["args"])
+	if string(got) != `{"cni":{"a":1,"b":3,"c":[4]},"other":true}` {
+		t.Errorf("%s", got)
+	}
+	src["default/n"] = `{"cniVersion": "1.0.0", "name": "n", "type": "t", "args": "text"}`
+	if _, err := plan(t, src, Config{}, `[{"name": "n", "cni-args": {"b": 3}}]`, nil); err == nil || !strings.Contains(err.Error(), "must be an object") {
+		t.Error(err)
+	}
+}
+
+func TestN03N06AnEmptyNADIsAConfigurationOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("00-n.conf", `{"cniVersion": "1.0.0", "name": "n", "type": "single"}`)
+	write("99-n.conflist", `{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "listed"}]}`)
+	ws, err := plan(t, nads{"default/n": ""}, Config{CNIConfDir: dir}, "n", nil)
+	if err != nil || ws[0].Config.Plugins[0].Type != "listed" {
+		t.Errorf("lists come first: %+v, %v", ws, err)
+	}
+	if _, err := plan(t, nads{"default/m": " "}, Config{CNIConfDir: dir}, "m", nil); err == nil || !strings.Contains(err.Error(), `no configuration named "m"`) {
+		t.Error(err)
+	}
+}
+
+func TestN07AMissingNameIsTheNADs(t *testing.T) {
+	ws, err := plan(t, nads{"default/n": `{"cniVersion": "1.0.0", "type": "t"}`}, Config{}, "n", nil)
+	if err != nil || ws[0].Config.Name != "n" {
+		t.Errorf("%+v, %v", ws, err)
+	}
+}
+
+func TestTheDefaultNetworkAnnotationReplacesTheClusterNetwork(t *testing.T) {
+	p := NewPlanner(nads{"kube-system/c": bare, "kube-system/d": bare}, Config{ClusterNetwork: "c", SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true})
+	ws, err := p.Plan(context.Background(), Pod{Namespace: "web", Annotations: map[string]string{DefaultNetworkAnnotation: "d"}}, "eth0", nil)
+	if err != nil || interfaces(ws) != "kube-system/d@eth0" {
+		t.Errorf("%s, %v", interfaces(ws), err)
+	}
+}
