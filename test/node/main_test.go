@@ -122,9 +122,15 @@ spec:
 
 func newNode(t *testing.T, set ...string) *testnode.Node {
 	t.Helper()
-	if _, err := net.InterfaceByName("lan0"); err != nil { // the macvlan's master
+	lan(t)
+	return testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": networks}, Set: set})
+}
+
+// lan makes lan0, the master of the macvlan networks.
+func lan(t *testing.T) {
+	t.Helper()
+	if _, err := net.InterfaceByName("lan0"); err != nil {
 		testnode.Sh(t, "ip", "link", "add", "lan0", "up", "type", "veth", "peer", "name", "lan1")
 		testnode.Sh(t, "ip", "link", "set", "lan1", "up")
 	}
-	return testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": networks}, Set: set})
 }
