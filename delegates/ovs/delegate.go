@@ -48,6 +48,7 @@ func New(db *DB, opts Options, log *slog.Logger) *Delegate {
 func (d *Delegate) Run(ctx context.Context) {
 	d.db.Run(ctx, d.ensureBridges)
 	d.after.Wait()
+	d.links.after.Wait()
 }
 
 // Connected reports whether Open vSwitch can be reached now.

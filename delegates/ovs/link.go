@@ -9,12 +9,12 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
@@ -43,6 +43,7 @@ func hostMAC(hostName string) net.HardwareAddr {
 type links struct {
 	remover *batch.Batcher[[]string]
 	group   atomic.Uint32
+	after   sync.WaitGroup // requests that the kernel has not answered yet
 }
 
 func newLinks() *links {
@@ -85,53 +86,6 @@ func (l *links) create(hostName, ifName string, mac net.HardwareAddr, mtu int, n
 		return fmt.Errorf("switch IPv6 off on %s: %w", hostName, err)
 	}
 	return nil
-}
-
-// remove removes the host's ends of those names, and so the pairs. Names that are not there are fine.
-func (l *links) remove(names []string) error { return l.remover.Do(names) }
-
-func (l *links) removeAll(sets [][]string) []error {
-	errs := make([]error, len(sets))
-	// Below the mark's number, so that a group in removal is never taken for it.
-	group := 0x10000 + l.group.Add(1)%0x10000
-	members := 0
-	for i, names := range sets {
-		for _, n := range names {
-			err := setGroup(n, group)
-			switch {
-			case err == nil:
-				members++
-			case !errors.Is(err, unix.ENODEV):
-				errs[i] = fmt.Errorf("remove link %s: %w", n, err)
-			}
-		}
-	}
-	if members == 0 {
-		return errs
-	}
-	if err := deleteGroup(group); err != nil && !errors.Is(err, unix.ENODEV) {
-		for i := range errs {
-			errs[i] = fmt.Errorf("remove %d links: %w", members, err)
-		}
-	}
-	return errs
-}
-
-func setGroup(name string, group uint32) error {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
-}
-
-func deleteGroup(group uint32) error {
-	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
 }
 
 // ours returns the names of the host's ends of all our veth pairs.

@@ -247,7 +247,7 @@ func build(b *testing.B, name string) string {
 
 // settle lets ovs-vswitchd and the kernel finish what the last step has left them, so that each
 // measured step finds the machine at rest.
-func settle() { time.Sleep(25 * time.Millisecond) }
+func settle() { time.Sleep(50 * time.Millisecond) }
 
 func etcdClient(b *testing.B, n *testnode.Node) *clientv3.Client {
 	c, err := clientv3.New(clientv3.Config{Endpoints: []string{"unix://" + n.Dir + "/state/etcd.sock"}, Logger: zap.NewNop()})
