@@ -45,16 +45,21 @@ standalone node with an embedded etcd.`,
 				fmt.Println(strings.Join(failpoint.Names(), "\n"))
 				return nil
 			}
-			cfg, err := config.Load(file, cmd.Flags().Changed("config"), set)
+			load := func() (config.Config, error) { return config.Load(file, cmd.Flags().Changed("config"), set) }
+			cfg, err := load()
 			if err != nil {
 				return err
 			}
-			// SIGHUP asks for the configuration to be read again; nothing of this daemon's can
-			// change while it runs, and dying of the signal is not what is meant.
+			level := &slog.LevelVar{}
+			log, err := logger(cfg.Log, level)
+			if err != nil {
+				return err
+			}
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
-			return daemon.Run(cmd.Context(), cfg, version, logger(cfg.Log))
+			go daemon.Reload(cmd.Context(), hup, cfg, load, level, log)
+			return daemon.Run(cmd.Context(), cfg, version, log)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "configuration file")
@@ -63,12 +68,13 @@ standalone node with an embedded etcd.`,
 	return cmd
 }
 
-func logger(c config.Log) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // validated
+func logger(c config.Log, level *slog.LevelVar) (*slog.Logger, error) {
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		return nil, err
+	}
 	opts := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+	return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
 }

@@ -175,6 +175,7 @@ func (d *Daemon) etcdFailed() <-chan error {
 
 func (d *Daemon) start(ctx context.Context) {
 	d.tasks.Go(func() { d.native.Run(ctx) })
+	d.tasks.Go(func() { d.store.Live(ctx, d.kv) })
 	d.tasks.Go(func() {
 		if err := d.source.Run(ctx); err != nil {
 			d.log.Error("manifests are not watched", "error", err)

@@ -12,6 +12,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // Options say how to reach an etcd cluster.
@@ -29,6 +31,10 @@ func Dial(o Options) (*clientv3.Client, error) {
 		Endpoints: o.Endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		Username: o.Username,
+		// gRPC's own pause between attempts grows to two minutes: pods would wait for an etcd that
+		// has long been back.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: 3 * time.Second})},
 	}
 	if o.PasswordFile != "" {
 		b, err := os.ReadFile(o.PasswordFile)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ type Node struct {
 	Runtime   *sandbox.Runtime
 	Daemon    *Process
 	Set       []string // settings of the daemon, for the next Start
+	Args      []string // further arguments
 }
 
 // Config of a node.
@@ -95,7 +97,7 @@ func (n *Node) Start(t testing.TB, env ...string) {
 // Launch starts the daemon and does not wait.
 func (n *Node) Launch(t testing.TB, env ...string) {
 	t.Helper()
-	var args []string
+	args := slices.Clone(n.Args)
 	for _, s := range n.Set {
 		args = append(args, "--set", s)
 	}

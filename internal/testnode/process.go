@@ -50,6 +50,9 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // ExitCode returns how a process that is done ended.
 func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 
+// Signal sends a signal.
+func (p *Process) Signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
 // Kill ends the process with SIGKILL and waits for it.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill()

@@ -4,7 +4,9 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -211,4 +213,88 @@ func TestADelegateThatHangsIsEnded(t *testing.T) {
 		t.Error(err)
 	}
 	n.AssertEmpty(t)
+}
+
+func TestSIGHUPTakesOverWhatCanChange(t *testing.T) {
+	file := testnode.ShortDir(t) + "/patchbayd.yaml"
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("log: {level: info}\n")
+	n := newNode(t)
+	n.Daemon.Stop()
+	n.Args = []string{"--config", file}
+	n.Set = slices.DeleteFunc(n.Set, func(s string) bool { return strings.HasPrefix(s, "log.") })
+	n.Start(t)
+	for _, c := range []struct{ text, want string }{
+		{"log: {levle: debug}\n", `unknown key \"levle\"`},
+		{"log: {level: debug}\nipam: {pools: {x: {network: 10.0.0.0/8, subnetLen: 24}}}\n", "sections=ipam"},
+	} {
+		write(c.text)
+		n.Daemon.Signal(syscall.SIGHUP)
+		testnode.Eventually(t, c.want, func() bool { return strings.Contains(n.LogTail(), c.want) })
+	}
+	n.Run(t, "a", "data") // it serves on
+	n.Daemon.Stop()
+	if code := n.Daemon.ExitCode(); code != 0 {
+		t.Errorf("SIGTERM: exit code %d", code)
+	}
+	n.Start(t)
+}
+
+func TestABridgeIsAdoptedAndForeignPortsAreLeftAlone(t *testing.T) {
+	ovs := testnode.StartOVS(t)
+	for _, link := range []string{"up", "foreign"} {
+		testnode.Sh(t, "ip", "link", "add", link+"0", "type", "veth", "peer", "name", link+"1")
+		t.Cleanup(func() { testnode.Sh(t, "ip", "link", "del", link+"0") })
+	}
+	ovs.Vsctl(t, "add-br", "br-data", "--", "set", "bridge", "br-data", "datapath_type=netdev", "external_ids:mine=yes", "--", "add-port", "br-data", "foreign0", "tag=7")
+	n := testnode.New(t, testnode.Config{OVS: ovs, Manifests: map[string]string{"networks.yaml": networks},
+		Set: []string{"ovs.bridges.data.uplinks=[up0]", "ovs.bridges.data.failMode=secure", "ovs.bridges.data.protocols=[OpenFlow13, OpenFlow15]",
+			"ovs.bridges.data.controllers=[tcp:127.0.0.1:6653]"}})
+	verify := func() {
+		t.Helper()
+		if ports := strings.Fields(ovs.Vsctl(t, "list-ports", "br-data")); !slices.Equal(ports, []string{"foreign0", "up0"}) {
+			t.Errorf("ports %v", ports)
+		}
+		for column, want := range map[string]string{"fail_mode": "secure", "protocols": "OpenFlow13, OpenFlow15", "external_ids:mine": "yes"} {
+			if got := ovs.Vsctl(t, "get", "bridge", "br-data", column); !strings.Contains(got, want) {
+				t.Errorf("%s is %s, want %s", column, got, want)
+			}
+		}
+		if got := strings.TrimSpace(ovs.Vsctl(t, "get", "port", "foreign0", "tag")); got != "7" {
+			t.Errorf("foreign0 has tag %s", got)
+		}
+		if got := strings.TrimSpace(ovs.Vsctl(t, "get-controller", "br-data")); got != "tcp:127.0.0.1:6653" {
+			t.Errorf("controller %s", got)
+		}
+	}
+	verify()
+	before := ovs.Vsctl(t, "--bare", "--columns=_uuid", "list", "controller")
+	n.Daemon.Kill()
+	n.Start(t)
+	verify()
+	if after := ovs.Vsctl(t, "--bare", "--columns=_uuid", "list", "controller"); after != before {
+		t.Errorf("the controller's row was replaced: %s, then %s", before, after)
+	}
+	n.Daemon.Stop()
+	n.Set = append(n.Set, "ovs.bridges.data.uplinks=[nothere0]")
+	n.Launch(t)
+	testnode.Eventually(t, "the log names the uplink", func() bool { return strings.Contains(n.LogTail(), "uplink nothere0") })
+	n.Daemon.Kill()
+	n.Daemon = nil
+}
+
+func TestASecondDaemonOnTheSameSocketIsRefused(t *testing.T) {
+	n := newNode(t)
+	first := n.Daemon
+	n.Launch(t)
+	<-n.Daemon.Done()
+	if code := n.Daemon.ExitCode(); code != 1 || !strings.Contains(n.LogTail(), "is a patchbayd running already?") {
+		t.Errorf("exit %d: %s", code, n.LogTail())
+	}
+	n.Daemon = first
+	n.Run(t, "a", "data")
 }

@@ -15,6 +15,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/config"
 	"github.com/patchbay-cni/patchbay/internal/testnode"
 )
 
@@ -230,6 +231,9 @@ func TestExamples(t *testing.T) {
 			args = append(args, "--state-dir", n.Dir+"/sandboxes", "--cni-socket", n.CNI, "--del-queue", n.Dir+"/state/del-queue")
 		}
 		return testnode.Sh(t, filepath.Join(testnode.Bin(), "patchctl"), args...)
+	}
+	if _, err := config.Load("../../examples/patchbayd.yaml", true, nil); err != nil {
+		t.Error(err)
 	}
 	pods, _ := filepath.Glob("../../examples/pods/*.yaml")
 	for _, p := range pods {

@@ -1,0 +1,48 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/internal/config"
+)
+
+// Reload reads the configuration again at every signal until the context ends. The log's level
+// changes at once; of everything else it says which sections need a restart.
+func Reload(ctx context.Context, signals <-chan os.Signal, now config.Config, load func() (config.Config, error), level *slog.LevelVar, log *slog.Logger) {
+	for {
+		select {
+		case <-signals:
+		case <-ctx.Done():
+			return
+		}
+		next, err := load()
+		if err != nil {
+			log.Error("configuration is not taken over", "error", err)
+			continue
+		}
+		if err := level.UnmarshalText([]byte(next.Log.Level)); err != nil {
+			log.Error("log level is not taken over", "error", err)
+		}
+		now.Log.Level = next.Log.Level
+		if waiting := differences(now, next); len(waiting) > 0 {
+			log.Warn("these sections of the configuration need a restart", "sections", strings.Join(waiting, ","))
+		}
+		log.Info("configuration read again", "level", next.Log.Level)
+	}
+}
+
+// differences returns the names of the sections that are not the same.
+func differences(a, b config.Config) []string {
+	var names []string
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	for i := range va.NumField() {
+		if !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			names = append(names, va.Type().Field(i).Tag.Get("yaml"))
+		}
+	}
+	return names
+}
