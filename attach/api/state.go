@@ -85,6 +85,9 @@ func (s *server) networks(context.Context) ([]client.Network, error) {
 		v := client.Network{Namespace: n.Namespace, Name: n.Name, Types: []string{}}
 		if list, err := cniconf.Parse([]byte(n.Config), n.Name); err == nil {
 			v.Types = list.Types()
+			if list.Name != n.Name { // multi-network specification 3.4.2: they should be the same
+				v.Message = "its configuration is named " + list.Name
+			}
 		} else {
 			v.Message = err.Error()
 		}

@@ -286,10 +286,16 @@ func TestExitCodesOfPatchctl(t *testing.T) {
 	}
 }
 
-// shim runs the plugin with exactly this environment.
+// shim runs the meta-plugin with exactly this environment.
 func shim(t *testing.T, env []string, conf string) (string, int) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(testnode.Bin(), "patchbay"))
+	return called(t, "patchbay", env, conf)
+}
+
+// called runs the shim under one of its names.
+func called(t *testing.T, plugin string, env []string, conf string) (string, int) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(testnode.Bin(), plugin))
 	cmd.Env, cmd.Stdin = env, strings.NewReader(conf)
 	out, err := cmd.Output()
 	if cmd.ProcessState == nil {
