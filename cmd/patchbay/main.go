@@ -70,6 +70,9 @@ func run(plugin string) ([]byte, error) {
 	if s := os.Getenv(cniwire.SocketEnv); s != "" {
 		conf.Socket = s
 	}
+	if q := os.Getenv(cniwire.QueueEnv); q != "" {
+		conf.DelQueue = q
+	}
 	if len(bytes.TrimSpace(stdin)) > 0 {
 		if err := json.Unmarshal(stdin, &conf); err != nil {
 			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input", err.Error())

@@ -13,9 +13,13 @@ import (
 // DefaultSocket is where the daemon listens for CNI calls.
 const DefaultSocket = "/run/patchbay/cni.sock"
 
-// SocketEnv names another socket to the shim. The daemon sets it for the plugins that it executes,
-// so that a main plugin's "ipam": {"type": "patchbay-ipam"} finds the same daemon.
-const SocketEnv = "PATCHBAY_CNI_SOCKET"
+// SocketEnv and QueueEnv name another socket and another queue of DELs to the shim. The daemon sets
+// them for the plugins that it executes, so that a main plugin's "ipam": {"type": "patchbay-ipam"}
+// finds the same daemon.
+const (
+	SocketEnv = "PATCHBAY_CNI_SOCKET"
+	QueueEnv  = "PATCHBAY_DEL_QUEUE"
+)
 
 // PathPrefix is followed by the name the plugin was called by.
 const PathPrefix = "/cni/v1/"

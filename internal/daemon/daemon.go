@@ -116,7 +116,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.source = manifest.New(d.cfg.Standalone.Manifests, d.log)
 	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
 	d.plugins = exec.New(exec.NewRunner(d.cfg.Meta.CNIBinDirs, time.Duration(d.cfg.Meta.DelegateTimeout), d.cfg.Meta.DelegateLimit,
-		cniwire.SocketEnv+"="+d.cfg.Listen.CNI), d.native)
+		cniwire.SocketEnv+"="+d.cfg.Listen.CNI, cniwire.QueueEnv+"="+d.queueDir()), d.native)
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	d.planner = meta.NewPlanner(d.source, meta.Config{

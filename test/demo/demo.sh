@@ -62,7 +62,7 @@ note "$(ovs-vswitchd --version | head -n1), userspace datapath"
 
 say "patchbayd, with its embedded etcd; it makes the bridges br-data and br-control"
 cp examples/networks/{data,control,blue}.yaml examples/pods/{web,db}.yaml $D/manifests/
-in_node "$BIN/patchbayd" --set node=demo --set stateDir=$D/state --set listen.cni=$D/cni.sock --set listen.api=$D/api.sock \
+ip netns exec $NS "$BIN/patchbayd" --set node=demo --set stateDir=$D/state --set listen.cni=$D/cni.sock --set listen.api=$D/api.sock \
 	--set ovs.db=unix:$D/ovs/db.sock --set ovs.bridges.data.name=br-data --set ovs.bridges.control.name=br-control \
 	--set standalone.manifests=$D/manifests --set "meta.cniBinDirs=[$BIN, /usr/lib/cni]" >$D/patchbayd.log 2>&1 &
 echo $! >$D/patchbayd.pid
