@@ -220,7 +220,7 @@ func (e *Engine) Collect(ctx context.Context) error {
 		case e.provenGone(s):
 			e.logger(s).Warn("sandbox is gone and was never deleted: collected")
 			errs = append(errs, e.Del(ctx, s.ContainerID))
-		case slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Status.Phase == Failed }):
+		case slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Ready }):
 			errs = append(errs, e.reconcile(ctx, s.ContainerID))
 		}
 	}

@@ -205,7 +205,7 @@ func (d *Daemon) recover(ctx context.Context) error {
 			d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
 		}
 	} else {
-		d.log.Error("Open vSwitch is away: recovery waits for it", "db", d.cfg.OVS.DB)
+		d.log.Error("Open vSwitch is away: unfinished attachments are unmade by GC once it is back", "db", d.cfg.OVS.DB)
 	}
 	n, err := delqueue.Drain(d.queueDir(), func(c delqueue.Call) error { return d.cni.Drain(ctx, c) })
 	if err != nil {
