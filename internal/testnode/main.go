@@ -54,6 +54,16 @@ func enter() error {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
 	}
+	// As ip netns would at its first use: doing so later hides the namespaces that are there.
+	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("/run/netns", "/run/netns", "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("mount /run/netns: %w", err)
+	}
+	if err := unix.Mount("", "/run/netns", "none", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("share /run/netns: %w", err)
+	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
