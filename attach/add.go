@@ -14,6 +14,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -191,7 +192,7 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	for _, w := range wanted {
 		spec := newSpec(w)
 		m.as = append(m.as, Attachment{Spec: spec, Status: Status{Phase: Pending, CreatedAt: now}})
-		m.work = append(m.work, &delegates.Attachment{Interface: w.Interface, Network: w.Network, Config: w.Config, RuntimeConfig: w.RuntimeConfig})
+		m.work = append(m.work, m.as[len(m.as)-1].work())
 	}
 	clock := m.e.stages(command)
 	for _, a := range m.work {
@@ -305,9 +306,8 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 // foreignIPAM asks other IPAM plugins for the addresses of natively made attachments.
 func (m *making) foreignIPAM(ctx context.Context, as []*delegates.Attachment) error {
 	for _, a := range as {
-		p := a.Config.Plugins[0]
-		typ := ipamType(p.IPAM)
-		if !m.e.Native.Handles(p.Type) || typ == "" || typ == ipam.Type {
+		typ := m.e.foreignIPAM(a.Config)
+		if typ == "" {
 			continue
 		}
 		if err := m.awaitIntent(); err != nil {
@@ -407,6 +407,15 @@ func (e *Engine) stages(command string) func(stage string) {
 		e.Observe(command, stage, now.Sub(last))
 		last = now
 	}
+}
+
+// foreignIPAM is the IPAM plugin, not ours, that gives a native attachment its addresses; "" if none.
+func (e *Engine) foreignIPAM(list *cniconf.List) string {
+	typ := ipamType(list.Plugins[0].IPAM)
+	if !e.Native.Handles(list.Plugins[0].Type) || typ == ipam.Type {
+		return ""
+	}
+	return typ
 }
 
 func ipamType(raw json.RawMessage) string {

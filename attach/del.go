@@ -145,7 +145,7 @@ func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claim
 func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachment) error {
 	work := make([]*delegates.Attachment, len(as))
 	for i, a := range as {
-		work[i] = &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config, RuntimeConfig: a.Spec.RuntimeConfig, Result: a.Status.Result}
+		work[i] = a.work()
 	}
 	var errs []error
 	for end := len(work); end > 0; {
@@ -169,6 +169,12 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 	return errors.Join(errs...)
 }
 
+// work is an attachment as delegates want it.
+func (a Attachment) work() *delegates.Attachment {
+	return &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
+		RuntimeConfig: a.Spec.RuntimeConfig, Result: a.Status.Result}
+}
+
 // neverMade reports that no plugin has answered an ADD of the attachment with success.
 func (a Attachment) neverMade() bool { return a.Status.Phase != Ready && a.Status.Result == nil }
 
@@ -182,8 +188,7 @@ func definite(err error) bool {
 func (e *Engine) foreignRelease(ctx context.Context, d delegates.Sandbox, as []*delegates.Attachment) error {
 	var errs []error
 	for _, a := range as {
-		p := a.Config.Plugins[0]
-		if typ := ipamType(p.IPAM); e.Native.Handles(p.Type) && typ != "" && typ != ipam.Type {
+		if typ := e.foreignIPAM(a.Config); typ != "" {
 			if _, err := e.Plugins.IPAM(ctx, "DEL", typ, d, a); err != nil {
 				errs = append(errs, err)
 			}

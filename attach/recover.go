@@ -38,7 +38,10 @@ func (e *Engine) Load(ctx context.Context) error {
 // Recover drives what is to what is recorded, after a start: attachments that were never answered
 // for are unmade, sandboxes of an earlier boot are dropped, interfaces that lost their port or link
 // are made again, and what has no record is removed. It goes on after errors and returns them all.
+// Calls in progress are waited for and new ones wait.
 func (e *Engine) Recover(ctx context.Context) error {
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
 	var errs []error
 	for _, s := range e.Sandboxes() {
 		if err := e.reconcile(ctx, s.ContainerID); err != nil {
@@ -92,8 +95,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 		if e.delegate(a.Spec.Config) != e.Native || a.Status.Result == nil {
 			continue
 		}
-		work := []*delegates.Attachment{{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
-			RuntimeConfig: a.Spec.RuntimeConfig, Result: a.Status.Result}}
+		work := []*delegates.Attachment{a.work()}
 		lost := e.Native.Check(ctx, d, work)
 		if lost == nil {
 			continue
@@ -116,8 +118,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 	return nil
 }
 
-// removeOrphans removes ports, links and claims of this node that no record accounts for. Run it
-// only while no ADD is in progress.
+// removeOrphans removes ports, links and claims of this node that no record accounts for.
 func (e *Engine) removeOrphans(ctx context.Context) error {
 	if err := failpoint.Hit(failpoint.RecoverOrphans); err != nil {
 		return err
@@ -188,25 +189,17 @@ func (e *Engine) Inspect(ctx context.Context) (Leftovers, error) {
 		return l, err
 	}
 	l.Ports = append(l.Ports, ports...)
-	all, err := e.IPAM.Claims(ctx, "")
-	if err != nil {
-		return l, err
-	}
 	claims, err := e.leftoverClaims(ctx)
 	if err != nil {
 		return l, err
 	}
 	l.Claims = append(l.Claims, claims...)
 	for _, s := range e.Sandboxes() {
-		for _, a := range s.Attachments {
-			for _, c := range a.Status.Claims {
-				if !slices.ContainsFunc(all, func(have ipam.Claim) bool {
-					return have.Pool == c.Pool && have.Addr == c.Addr && have.Owner.SameInterface(c.Owner)
-				}) {
-					l.Unclaimed = append(l.Unclaimed, c)
-				}
-			}
+		missing, err := e.IPAM.Missing(ctx, claimsOf(s.Attachments))
+		if err != nil {
+			return l, err
 		}
+		l.Unclaimed = append(l.Unclaimed, missing...)
 	}
 	return l, nil
 }
@@ -320,11 +313,28 @@ func (e *Engine) Check(ctx context.Context, containerID string) error {
 		if a.Spec.Config.DisableCheck {
 			continue
 		}
-		work := []*delegates.Attachment{{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
-			RuntimeConfig: a.Spec.RuntimeConfig, Result: a.Status.Result}}
-		if err := e.delegate(a.Spec.Config).Check(ctx, d, work); err != nil {
+		if err := e.checkOne(ctx, d, a); err != nil {
 			return fmt.Errorf("check %s/%s: %w", s.Namespace, s.Pod, err)
 		}
 	}
 	return nil
+}
+
+// checkOne checks an attachment and the reservation of its addresses.
+func (e *Engine) checkOne(ctx context.Context, d delegates.Sandbox, a Attachment) error {
+	work := []*delegates.Attachment{a.work()}
+	del := e.delegate(a.Spec.Config)
+	if err := del.Check(ctx, d, work); err != nil {
+		return err
+	}
+	if typ := e.foreignIPAM(a.Spec.Config); typ != "" {
+		if _, err := e.Plugins.IPAM(ctx, "CHECK", typ, d, work[0]); err != nil {
+			return fmt.Errorf("%s: %w", a.Spec.Interface, err)
+		}
+	}
+	missing, err := e.IPAM.Missing(ctx, a.Status.Claims)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	return fmt.Errorf("%s: address %s of pool %s is not reserved for it any more", a.Spec.Interface, missing[0].Addr, missing[0].Pool)
 }

@@ -48,7 +48,7 @@ func interfaces(ws []Wanted) string {
 	return strings.Join(l, " ")
 }
 
-func TestRequestsThatNoPluginDeclaresFail(t *testing.T) {
+func TestN14N15N17N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
 	for name, element := range map[string]string{
 		"N15 ips": `"ips": ["10.0.0.1"]`, "N17 mac": `"mac": "02:00:00:00:00:01"`, "N22 portMappings": `"portMappings": [{"hostPort": 1, "containerPort": 2}]`,
 		"N24 bandwidth": `"bandwidth": {"ingressRate": 5}`, "N28 infinibandGUID": `"infiniband-guid": "02:00:00:00:00:00:00:01"`,
@@ -88,7 +88,7 @@ func TestN31GeneratedNamesAreUniqueAndStable(t *testing.T) {
 	}
 }
 
-func TestN43N46TheClusterNetworkComesFirst(t *testing.T) {
+func TestN19N43N46TheClusterNetworkComesFirst(t *testing.T) {
 	src := nads{"kube-system/c": bare, "kube-system/d": bare, "default/n": bare}
 	ws, err := plan(t, src, Config{ClusterNetwork: "c", DefaultNetworks: []string{"d"}}, "n", nil)
 	if err != nil || interfaces(ws) != "kube-system/c@eth0 kube-system/d@net1 default/n@net2" {
@@ -99,7 +99,7 @@ func TestN43N46TheClusterNetworkComesFirst(t *testing.T) {
 	}
 }
 
-func TestN52TheRuntimesArgumentsAreForTheClusterNetworkAlone(t *testing.T) {
+func TestN52C40TheRuntimesArgumentsAreForTheClusterNetworkAlone(t *testing.T) {
 	src := nads{"kube-system/c": capable(`"portMappings": true, "x.example/any": true`), "default/n": capable(`"portMappings": true`)}
 	ws, err := plan(t, src, Config{ClusterNetwork: "c"}, "n", map[string]json.RawMessage{
 		"portMappings": json.RawMessage(`[{"hostPort":8080}]`), "x.example/any": json.RawMessage(`{"a":[1]}`), "undeclared": json.RawMessage(`1`)})

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestN09BothFormsAreRead(t *testing.T) {
+func TestN09N10BothFormsAreRead(t *testing.T) {
 	short, err := ParseNetworks("data, lab/blue@x0 ,control", "default")
 	if err != nil {
 		t.Fatal(err)

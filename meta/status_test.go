@@ -22,7 +22,7 @@ func result(ifName, ip string) *types100.Result {
 }
 
 // TestNetworkStatus covers N32, N34, N35, N36, N37, N38, N39, N40 and N41.
-func TestNetworkStatus(t *testing.T) {
+func TestN32N34N35N36N37N38N39N40N41NetworkStatus(t *testing.T) {
 	gw := []netip.Addr{netip.MustParseAddr("10.1.0.1")}
 	got, err := json.MarshalIndent(Status([]Made{
 		{Network: "kube-system/c", Interface: "eth0", Result: result("eth0", "10.0.0.2/24")},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
@@ -45,9 +46,16 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
+	if prev := c.conf.PrevResult; prev != nil && len(wanted) > 0 && wanted[0].Role == meta.RoleCluster {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "an earlier plugin of the list has made "+c.IfName+", which is the cluster network's",
+			"leave meta.clusterNetwork empty, or put patchbay first")
+	}
 	made, err := s.Engine.Add(ctx, c.sandbox(), wanted)
 	if err != nil {
 		return nil, err
+	}
+	if c.conf.PrevResult != nil {
+		return c.conf.PrevResult, nil // chained behind the plugin of the cluster network: that is the result
 	}
 	return meta.Result(made.Made(), c.conf.CNIVersion)
 }
@@ -89,7 +97,7 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return a.Status.Result.GetAsVersion(c.conf.CNIVersion)
+		return c.chained(a.Status.Result)
 	case "DEL":
 		return nil, s.Engine.DelInterface(ctx, c.ContainerID, c.IfName)
 	case "CHECK":
@@ -99,6 +107,34 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 	default:
 		return nil, s.Engine.GC(ctx, slices.Concat(c.conf.ValidAttachments, c.conf.Attachments))
 	}
+}
+
+// chained is a result behind that of earlier plugins, if there were any.
+func (c *call) chained(own *types100.Result) (any, error) {
+	res := &types100.Result{}
+	if c.conf.PrevResult != nil {
+		old, err := create.Create(c.conf.CNIVersion, c.conf.PrevResult)
+		if err == nil {
+			res, err = types100.NewResultFromResult(old)
+		}
+		if err != nil {
+			return nil, types.NewError(types.ErrDecodingFailure, "prevResult", err.Error())
+		}
+	}
+	before := len(res.Interfaces)
+	res.Interfaces = slices.Concat(res.Interfaces, own.Interfaces)
+	for _, ip := range own.IPs {
+		ip = ip.Copy()
+		if ip.Interface != nil {
+			ip.Interface = types100.Int(*ip.Interface + before)
+		}
+		res.IPs = append(res.IPs, ip)
+	}
+	res.Routes = slices.Concat(res.Routes, own.Routes)
+	if res.DNS.IsEmpty() {
+		res.DNS = own.DNS
+	}
+	return meta.Result([]meta.Made{{Result: res}}, c.conf.CNIVersion)
 }
 
 // ipamCall is a call of the IPAM alone, by any main plugin.

@@ -176,6 +176,7 @@ type netconf struct {
 	CNIVersion       string                     `json:"cniVersion"`
 	Name             string                     `json:"name"`
 	RuntimeConfig    map[string]json.RawMessage `json:"runtimeConfig"`
+	PrevResult       json.RawMessage            `json:"prevResult"`
 	IPAM             json.RawMessage            `json:"ipam"`
 	ValidAttachments []types.GCAttachment       `json:"cni.dev/valid-attachments"`
 	Attachments      []types.GCAttachment       `json:"cni.dev/attachments"` // the key of libcni before 1.1.0

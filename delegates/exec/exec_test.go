@@ -83,7 +83,7 @@ func commands(log []string) string {
 	return strings.Join(l, ", ")
 }
 
-func TestC33AddRunsTheListInOrderWithPrevResult(t *testing.T) {
+func TestN47C33C42AddRunsTheListInOrderWithPrevResult(t *testing.T) {
 	b := newBench(t)
 	a := b.attachment(chain)
 	if err := b.d.Add(context.Background(), sandbox, []*delegates.Attachment{a}); err != nil {
@@ -107,7 +107,7 @@ func TestC33AddRunsTheListInOrderWithPrevResult(t *testing.T) {
 	}
 }
 
-func TestC34C35DelRunsInReverseWithTheFinalResultAndIsRepeatable(t *testing.T) {
+func TestC34C35C51DelRunsInReverseWithTheFinalResultAndIsRepeatable(t *testing.T) {
 	b := newBench(t)
 	a := b.attachment(chain)
 	b.write("three.ADD", `echo '{"cniVersion":"1.0.0","code":42,"msg":"no","details":"why"}'; exit 1`, 0o644)

@@ -56,7 +56,21 @@ func TestC39C40C41WhatAPluginIsGiven(t *testing.T) {
 	}
 }
 
-func TestBadConfigurations(t *testing.T) {
+func TestC01TheKeysOfAList(t *testing.T) {
+	l, err := Parse([]byte(`{"cniVersion": "0.4.0", "cniVersions": ["1.0.0"], "name": "n", "disableCheck": true, "disableGC": true,
+		"loadOnlyInlinedPlugins": true, "plugins": [{"type": "t"}]}`), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.CNIVersion != "1.0.0" || l.Name != "n" || !l.DisableCheck || !l.DisableGC || len(l.Plugins) != 1 || l.Plugins[0].Type != "t" {
+		t.Errorf("%+v", l)
+	}
+	if l, err := Parse([]byte(`{"cniVersion": "0.4.0", "type": "t"}`), "other"); err != nil || l.Name != "other" || l.DisableCheck || l.DisableGC {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+func TestC02C03C07BadConfigurations(t *testing.T) {
 	for _, c := range []struct {
 		name, conf, want string
 		code             uint

@@ -87,7 +87,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	recoverErr := d.recover(ctx)
+	recoverErr := d.recover(ctx, background)
 	if recoverErr == nil {
 		d.ready.Store(true)
 		d.cni.Ready()
@@ -184,8 +184,9 @@ func (d *Daemon) start(ctx context.Context) {
 }
 
 // recover brings what is to what is recorded, and works off the DELs that were queued meanwhile.
-// Only unreadable records keep the daemon from serving: what it can't mend now, GC tries again.
-func (d *Daemon) recover(ctx context.Context) error {
+// Only unreadable records keep the daemon from serving: what it can't mend now, GC tries again, and
+// without Open vSwitch recovery goes on in the background.
+func (d *Daemon) recover(ctx, background context.Context) error {
 	boot, err := netns.BootID()
 	if err != nil {
 		return err
@@ -201,11 +202,17 @@ func (d *Daemon) recover(ctx context.Context) error {
 		return err
 	}
 	if d.native.Await(ctx, ovsWait) {
-		if err := d.engine.Recover(ctx); err != nil {
-			d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
-		}
-	} else {
-		d.log.Error("Open vSwitch is away: unfinished attachments are unmade by GC once it is back", "db", d.cfg.OVS.DB)
+		d.mend(ctx)
+	} else if ctx.Err() == nil {
+		d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
+		d.tasks.Go(func() {
+			for background.Err() == nil {
+				if d.native.Await(background, ovsWait) {
+					d.mend(background)
+					return
+				}
+			}
+		})
 	}
 	n, err := delqueue.Drain(d.queueDir(), func(c delqueue.Call) error { return d.cni.Drain(ctx, c) })
 	if err != nil {
@@ -215,6 +222,12 @@ func (d *Daemon) recover(ctx context.Context) error {
 		d.log.Info("queued DELs are done", "count", n)
 	}
 	return ctx.Err()
+}
+
+func (d *Daemon) mend(ctx context.Context) {
+	if err := d.engine.Recover(ctx); err != nil {
+		d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
+	}
 }
 
 func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }

@@ -64,6 +64,29 @@ func (a *Allocator) claims(ctx context.Context, poolName string, subnet netip.Pr
 	return owners, nil
 }
 
+// Missing returns those of the claims that are not in etcd, or are another owner's there.
+func (a *Allocator) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim, error) {
+	if len(claims) == 0 {
+		return nil, nil
+	}
+	gets := make([]clientv3.Op, len(claims))
+	for i, c := range claims {
+		gets[i] = clientv3.OpGet(a.key(c))
+	}
+	resp, err := a.kv.Txn(ctx).Then(gets...).Commit()
+	if err != nil {
+		return nil, fmt.Errorf("read claims: %w: %w", etcd.ErrUnavailable, err)
+	}
+	var missing []ipam.Claim
+	for i, c := range claims {
+		kvs := resp.Responses[i].GetResponseRange().Kvs
+		if len(kvs) == 0 || string(kvs[0].Value) != c.Owner.Value() {
+			missing = append(missing, c)
+		}
+	}
+	return missing, nil
+}
+
 // Claims returns all claims of a pool, of every node; of all pools if the name is empty.
 func (a *Allocator) Claims(ctx context.Context, poolName string) ([]ipam.Claim, error) {
 	if poolName == "" {

@@ -19,6 +19,7 @@ conf=$(cat)
 echo "begin $CNI_COMMAND $(basename $0) $CNI_IFNAME netns=$(readlink /proc/self/ns/net) path=$CNI_PATH $conf" >> LOG
 [ "$CNI_COMMAND" = ADD ] && [ $(basename $0) = wrong ] && { echo '{"code":123,"msg":"not found: no such file or directory"}'; exit 1; }
 [ "$CNI_COMMAND" = ADD ] && echo '{"cniVersion":"1.0.0","interfaces":[{"name":"'$CNI_IFNAME'","sandbox":"'$CNI_NETNS'"}]}'
+[ "$CNI_COMMAND" = CHECK ] && [ -e LOG.failcheck ] && { echo '{"code":100,"msg":"lost something"}'; exit 1; }
 [ "$CNI_COMMAND" = DEL ] && [ -e LOG.faildel ] && { echo '{"code":11,"msg":"not found"}'; exit 1; }
 exit 0
 `
@@ -154,7 +155,7 @@ func TestC18AKnownFailureOfADelIsAnErrorThatContainerdDoesNotTakeForSuccess(t *t
 	r.AssertEmpty(t)
 }
 
-func TestC32TheConfigurationIsThatOfTheAdd(t *testing.T) {
+func TestC17C32TheConfigurationIsThatOfTheAdd(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good,data")
 	lines, _ := r.calls(t)

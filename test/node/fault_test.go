@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/sandbox"
 	"github.com/patchbay-cni/patchbay/internal/testnode"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -104,7 +105,33 @@ func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
 	check(t, n, a)
 }
 
-func TestCheckTellsWhatIsLost(t *testing.T) {
+// TestOpenVSwitchIsAwayAtTheStart starts the daemon without Open vSwitch: it serves, and when Open
+// vSwitch is back it mends a pod that lost its port, and removes a port and a link without a record.
+func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	n.Run(t, "b", "data")
+	n.Daemon.Kill()
+	lost := strings.TrimSpace(n.OVS.Vsctl(t, "--bare", "--columns=name", "find", "port", `external_ids:patchbay-pod="default/a"`))
+	orphan := ovs.HostName("nobody", "net1")
+	testnode.Sh(t, "ip", "link", "add", orphan, "type", "veth", "peer", "name", "orphan0")
+	n.OVS.Vsctl(t, "del-port", lost, "--", "add-port", "br-data", orphan, "--", "set", "port", orphan, "external_ids:patchbay-sandbox=nobody", "external_ids:patchbay-if=net1")
+	n.OVS.StopServer()
+	n.Start(t)
+	if l, err := n.Client.List(context.Background(), client.Filter{}); err != nil || len(l) != 2 {
+		t.Errorf("records without Open vSwitch: %+v, %v", l, err)
+	}
+	n.OVS.StartServer(t)
+	testnode.Eventually(t, "the orphan is removed and a's port is back", func() bool {
+		ports := n.OVS.Ports(t)
+		return !slices.Contains(ports, orphan) && slices.Contains(ports, lost)
+	})
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	check(t, n, a)
+	n.AssertClean(t)
+}
+
+func TestC19CheckTellsWhatIsLost(t *testing.T) {
 	n := newNode(t)
 	a := n.Run(t, "a", "data")
 	ctx := context.Background()

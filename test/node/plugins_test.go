@@ -142,8 +142,7 @@ func TestCNIResultDescribesTheClusterNetworkInEveryVersion(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
-// TestTheShim covers C10, C12, C25, C50 and STATUS (C23).
-func TestTheShim(t *testing.T) {
+func TestN01C10C11C12C23C25C50TheShimIsACNIPlugin(t *testing.T) {
 	n := newNode(t)
 	conf := `{"cniVersion":"1.1.0","name":"patchbay","type":"patchbay","socket":"` + n.CNI + `"}`
 	for _, c := range []struct {
