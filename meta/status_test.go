@@ -21,7 +21,6 @@ func result(ifName, ip string) *types100.Result {
 		DNS:        types.DNS{Nameservers: []string{"10.0.0.53"}}}
 }
 
-// TestNetworkStatus covers N32, N34, N35, N36, N37, N38, N39, N40 and N41.
 func TestN32N34N35N36N37N38N39N40N41NetworkStatus(t *testing.T) {
 	gw := []netip.Addr{netip.MustParseAddr("10.1.0.1")}
 	got, err := json.MarshalIndent(Status([]Made{
