@@ -90,6 +90,17 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*A
 // Attach makes one attachment of a running pod. plan is called with the names of the interfaces the
 // pod has. created is false when the attachment was there already.
 func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
+	s, a, created, err = e.attach(ctx, namespace, pod, plan)
+	switch {
+	case err != nil && s != nil:
+		e.Failed(ReasonFailedAttach, s.pod(), err)
+	case created:
+		e.notify(s, ReasonAttached, a.describe())
+	}
+	return s, a, created, err
+}
+
+func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
 	e.collecting.RLock()
 	defer e.collecting.RUnlock()
 	have, err := e.Pod(namespace, pod)
@@ -323,6 +334,7 @@ func (m *making) foreignIPAM(ctx context.Context, as []*delegates.Attachment) er
 }
 
 func (m *making) finish(ctx context.Context, record *Sandbox) error {
+	published := m.e.Reporter.Publish(record)
 	if err := m.e.Records.Save(ctx, record, etcd.Txn{}); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
 	}
@@ -330,6 +342,7 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 		return err
 	}
 	m.e.put(m.slot, record.ContainerID, record)
+	published()
 	for _, a := range m.as {
 		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
@@ -404,7 +417,7 @@ func (e *Engine) stages(command string) func(stage string) {
 	last := time.Now()
 	return func(stage string) {
 		now := time.Now()
-		e.Observe(command, stage, now.Sub(last))
+		e.Meter.Observe(command, stage, now.Sub(last))
 		last = now
 	}
 }

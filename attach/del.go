@@ -70,7 +70,13 @@ func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) erro
 	if slot.record == nil || slot.record.Find(ifName) == nil {
 		return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
 	}
-	return e.remove(ctx, slot, slot.record, slot.record.without(ifName))
+	s, a := slot.record, slot.record.Find(ifName)
+	if err := e.remove(ctx, slot, s, s.without(ifName)); err != nil {
+		e.Failed(ReasonFailedDetach, s.pod(), err)
+		return err
+	}
+	e.notify(s, ReasonDetached, a.describe())
+	return nil
 }
 
 // remove unmakes the attachments of a recorded sandbox that rest, nil for none, does not have, and

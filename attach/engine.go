@@ -63,9 +63,22 @@ type Options struct {
 	IPAM    *node.Allocator
 	Pools   map[string]ipam.Config
 	GCGrace time.Duration
-	Log     *slog.Logger
+	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
+	Mend  bool
+	Log   *slog.Logger
+	Meter Meter
+	// Reporter tells Kubernetes; Silent where there is none.
+	Reporter Reporter
+}
+
+// A Meter counts.
+type Meter interface {
 	// Observe is told how long a stage of a command took.
-	Observe func(command, stage string, d time.Duration)
+	Observe(command, stage string, d time.Duration)
+	// Repaired counts interfaces that were lost and made again, Leaked what was found without an
+	// owner and removed; kind is interface, port or address.
+	Repaired(kind string)
+	Leaked(kind string, n int)
 }
 
 // An Engine drives what is to what is wanted: per sandbox one call at a time, all sandboxes in
@@ -108,9 +121,6 @@ func New(o Options) (*Engine, error) {
 	boot, err := netns.BootID()
 	if err != nil {
 		return nil, err
-	}
-	if o.Observe == nil {
-		o.Observe = func(string, string, time.Duration) {}
 	}
 	return &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}, nil
 }
@@ -160,6 +170,12 @@ func (e *Engine) put(s *slot, containerID string, record *Sandbox) {
 	}
 	e.mu.Unlock()
 	e.hub.publish(old, record)
+	if record == nil {
+		record = old
+	}
+	if record != nil {
+		e.Reporter.Changed(record)
+	}
 }
 
 // Sandboxes returns all records, in no order.

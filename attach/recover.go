@@ -14,6 +14,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
@@ -44,7 +45,7 @@ func (e *Engine) Recover(ctx context.Context) error {
 	defer e.collecting.Unlock()
 	var errs []error
 	for _, s := range e.Sandboxes() {
-		if err := e.reconcile(ctx, s.ContainerID); err != nil {
+		if err := e.reconcile(ctx, s.ContainerID, true); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
 		}
 	}
@@ -52,7 +53,8 @@ func (e *Engine) Recover(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (e *Engine) reconcile(ctx context.Context, containerID string) error {
+// reconcile unmakes what was never answered for and, with mend, repairs the rest.
+func (e *Engine) reconcile(ctx context.Context, containerID string, mend bool) error {
 	slot, err := e.acquire(ctx, containerID)
 	if err != nil {
 		return err
@@ -81,41 +83,78 @@ func (e *Engine) reconcile(ctx context.Context, containerID string) error {
 			return err
 		}
 	}
+	if !mend {
+		return nil
+	}
 	return e.repair(ctx, slot, slot.record)
 }
 
-// repair makes natively made attachments again that have lost their port, link, address or route.
+// repair mends attachments that have lost their port, link, address or route: what the kernel has
+// lost of an interface is restored; natively made ones are made again if that is not enough.
 func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 	d, err := e.enter(s)
 	if err != nil {
 		return nil // a namespace that is gone is for DEL, or GC
 	}
 	defer d.Netns.Close()
+	var errs []error
 	for _, a := range s.Attachments {
-		if e.delegate(a.Spec.Config) != e.Native || a.Status.Result == nil {
+		if a.Status.Result == nil || a.Status.Phase != Ready {
 			continue
 		}
-		work := []*delegates.Attachment{a.work()}
-		lost := e.Native.Check(ctx, d, work)
+		lost := e.damage(ctx, d, a)
 		if lost == nil {
 			continue
 		}
-		e.logger(s).Warn("interface is damaged and is made again", "interface", a.Spec.Interface, "network", a.Spec.Network, "error", lost)
-		work[0].Addresses = a.Status.Result
-		if err := e.Native.Del(ctx, d, work); err != nil {
-			return err
+		e.logger(s).Warn("interface is damaged", "interface", a.Spec.Interface, "network", a.Spec.Network, "error", lost)
+		a, err := e.mend(ctx, d, a)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("mend %s: %w", a.Spec.Interface, err))
+			e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonDamaged,
+				Message: fmt.Sprintf("%s: %v, and can't be mended: %v", a.describe(), lost, err)})
+			continue
 		}
-		if err := e.Native.Add(ctx, d, work); err != nil {
-			return err
-		}
-		a.Status.Result = work[0].Result
 		s = s.with(a)
 		if err := e.Records.Save(ctx, s, etcd.Txn{}); err != nil {
 			return err
 		}
 		e.put(slot, s.ContainerID, s)
+		e.Meter.Repaired("interface")
+		e.notify(s, ReasonRepaired, a.describe()+": mended, as "+lost.Error())
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// damage says what an attachment has lost. No plugin is executed for that.
+func (e *Engine) damage(ctx context.Context, d delegates.Sandbox, a Attachment) error {
+	if e.delegate(a.Spec.Config) == e.Native {
+		return e.Native.Check(ctx, d, []*delegates.Attachment{a.work()})
+	}
+	return d.Netns.Do(a.nic().Check)
+}
+
+func (a Attachment) nic() link.NIC {
+	return link.NIC{Name: a.Spec.Interface, Result: a.Status.Result, AnyRoutes: len(a.Spec.Config.Plugins) > 1}
+}
+
+func (e *Engine) mend(ctx context.Context, d delegates.Sandbox, a Attachment) (Attachment, error) {
+	err := d.Netns.Do(a.nic().Restore)
+	if err == nil && e.damage(ctx, d, a) == nil {
+		return a, nil
+	}
+	if e.delegate(a.Spec.Config) != e.Native {
+		return a, errors.Join(err, e.damage(ctx, d, a))
+	}
+	work := []*delegates.Attachment{a.work()}
+	work[0].Addresses = a.Status.Result
+	if err := e.Native.Del(ctx, d, work); err != nil {
+		return a, err
+	}
+	if err := e.Native.Add(ctx, d, work); err != nil {
+		return a, err
+	}
+	a.Status.Result = work[0].Result
+	return a, nil
 }
 
 // removeOrphans removes ports, links and claims of this node that no record accounts for.
@@ -127,11 +166,13 @@ func (e *Engine) removeOrphans(ctx context.Context) error {
 	if err == nil && len(names) > 0 {
 		e.Log.Warn("removing ports and links without a record", "ports", names)
 		err = e.Native.RemoveLeftovers(ctx, names)
+		e.Meter.Leaked("port", len(names))
 	}
 	claims, claimErr := e.leftoverClaims(ctx)
 	if claimErr == nil && len(claims) > 0 {
 		e.Log.Warn("freeing addresses without a record", "count", len(claims))
 		claimErr = e.IPAM.Release(ctx, claims)
+		e.Meter.Leaked("address", len(claims))
 	}
 	return errors.Join(err, claimErr)
 }
@@ -204,17 +245,21 @@ func (e *Engine) Inspect(ctx context.Context) (Leftovers, error) {
 	return l, nil
 }
 
-// Collect is one round of our own garbage collection: a sandbox whose namespace is provably gone,
-// seen so twice and a grace apart, is unmade.
+// Collect is one round of looking after what is: a sandbox whose namespace is provably gone, seen so
+// twice and a grace apart, is unmade; what a call could not undo is tried again; interfaces that
+// have lost their port, an address or a route are mended, or, if a plugin made them, reported.
 func (e *Engine) Collect(ctx context.Context) error {
 	var errs []error
 	for _, s := range e.Sandboxes() {
 		switch {
 		case e.provenGone(s):
 			e.logger(s).Warn("sandbox is gone and was never deleted: collected")
+			e.Meter.Leaked("sandbox", 1)
 			errs = append(errs, e.Del(ctx, s.ContainerID))
-		case slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Ready }):
-			errs = append(errs, e.reconcile(ctx, s.ContainerID))
+		default:
+			e.collecting.RLock()
+			errs = append(errs, e.reconcile(ctx, s.ContainerID, e.Mend))
+			e.collecting.RUnlock()
 		}
 	}
 	return errors.Join(errs...)

@@ -119,6 +119,24 @@ func (s *Sandbox) Made() []meta.Made {
 	return made
 }
 
+func (s *Sandbox) pod() meta.Pod {
+	return meta.Pod{Namespace: s.Namespace, Name: s.Pod, UID: s.UID}
+}
+
+// describe says in a few words what an attachment is.
+func (a *Attachment) describe() string {
+	text := a.Spec.Interface
+	if a.Spec.Network != "" {
+		text += " on network " + a.Spec.Network
+	}
+	if a.Status.Result != nil {
+		for i, ip := range a.Status.Result.IPs {
+			text += map[bool]string{true: ", address ", false: ", "}[i == 0] + ip.Address.String()
+		}
+	}
+	return text
+}
+
 // with returns a copy of the record with the attachments in place of those of the same interface,
 // or added. Records are never changed once they are shown to anybody.
 func (s *Sandbox) with(as ...Attachment) *Sandbox {

@@ -21,21 +21,40 @@ var ErrNotFound = errors.New("not found")
 // ErrForbidden says that a pod may not use a network.
 var ErrForbidden = errors.New("forbidden")
 
+// ErrReplaced says that the pod of that name is another one by now.
+var ErrReplaced = errors.New("the pod was re-created")
+
+// ErrUnavailable says that the source can't be asked at the moment.
+var ErrUnavailable = errors.New("the API server gives no answer")
+
 // A Pod is what of a pod matters here.
 type Pod struct {
 	Namespace, Name, UID string
+	MirrorOf             string // the UID of the static pod that this is the API's copy of
+	Version              string // of the object, if the source has versions
 	Annotations          map[string]string
 }
+
+// Is reports whether the runtime's UID is this pod's; either may be unknown.
+func (p *Pod) Is(uid string) bool {
+	return uid == "" || p.UID == "" || p.UID == uid || p.MirrorOf == uid
+}
+
+// ResourceAnnotation of a NetworkAttachmentDefinition names the device plugin's resource that its
+// interfaces are made of.
+const ResourceAnnotation = "k8s.v1.cni.cncf.io/resourceName"
 
 // A Network is a NetworkAttachmentDefinition.
 type Network struct {
 	Namespace, Name string
 	Config          string // spec.config; empty: a configuration on disk of the same name
+	Resource        string // the device plugin's resource, if it needs one
 }
 
 // A Source knows pods and networks. It returns ErrNotFound for what it does not have.
 type Source interface {
-	Pod(ctx context.Context, namespace, name string) (*Pod, error)
+	// Pod returns the pod of that name and UID, any UID if it is empty, or ErrReplaced.
+	Pod(ctx context.Context, namespace, name, uid string) (*Pod, error)
 	Network(ctx context.Context, namespace, name string) (*Network, error)
 }
 

@@ -15,7 +15,7 @@ import (
 // nads is a source of networks, by namespace/name.
 type nads map[string]string
 
-func (n nads) Pod(context.Context, string, string) (*Pod, error) { return nil, ErrNotFound }
+func (n nads) Pod(context.Context, string, string, string) (*Pod, error) { return nil, ErrNotFound }
 
 func (n nads) Network(_ context.Context, ns, name string) (*Network, error) {
 	c, ok := n[ns+"/"+name]

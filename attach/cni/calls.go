@@ -44,7 +44,9 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 	runtime := c.conf.RuntimeConfig
 	wanted, err := s.Planner.Plan(ctx, pod, c.IfName, runtime)
 	if err != nil {
-		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		err = fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
+		return nil, err
 	}
 	if prev := c.conf.PrevResult; prev != nil && len(wanted) > 0 && wanted[0].Role == meta.RoleCluster {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "an earlier plugin of the list has made "+c.IfName+", which is the cluster network's",
@@ -52,6 +54,7 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 	}
 	made, err := s.Engine.Add(ctx, c.sandbox(), wanted)
 	if err != nil {
+		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
 		return nil, err
 	}
 	if c.conf.PrevResult != nil {
@@ -73,12 +76,9 @@ func (s *Server) pod(ctx context.Context, c *call) (meta.Pod, error) {
 	if pod.Name == "" {
 		return pod, nil
 	}
-	known, err := s.Source.Pod(ctx, pod.Namespace, pod.Name)
+	known, err := s.Source.Pod(ctx, pod.Namespace, pod.Name, pod.UID)
 	if err != nil {
 		return pod, types.NewError(types.ErrTryAgainLater, err.Error(), "")
-	}
-	if known.UID != "" && pod.UID != "" && known.UID != pod.UID {
-		return pod, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("pod %s/%s has UID %s, the sandbox is for %s", pod.Namespace, pod.Name, known.UID, pod.UID), "the pod was re-created; the runtime tries again")
 	}
 	pod.Annotations = known.Annotations
 	return pod, nil

@@ -22,6 +22,8 @@ var codes = []struct {
 }{
 	{etcd.ErrUnavailable, types.ErrTryAgainLater},
 	{etcd.ErrConflict, types.ErrTryAgainLater},
+	{meta.ErrUnavailable, types.ErrTryAgainLater},
+	{meta.ErrReplaced, types.ErrTryAgainLater},
 	{context.DeadlineExceeded, types.ErrTryAgainLater},
 	{meta.ErrNotFound, types.ErrInvalidNetworkConfig},
 	{meta.ErrForbidden, cniwire.ErrRefused},

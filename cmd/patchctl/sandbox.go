@@ -10,6 +10,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
+	"github.com/patchbay-cni/patchbay/internal/install"
 	"github.com/patchbay-cni/patchbay/internal/sandbox"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
@@ -26,7 +27,7 @@ func sandboxCommand(o *options) *cobra.Command {
 	flags.StringSliceVar(&rt.BinDirs, "bin-dir", defaultBinDirs(), "where the plugin is")
 	flags.StringVar(&socket, "cni-socket", cniwire.DefaultSocket, "the daemon's socket for CNI calls")
 	flags.StringVar(&queue, "del-queue", delqueue.DefaultDir, "where DELs wait while the daemon is away")
-	setUp := func() { rt.NetConf = sandbox.NetConf(socket, queue) }
+	setUp := func() { rt.NetConf = install.NetConf(socket, queue) }
 	cmd.AddCommand(sandboxRun(o, rt, setUp), sandboxRemove(o, rt, setUp))
 	return cmd
 }

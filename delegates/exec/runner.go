@@ -24,16 +24,24 @@ import (
 // A Runner executes CNI plugins: found in the permitted directories only, a bounded number at a
 // time, each with a deadline.
 type Runner struct {
-	dirs     []string
-	deadline time.Duration
-	slots    chan struct{}
-	env      []string
+	RunnerOptions
+	slots chan struct{}
 }
 
-// NewRunner returns a Runner for the plugins in dirs, so many at a time, each with env added to
-// its environment.
-func NewRunner(dirs []string, deadline time.Duration, concurrency int, env ...string) *Runner {
-	return &Runner{dirs: dirs, deadline: deadline, slots: make(chan struct{}, concurrency), env: env}
+// RunnerOptions are what a Runner is made of.
+type RunnerOptions struct {
+	Dirs []string // permitted
+	// Root is where plugins see the file system's root, and where Dirs are: the host's root as a
+	// container has it mounted. Empty: our own.
+	Root     string
+	Deadline time.Duration
+	Limit    int      // plugins at a time
+	Env      []string // added to each one's environment
+}
+
+// NewRunner returns a Runner.
+func NewRunner(o RunnerOptions) *Runner {
+	return &Runner{RunnerOptions: o, slots: make(chan struct{}, o.Limit)}
 }
 
 // A Call is the execution of one plugin.
@@ -55,7 +63,7 @@ func (r *Runner) Run(ctx context.Context, c Call) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, r.deadline, fmt.Errorf("plugin %s did not finish %s within %s", c.Type, c.Command, r.deadline))
+	ctx, cancel := context.WithTimeoutCause(ctx, r.Deadline, fmt.Errorf("plugin %s did not finish %s within %s", c.Type, c.Command, r.Deadline))
 	defer cancel()
 	select {
 	case r.slots <- struct{}{}:
@@ -68,7 +76,10 @@ func (r *Runner) Run(ctx context.Context, c Call) ([]byte, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(c.Config), &stdout, &stderr
 	cmd.Env = r.environ(c)
 	// The plugin's children die with it, and can't hold the call by holding its output.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: r.Root}
+	if r.Root != "" {
+		cmd.Dir = "/"
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
@@ -94,7 +105,7 @@ func pluginError(c Call, err error, stdout []byte, stderr string) error {
 }
 
 func (r *Runner) environ(c Call) []string {
-	env := slices.Clone(r.env)
+	env := slices.Clone(r.Env)
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "CNI_") {
 			env = append(env, e)
@@ -107,8 +118,8 @@ func (r *Runner) environ(c Call) []string {
 // path is the permitted directories, those of the caller's CNI_PATH first.
 func (r *Runner) path(caller []string) []string {
 	var dirs []string
-	for _, d := range slices.Concat(caller, r.dirs) {
-		for _, ok := range r.dirs {
+	for _, d := range slices.Concat(caller, r.Dirs) {
+		for _, ok := range r.Dirs {
 			if filepath.Clean(d) == filepath.Clean(ok) && !slices.Contains(dirs, ok) {
 				dirs = append(dirs, ok)
 			}
@@ -124,7 +135,7 @@ func (r *Runner) find(typ string, caller []string) (string, error) {
 	dirs := r.path(caller)
 	for _, d := range dirs {
 		bin := filepath.Join(d, typ)
-		if fi, err := os.Stat(bin); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+		if fi, err := os.Stat(filepath.Join(r.Root, bin)); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
 			return bin, nil
 		}
 	}

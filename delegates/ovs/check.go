@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"slices"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // Check compares port, link, addresses and routes with what Add made.
@@ -30,7 +29,13 @@ func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegat
 		if err := checkPort(ctx, c, s, a, conf); err != nil {
 			return err
 		}
-		if err := s.Netns.Do(func() error { return checkLink(a, uint64(conf.QoS.EgressRate)) }); err != nil {
+		err = s.Netns.Do(func() error {
+			if err := (link.NIC{Name: a.Interface, Result: a.Result}).Check(); err != nil || conf.QoS.EgressRate == 0 {
+				return err
+			}
+			return checkEgress(a.Interface, uint64(conf.QoS.EgressRate))
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -66,58 +71,18 @@ func limited(ctx context.Context, c client.Client, p *port, rate uint64) bool {
 	return c.Get(ctx, q) == nil && q.OtherConfig["max-rate"] == fmt.Sprint(rate)
 }
 
-// checkLink runs inside the pod's namespace.
-func checkLink(a *delegates.Attachment, egressRate uint64) error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+// checkEgress looks for the pod's own limit, inside its namespace.
+func checkEgress(ifName string, rate uint64) error {
+	link, err := netlink.LinkByName(ifName)
 	if err != nil {
-		return err
+		return fmt.Errorf("interface %s is missing in the pod: %w", ifName, err)
 	}
-	defer h.Close()
-	link, err := h.LinkByName(a.Interface)
+	qdiscs, err := netlink.QdiscList(link)
 	if err != nil {
-		return fmt.Errorf("interface %s is missing in the pod: %w", a.Interface, err)
+		return fmt.Errorf("list queues of %s: %w", ifName, err)
 	}
-	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
-		return fmt.Errorf("interface %s is down in the pod", a.Interface)
-	}
-	if want := podMAC(a.Result); want != "" && link.Attrs().HardwareAddr.String() != want {
-		return fmt.Errorf("interface %s has hardware address %s, not %s", a.Interface, link.Attrs().HardwareAddr, want)
-	}
-	if egressRate > 0 {
-		qdiscs, err := h.QdiscList(link)
-		if err != nil {
-			return fmt.Errorf("list queues of %s: %w", a.Interface, err)
-		}
-		if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "tbf" }) {
-			return fmt.Errorf("interface %s has lost its limit of %d bit/s", a.Interface, egressRate)
-		}
-	}
-	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list addresses of %s: %w", a.Interface, err)
-	}
-	for _, ip := range a.Result.IPs {
-		if !slices.ContainsFunc(addrs, func(have netlink.Addr) bool { return have.IPNet.String() == ip.Address.String() }) {
-			return fmt.Errorf("interface %s has lost address %s", a.Interface, ip.Address.String())
-		}
-	}
-	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return fmt.Errorf("list routes of %s: %w", a.Interface, err)
-	}
-	for _, r := range a.Result.Routes {
-		if !slices.ContainsFunc(routes, func(have netlink.Route) bool { return have.Dst != nil && have.Dst.String() == r.Dst.String() }) {
-			return fmt.Errorf("interface %s has lost the route to %s", a.Interface, r.Dst.String())
-		}
+	if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "tbf" }) {
+		return fmt.Errorf("interface %s has lost its limit of %d bit/s", ifName, rate)
 	}
 	return nil
-}
-
-func podMAC(res *types100.Result) string {
-	for _, i := range res.Interfaces {
-		if i.Sandbox != "" {
-			return i.Mac
-		}
-	}
-	return ""
 }

@@ -32,6 +32,7 @@ type Config struct {
 	OVS        OVS        `yaml:"ovs"`
 	IPAM       IPAM       `yaml:"ipam"`
 	GC         GC         `yaml:"gc"`
+	Install    Install    `yaml:"install"`
 	API        API        `yaml:"api"`
 	Log        Log        `yaml:"log"`
 }
@@ -79,6 +80,7 @@ type Meta struct {
 	GlobalNamespaces   []string `yaml:"globalNamespaces"`
 	CNIBinDirs         []string `yaml:"cniBinDirs"`
 	CNIConfDir         string   `yaml:"cniConfDir"`
+	DelegateRoot       string   `yaml:"delegateRoot"` // where executed plugins see /; in a container, the host's
 	DelegateTimeout    Duration `yaml:"delegateTimeout"`
 	DelegateLimit      int      `yaml:"delegateLimit"` // delegates in flight
 }
@@ -108,6 +110,14 @@ type IPAM struct {
 type GC struct {
 	Interval Duration `yaml:"interval"`
 	Grace    Duration `yaml:"grace"`
+	// Mend says whether interfaces that lost their port, an address or a route are mended.
+	Mend bool `yaml:"mend"`
+}
+
+// Install says where the CNI plugin and its configuration go when the daemon starts; empty: nowhere.
+type Install struct {
+	BinDir   string `yaml:"binDir"`
+	ConfFile string `yaml:"confFile"`
 }
 
 // API limits the REST API.
@@ -149,7 +159,7 @@ func Default() Config {
 			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
 			DelegateTimeout: Duration(30 * time.Second), DelegateLimit: 16},
 		OVS: OVS{DB: "unix:/var/run/openvswitch/db.sock"},
-		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute)},
+		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute), Mend: true},
 		Log: Log{Level: "info", Format: "text"},
 	}
 }
@@ -251,8 +261,8 @@ func (c *Config) validate() error {
 	if !strings.HasPrefix(c.Etcd.Prefix, "/") || strings.HasSuffix(c.Etcd.Prefix, "/") {
 		return fmt.Errorf("etcd.prefix %q must begin, and must not end, with a slash", c.Etcd.Prefix)
 	}
-	if !slices.Contains([]string{"auto", "false"}, c.Kubernetes.Enabled) {
-		return fmt.Errorf("kubernetes.enabled %q: this daemon runs standalone; use auto or false", c.Kubernetes.Enabled)
+	if !slices.Contains([]string{"auto", "true", "false"}, c.Kubernetes.Enabled) {
+		return fmt.Errorf("kubernetes.enabled %q is none of auto, true, false", c.Kubernetes.Enabled)
 	}
 	names := map[string]string{}
 	for role, b := range c.OVS.Bridges {

@@ -17,6 +17,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/api"
 	"github.com/patchbay-cni/patchbay/attach/cni"
+	"github.com/patchbay-cni/patchbay/attach/report"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/delegates/exec"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
@@ -29,6 +30,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/unixsock"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
 )
 
@@ -46,17 +48,22 @@ type Daemon struct {
 
 	embedded *etcd.Embedded
 	kv       *clientv3.Client
-	source   *manifest.Source
-	native   *ovs.Delegate
-	plugins  *exec.Delegate
-	alloc    *node.Allocator
-	store    *store.Store
-	engine   *attach.Engine
-	planner  *meta.Planner
-	cni      *cni.Server
-	metrics  *metrics.Metrics
-	ready    atomic.Bool
-	tasks    sync.WaitGroup
+	source   source
+	// One of the two, as configured:
+	manifests *manifest.Source
+	kube      *kube.Source
+	status    *report.Reporter // nil without Kubernetes
+	reporter  attach.Reporter
+	native    *ovs.Delegate
+	plugins   *exec.Delegate
+	alloc     *node.Allocator
+	store     *store.Store
+	engine    *attach.Engine
+	planner   *meta.Planner
+	cni       *cni.Server
+	metrics   *metrics.Metrics
+	ready     atomic.Bool
+	tasks     sync.WaitGroup
 }
 
 // Run starts the daemon, serves until the context ends, and stops gracefully: requests in flight
@@ -69,6 +76,9 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		d.tasks.Wait()
 		d.closeEtcd()
 	}()
+	if err := d.installPlugin(); err != nil {
+		return err
+	}
 	cniListener, err := unixsock.Listen(cfg.Listen.CNI)
 	if err != nil {
 		return err
@@ -91,6 +101,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if recoverErr == nil {
 		d.ready.Store(true)
 		d.cni.Ready()
+		d.tasks.Go(func() { d.keepInstalled(background) })
 		d.log.Info("patchbayd is ready", "version", version, "cni", cfg.Listen.CNI, "api", cfg.Listen.API)
 		d.tasks.Go(func() { d.engine.RunGC(background, time.Duration(cfg.GC.Interval)) })
 		select {
@@ -113,10 +124,13 @@ func (d *Daemon) build(ctx context.Context) error {
 		bridges[role] = ovs.Bridge(b)
 	}
 	commit := etcd.NewCommitter(d.kv)
-	d.source = manifest.New(d.cfg.Standalone.Manifests, d.log)
+	if err := d.openSource(); err != nil {
+		return err
+	}
 	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
-	d.plugins = exec.New(exec.NewRunner(d.cfg.Meta.CNIBinDirs, time.Duration(d.cfg.Meta.DelegateTimeout), d.cfg.Meta.DelegateLimit,
-		cniwire.SocketEnv+"="+d.cfg.Listen.CNI, cniwire.QueueEnv+"="+d.queueDir()), d.native)
+	d.plugins = exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: d.cfg.Meta.CNIBinDirs, Root: d.cfg.Meta.DelegateRoot,
+		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
+		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	d.planner = meta.NewPlanner(d.source, meta.Config{
@@ -127,7 +141,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, DelQueue: d.countQueue, Ready: d.countReady})
 	var err error
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
-		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Log: d.log, Observe: d.metrics.Observe})
+		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter})
 	if err != nil {
 		return err
 	}
@@ -176,11 +190,7 @@ func (d *Daemon) etcdFailed() <-chan error {
 func (d *Daemon) start(ctx context.Context) {
 	d.tasks.Go(func() { d.native.Run(ctx) })
 	d.tasks.Go(func() { d.store.Live(ctx, d.kv) })
-	d.tasks.Go(func() {
-		if err := d.source.Run(ctx); err != nil {
-			d.log.Error("manifests are not watched", "error", err)
-		}
-	})
+	d.runSource(ctx)
 }
 
 // recover brings what is to what is recorded, and works off the DELs that were queued meanwhile.
@@ -214,6 +224,7 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 			}
 		})
 	}
+	d.awaitSource(ctx)
 	n, err := delqueue.Drain(d.queueDir(), func(c delqueue.Call) error { return d.cni.Drain(ctx, c) })
 	if err != nil {
 		d.log.Error("queued DELs", "error", err)
@@ -238,6 +249,9 @@ func (d *Daemon) probe(ctx context.Context) error {
 	defer cancel()
 	if err := etcd.Ready(ctx, d.kv); err != nil {
 		return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
+	}
+	if d.kube != nil && !d.kube.Synced() {
+		return types.NewError(cniwire.ErrPluginNotAvailable, "the API server has not answered since patchbayd started", "")
 	}
 	if len(d.cfg.OVS.Bridges) > 0 && !d.native.Connected() {
 		return types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.cfg.OVS.DB, "")

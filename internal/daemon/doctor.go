@@ -36,10 +36,13 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	}
 	report("openvswitch", "connected to "+d.cfg.OVS.DB, err)
 	d.examineBridges(report)
+	if d.cfg.Install.ConfFile != "" {
+		report("cni-configuration", d.cfg.Install.ConfFile+" is the runtime's first", d.checkInstalled())
+	}
 	for _, path := range []string{d.cfg.Listen.CNI, d.cfg.Listen.API} {
 		report("socket", path+" is a socket for root only", checkSocket(path))
 	}
-	d.examineManifests(report)
+	d.examineSource(report)
 	if n := d.countQueue(); n != 0 {
 		report("del-queue", "", fmt.Errorf("%v DELs wait in %s", n, d.queueDir()))
 	} else {
@@ -74,8 +77,16 @@ func (d *Daemon) examineBridges(report func(string, string, error)) {
 	}
 }
 
-func (d *Daemon) examineManifests(report func(string, string, error)) {
-	errs := d.source.Errors()
+func (d *Daemon) examineSource(report func(string, string, error)) {
+	if d.kube != nil {
+		var err error
+		if !d.kube.Synced() {
+			err = fmt.Errorf("the API server has not answered since patchbayd started")
+		}
+		report("kubernetes", "pods and networks are followed", err)
+		return
+	}
+	errs := d.manifests.Errors()
 	for _, err := range errs {
 		report("manifests", "", err)
 	}

@@ -15,6 +15,8 @@ type Metrics struct {
 	registry *prometheus.Registry
 	duration *prometheus.HistogramVec
 	inflight prometheus.Gauge
+	repaired *prometheus.CounterVec
+	leaked   *prometheus.CounterVec
 }
 
 // Gauges are read when metrics are collected.
@@ -32,9 +34,15 @@ func New(g Gauges) *Metrics {
 			Name: "patchbay_cni_duration_seconds", Help: "Time of a command by stage; stage total is the whole command.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
 		}, []string{"command", "stage"}),
+		repaired: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "patchbay_repaired_total", Help: "Interfaces that had lost something and were mended."}, []string{"kind"}),
+		leaked:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "patchbay_leaked_total", Help: "Things found without an owner and removed."}, []string{"kind"}),
 		inflight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "patchbay_inflight", Help: "Calls being answered."}),
 	}
-	m.registry.MustRegister(m.duration, m.inflight, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	for _, kind := range []string{"port", "address", "sandbox"} {
+		m.leaked.WithLabelValues(kind) // shown from the start, as 0
+	}
+	m.repaired.WithLabelValues("interface")
+	m.registry.MustRegister(m.duration, m.inflight, m.repaired, m.leaked, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("patchbay_attachments", "Attachments recorded on this node.", g.Attachments),
 		gauge("patchbay_del_queue", "DELs that wait on disk.", g.DelQueue),
 		gauge("patchbay_ready", "1 when ADDs can be served.", g.Ready))
@@ -49,6 +57,12 @@ func gauge(name, help string, read func() float64) prometheus.Collector {
 func (m *Metrics) Observe(command, stage string, d time.Duration) {
 	m.duration.WithLabelValues(command, stage).Observe(d.Seconds())
 }
+
+// Repaired counts interfaces that were mended.
+func (m *Metrics) Repaired(kind string) { m.repaired.WithLabelValues(kind).Inc() }
+
+// Leaked counts what was found without an owner.
+func (m *Metrics) Leaked(kind string, n int) { m.leaked.WithLabelValues(kind).Add(float64(n)) }
 
 // Inflight counts the calls that h answers.
 func (m *Metrics) Inflight(h http.Handler) http.Handler {

@@ -42,13 +42,6 @@ type Sandbox struct {
 	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
-// NetConf is the configuration that calls the plugin on the daemon at the socket.
-func NetConf(socket, delQueue string) []byte {
-	b, _ := json.Marshal(map[string]any{"cniVersion": "1.1.0", "name": "patchbay", "plugins": []any{map[string]any{
-		"type": "patchbay", "socket": socket, "delQueue": delQueue, "capabilities": map[string]bool{annotations: true}}}}) // always marshals
-	return b
-}
-
 // Run makes the namespace and calls ADD; when that fails it calls DEL and removes the namespace.
 func (r *Runtime) Run(ctx context.Context, pod meta.Pod) (*Sandbox, error) {
 	if _, err := os.Stat(r.file(pod.Namespace, pod.Name)); err == nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/install"
 	"github.com/patchbay-cni/patchbay/internal/sandbox"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -61,7 +62,7 @@ func New(t testing.TB, c Config) *Node {
 		"ovs.bridges.data.name=br-data", "ovs.bridges.control.name=br-control", "standalone.manifests=" + n.Manifests,
 		"meta.cniBinDirs=[" + Bin() + "," + PluginDirs + "]", "meta.cniConfDir=" + n.Dir + "/net.d", "log.level=debug",
 		"gc.interval=1s", "gc.grace=1s"}, c.Set...)
-	n.Runtime = &sandbox.Runtime{StateDir: n.Dir + "/sandboxes", BinDirs: []string{Bin()}, NetConf: sandbox.NetConf(n.CNI, n.Dir+"/state/del-queue")}
+	n.Runtime = &sandbox.Runtime{StateDir: n.Dir + "/sandboxes", BinDirs: []string{Bin()}, NetConf: install.NetConf(n.CNI, n.Dir+"/state/del-queue")}
 	var err error
 	if n.Client, err = client.New("unix://"+n.API, ""); err != nil {
 		t.Fatal(err)

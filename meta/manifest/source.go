@@ -86,9 +86,13 @@ func (s *Source) Errors() map[string]error {
 }
 
 // Pod implements meta.Source.
-func (s *Source) Pod(_ context.Context, namespace, name string) (*meta.Pod, error) {
-	return find(s, func(o objects) *meta.Pod { return o.pods[key{namespace, name}] },
+func (s *Source) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod, error) {
+	p, err := find(s, func(o objects) *meta.Pod { return o.pods[key{namespace, name}] },
 		fmt.Sprintf("pod %s/%s", namespace, name))
+	if err == nil && !p.Is(uid) {
+		return nil, fmt.Errorf("pod %s/%s has UID %s, the sandbox is for %s: %w", namespace, name, p.UID, uid, meta.ErrReplaced)
+	}
+	return p, err
 }
 
 // Network implements meta.Source.

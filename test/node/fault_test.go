@@ -27,7 +27,7 @@ func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
 	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
 
 	// ADD fails with code 11, after its wait, naming the socket.
-	n.Runtime.NetConf = []byte(strings.Replace(string(n.Runtime.NetConf), `"type":"patchbay"`, `"type":"patchbay","waitSeconds":0`, 1))
+	n.Runtime.NetConf = []byte(strings.Replace(string(n.Runtime.NetConf), `"type": "patchbay"`, `"type": "patchbay", "waitSeconds": 0`, 1))
 	if _, err := n.TryRun("c", "data"); err == nil || !strings.Contains(err.Error(), n.CNI) {
 		t.Errorf("ADD without a daemon: %v", err)
 	}

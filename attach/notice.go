@@ -1,0 +1,53 @@
+package attach
+
+import "github.com/patchbay-cni/patchbay/meta"
+
+// A Notice is something that the owner of a pod should know.
+type Notice struct {
+	Namespace, Pod, UID string
+	Warning             bool
+	Reason              string // one CamelCase word
+	Message             string
+}
+
+// The reasons.
+const (
+	ReasonFailedAttach = "FailedAttach"
+	ReasonFailedDetach = "FailedDetach"
+	ReasonAttached     = "Attached"
+	ReasonDetached     = "Detached"
+	ReasonRepaired     = "InterfaceRepaired"
+	ReasonDamaged      = "InterfaceDamaged"
+)
+
+// A Reporter tells others than the caller what becomes of pods. It never blocks for long and never
+// fails: it goes on trying by itself.
+type Reporter interface {
+	// Publish shows a sandbox's attachments to whoever reads the pod, before they are recorded; the
+	// returned function waits a moment for that.
+	Publish(s *Sandbox) (wait func())
+	// Changed says that the sandbox's record has changed.
+	Changed(s *Sandbox)
+	Notify(n Notice)
+}
+
+// Silent is the Reporter of a node without Kubernetes: the log has it all.
+type Silent struct{}
+
+// Publish implements Reporter.
+func (Silent) Publish(*Sandbox) func() { return func() {} }
+
+// Changed implements Reporter.
+func (Silent) Changed(*Sandbox) {}
+
+// Notify implements Reporter.
+func (Silent) Notify(Notice) {}
+
+// Failed notes a failure for a pod's owner.
+func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
+	e.Reporter.Notify(Notice{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Warning: true, Reason: reason, Message: err.Error()})
+}
+
+func (e *Engine) notify(s *Sandbox, reason, message string) {
+	e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Reason: reason, Message: message})
+}

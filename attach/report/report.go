@@ -1,0 +1,255 @@
+// Package report tells Kubernetes what becomes of pods: the network-status annotation of each, and
+// Events.
+package report
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
+)
+
+const (
+	// publishWait is how long a pod's ADD waits for its status to be written.
+	publishWait = 250 * time.Millisecond
+	// patchTimeout bounds one request.
+	patchTimeout = 10 * time.Second
+	workers      = 4
+	maxMessage   = 1000 // of an Event; the API refuses more than 1024
+)
+
+// A Reporter writes network-status and Events. The status is level-triggered: whenever the record or
+// the pod changes the two are compared, so one that was lost, or could not be written, is written
+// again.
+type Reporter struct {
+	log    *slog.Logger
+	source *kube.Source
+	pods   metadata.Interface
+	events *broadcaster
+	// sandbox finds the record of a running pod.
+	sandbox func(namespace, pod string) (*attach.Sandbox, error)
+	queue   workqueue.TypedRateLimitingInterface[key]
+
+	mu   sync.Mutex
+	sent map[key]sent
+}
+
+type key struct{ namespace, name string }
+
+// sent is what was last written to a pod; the cache may not have it yet.
+type sent struct {
+	uid, status string
+	version     uint64
+	inFlight    int
+}
+
+type broadcaster struct {
+	record.EventBroadcaster
+	recorder record.EventRecorder
+}
+
+// New returns a reporter. Run works off what it is told.
+func New(cfg *rest.Config, source *kube.Source, node string, log *slog.Logger) (*Reporter, error) {
+	pods, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client for network-status: %w", err)
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client for events: %w", err)
+	}
+	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
+	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
+	return &Reporter{log: log, source: source, pods: pods, sent: map[key]sent{},
+		events: &broadcaster{b, b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node})},
+		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
+	}, nil
+}
+
+// Run compares records and pods until the context ends; sandbox finds a running pod's record.
+func (r *Reporter) Run(ctx context.Context, sandbox func(namespace, pod string) (*attach.Sandbox, error)) error {
+	r.sandbox = sandbox
+	if err := r.source.OnPod(func(p meta.Pod) { r.queue.Add(key{p.Namespace, p.Name}) }); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() { r.work(ctx) })
+	}
+	<-ctx.Done()
+	r.queue.ShutDown()
+	r.events.Shutdown()
+	wg.Wait()
+	return nil
+}
+
+func (r *Reporter) work(ctx context.Context) {
+	for {
+		k, stop := r.queue.Get()
+		if stop {
+			return
+		}
+		if err := r.compare(ctx, k); err != nil && ctx.Err() == nil {
+			r.log.Warn("network-status is not written, trying on", "pod", k.namespace+"/"+k.name, "error", err)
+			r.queue.AddRateLimited(k)
+		} else {
+			r.queue.Forget(k)
+		}
+		r.queue.Done(k)
+	}
+}
+
+// compare writes a pod's status if it is not what the record says.
+func (r *Reporter) compare(ctx context.Context, k key) error {
+	s, err := r.sandbox(k.namespace, k.name)
+	if err != nil {
+		r.mu.Lock()
+		delete(r.sent, k)
+		r.mu.Unlock()
+		return nil // no pod of ours; what one had is gone with it
+	}
+	status, err := encode(s)
+	if err != nil {
+		return err
+	}
+	pod := r.source.Cached(k.namespace, k.name)
+	if pod == nil || !pod.Is(s.UID) || pod.Annotations[meta.StatusAnnotation] == status {
+		return nil // the cache is behind: its next event leads here again
+	}
+	r.mu.Lock()
+	last := r.sent[k]
+	r.mu.Unlock()
+	if last.inFlight > 0 {
+		r.queue.AddAfter(k, publishWait)
+		return nil
+	}
+	if last.status == status && last.uid == pod.UID && older(pod.Version, last.version) {
+		return nil // written, and not yet in the cache
+	}
+	return r.patch(ctx, k, pod.UID, status)
+}
+
+// older reports whether an object's version is before v; versions of one resource are ordered.
+func older(version string, v uint64) bool {
+	have, err := strconv.ParseUint(version, 10, 64)
+	return err == nil && have < v
+}
+
+// Publish implements attach.Reporter: it writes the status at once. What fails is written later.
+func (r *Reporter) Publish(s *attach.Sandbox) func() {
+	k := key{s.Namespace, s.Pod}
+	status, err := encode(s)
+	if err != nil || s.Pod == "" {
+		return func() {}
+	}
+	uid := s.UID
+	if pod := r.source.Cached(s.Namespace, s.Pod); pod != nil {
+		if pod.Annotations[meta.StatusAnnotation] == status || !pod.Is(uid) {
+			return func() {}
+		}
+		uid = pod.UID // a static pod's mirror has one of its own
+	}
+	r.flight(k, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer r.flight(k, -1)
+		ctx, cancel := context.WithTimeout(context.Background(), patchTimeout)
+		defer cancel()
+		if err := r.patch(ctx, k, uid, status); err != nil {
+			r.queue.AddRateLimited(k)
+		}
+	}()
+	return func() {
+		select {
+		case <-done:
+		case <-time.After(publishWait):
+		}
+	}
+}
+
+func (r *Reporter) flight(k key, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	last := r.sent[k]
+	last.inFlight += n
+	r.sent[k] = last
+}
+
+// Changed implements attach.Reporter.
+func (r *Reporter) Changed(s *attach.Sandbox) {
+	if s.Pod != "" {
+		r.queue.Add(key{s.Namespace, s.Pod})
+	}
+}
+
+// patch sets the one annotation and nothing else, on the pod of that UID and no other: whatever
+// others write to the pod at the same time stays.
+func (r *Reporter) patch(ctx context.Context, k key, uid, status string) error {
+	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
+	defer cancel()
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "annotations": map[string]string{meta.StatusAnnotation: status}}})
+	if err != nil {
+		return err
+	}
+	o, err := r.pods.Resource(kube.Pods).Namespace(k.namespace).Patch(ctx, k.name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
+		return nil // the pod is gone, or another one of its name is there
+	}
+	if err != nil {
+		return err
+	}
+	version, err := strconv.ParseUint(o.ResourceVersion, 10, 64)
+	if err != nil {
+		version = 0
+	}
+	r.mu.Lock()
+	last := r.sent[k]
+	last.uid, last.status, last.version = uid, status, version
+	r.sent[k] = last
+	r.mu.Unlock()
+	return nil
+}
+
+func encode(s *attach.Sandbox) (string, error) {
+	b, err := json.Marshal(meta.Status(s.Made()))
+	return string(b), err
+}
+
+// Notify implements attach.Reporter: an Event on the pod.
+func (r *Reporter) Notify(n attach.Notice) {
+	if n.Pod == "" {
+		return
+	}
+	uid := n.UID
+	if pod := r.source.Cached(n.Namespace, n.Pod); pod != nil && pod.Is(uid) {
+		uid = pod.UID
+	}
+	kind := corev1.EventTypeNormal
+	if n.Warning {
+		kind = corev1.EventTypeWarning
+	}
+	if len(n.Message) > maxMessage {
+		n.Message = n.Message[:maxMessage] + "..."
+	}
+	r.events.recorder.Event(&corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: n.Namespace, Name: n.Pod, UID: types.UID(uid)}, kind, n.Reason, n.Message)
+}

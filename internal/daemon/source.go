@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/attach/report"
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
+	"github.com/patchbay-cni/patchbay/meta/manifest"
+)
+
+// syncWait is how long the start waits for the API server; the caches may also fill later.
+const syncWait = 10 * time.Second
+
+// A source is where pods and networks come from, with what goes with it.
+type source interface {
+	meta.Source
+	Networks() []meta.Network
+}
+
+// openSource chooses between the API server and the directory of manifests.
+func (d *Daemon) openSource() error {
+	d.reporter = attach.Silent{}
+	enabled := d.cfg.Kubernetes.Enabled
+	if enabled == "false" {
+		d.standalone()
+		return nil
+	}
+	cfg, err := kube.Config(d.cfg.Kubernetes.Kubeconfig, "patchbayd/"+d.version)
+	if errors.Is(err, kube.ErrNone) && enabled == "auto" {
+		d.standalone()
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("kubernetes.enabled=%s: %w", enabled, err)
+	}
+	if d.kube, err = kube.New(cfg, d.cfg.Node, d.log); err != nil {
+		return err
+	}
+	d.source = d.kube
+	if d.status, err = report.New(cfg, d.kube, d.cfg.Node, d.log); err != nil {
+		return err
+	}
+	d.reporter = d.status
+	d.log.Info("pods and networks come from the API server", "server", cfg.Host)
+	return nil
+}
+
+func (d *Daemon) standalone() {
+	d.manifests = manifest.New(d.cfg.Standalone.Manifests, d.log)
+	d.source = d.manifests
+}
+
+// runSource follows the source until the context ends.
+func (d *Daemon) runSource(ctx context.Context) {
+	if d.kube == nil {
+		d.tasks.Go(func() {
+			if err := d.manifests.Run(ctx); err != nil {
+				d.log.Error("manifests are not watched", "error", err)
+			}
+		})
+		return
+	}
+	d.tasks.Go(func() { d.kube.Run(ctx) })
+	d.tasks.Go(func() {
+		if err := d.status.Run(ctx, d.engine.Pod); err != nil {
+			d.log.Error("network-status is not kept", "error", err)
+		}
+	})
+}
+
+// awaitSource waits for the first answers of the API server. A pod whose annotations the runtime
+// hands over, and every DEL, need none.
+func (d *Daemon) awaitSource(ctx context.Context) {
+	if d.kube != nil && !d.kube.Await(ctx, syncWait) && ctx.Err() == nil {
+		d.log.Error("the API server does not answer: serving from what is recorded, its answers follow once it is back")
+	}
+}

@@ -1,0 +1,206 @@
+// Package kube is the source of pods and networks of a node in a cluster: the API server, through
+// informers. Of pods only the metadata of this node's is kept, and of that what matters here.
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	nadclient "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/client/clientset/versioned"
+	nadinformers "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/client/informers/externalversions/k8s.cni.cncf.io/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// Pods is the resource of pods.
+var Pods = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+
+// resync is how often everything is looked at again, should an event have been missed.
+const resync = 10 * time.Minute
+
+// mirrorOf is what kubelet notes on the API's copy of a static pod: the UID by which the runtime
+// knows the pod.
+const mirrorOf = "kubernetes.io/config.mirror"
+
+// A Source answers from its caches, and asks the API server when they are behind.
+type Source struct {
+	log  *slog.Logger
+	meta metadata.Interface
+	nad  nadclient.Interface
+	pods cache.SharedIndexInformer
+	nads cache.SharedIndexInformer
+}
+
+// New returns the source for a node. Run fills its caches.
+func New(cfg *rest.Config, node string, log *slog.Logger) (*Source, error) {
+	m, err := metadata.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client for pods: %w", err)
+	}
+	n, err := nadclient.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client for NetworkAttachmentDefinitions: %w", err)
+	}
+	s := &Source{log: log, meta: m, nad: n}
+	s.pods = metadatainformer.NewFilteredMetadataInformer(m, Pods, metav1.NamespaceAll, resync, cache.Indexers{}, func(o *metav1.ListOptions) {
+		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String()
+	}).Informer()
+	s.nads = nadinformers.NewNetworkAttachmentDefinitionInformer(n, metav1.NamespaceAll, resync, cache.Indexers{})
+	for what, i := range map[string]cache.SharedIndexInformer{"pods": s.pods, "NetworkAttachmentDefinitions": s.nads} {
+		if err := i.SetTransform(slim); err != nil {
+			return nil, err
+		}
+		if err := i.SetWatchErrorHandlerWithContext(s.watchError(what)); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Run keeps the caches until the context ends.
+func (s *Source) Run(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		s.nads.RunWithContext(ctx)
+		close(done)
+	}()
+	s.pods.RunWithContext(ctx)
+	<-done
+}
+
+// Await waits until the caches are filled, and reports whether they are.
+func (s *Source) Await(ctx context.Context, wait time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	return cache.WaitForCacheSync(ctx.Done(), s.pods.HasSynced, s.nads.HasSynced)
+}
+
+// Synced reports whether the caches have been filled once.
+func (s *Source) Synced() bool { return s.pods.HasSynced() && s.nads.HasSynced() }
+
+// OnPod has fn called with every pod of this node that is new or has changed, and now and then with
+// all of them.
+func (s *Source) OnPod(fn func(meta.Pod)) error {
+	tell := func(o any) {
+		if p, ok := o.(*metav1.PartialObjectMetadata); ok {
+			fn(*toPod(p))
+		}
+	}
+	_, err := s.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: tell, UpdateFunc: func(_, o any) { tell(o) }})
+	return err
+}
+
+// watchError says once per failure why a cache falls behind.
+func (s *Source) watchError(what string) cache.WatchErrorHandlerWithContext {
+	return func(_ context.Context, _ *cache.Reflector, err error) {
+		if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+			s.log.Warn("the API server is not followed, trying on", "resource", what, "error", err)
+		}
+	}
+}
+
+// Cached returns a pod as it is in the cache, or nil.
+func (s *Source) Cached(namespace, name string) *meta.Pod {
+	o, ok, err := s.pods.GetStore().GetByKey(namespace + "/" + name)
+	if err != nil || !ok {
+		return nil
+	}
+	return toPod(o.(*metav1.PartialObjectMetadata))
+}
+
+// Pod implements meta.Source.
+func (s *Source) Pod(ctx context.Context, namespace, name, uid string) (*meta.Pod, error) {
+	if p := s.Cached(namespace, name); p != nil && p.Is(uid) {
+		return p, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
+	defer cancel()
+	o, err := s.meta.Resource(Pods).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, explain("pod "+namespace+"/"+name, err)
+	}
+	p := toPod(o)
+	if !p.Is(uid) {
+		return nil, fmt.Errorf("pod %s/%s has UID %s by now, the sandbox is for %s: %w", namespace, name, p.UID, uid, meta.ErrReplaced)
+	}
+	return p, nil
+}
+
+// Network implements meta.Source.
+func (s *Source) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
+	if o, ok, err := s.nads.GetStore().GetByKey(namespace + "/" + name); err == nil && ok {
+		return toNetwork(o.(*nad.NetworkAttachmentDefinition)), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
+	defer cancel()
+	o, err := s.nad.K8sCniCncfIoV1().NetworkAttachmentDefinitions(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, explain("NetworkAttachmentDefinition "+namespace+"/"+name, err)
+	}
+	return toNetwork(o), nil
+}
+
+// Networks returns all networks, sorted by namespace and name.
+func (s *Source) Networks() []meta.Network {
+	var all []meta.Network
+	for _, o := range s.nads.GetStore().List() {
+		all = append(all, *toNetwork(o.(*nad.NetworkAttachmentDefinition)))
+	}
+	slices.SortFunc(all, func(a, b meta.Network) int {
+		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
+	})
+	return all
+}
+
+func explain(what string, err error) error {
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("%s: %w", what, meta.ErrNotFound)
+	case apierrors.IsUnauthorized(err), apierrors.IsForbidden(err):
+		return fmt.Errorf("%s: %w: %w (have the credentials expired, or is RBAC missing?)", what, meta.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%s is not in the cache: %w: %w", what, meta.ErrUnavailable, err)
+}
+
+func toPod(o *metav1.PartialObjectMetadata) *meta.Pod {
+	return &meta.Pod{Namespace: o.Namespace, Name: o.Name, UID: string(o.UID), MirrorOf: o.Annotations[mirrorOf],
+		Version: o.ResourceVersion, Annotations: o.Annotations}
+}
+
+func toNetwork(o *nad.NetworkAttachmentDefinition) *meta.Network {
+	return &meta.Network{Namespace: o.Namespace, Name: o.Name, Config: o.Spec.Config, Resource: o.Annotations[meta.ResourceAnnotation]}
+}
+
+// slim drops what is not needed before it is kept.
+func slim(o any) (any, error) {
+	switch o := o.(type) {
+	case *metav1.PartialObjectMetadata:
+		return &metav1.PartialObjectMetadata{ObjectMeta: slimMeta(o.ObjectMeta)}, nil
+	case *nad.NetworkAttachmentDefinition:
+		return &nad.NetworkAttachmentDefinition{ObjectMeta: slimMeta(o.ObjectMeta), Spec: o.Spec}, nil
+	}
+	return o, nil // a tombstone
+}
+
+func slimMeta(o metav1.ObjectMeta) metav1.ObjectMeta {
+	kept := metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, Annotations: map[string]string{}}
+	for k, v := range o.Annotations {
+		if strings.Contains(k, "cni") || k == mirrorOf {
+			kept.Annotations[k] = v
+		}
+	}
+	return kept
+}
