@@ -16,6 +16,10 @@ need tcpdump tcpdump
 need gcc gcc
 need etcdctl etcd-client
 need etcd etcd-server
+need runc runc
+need busybox busybox-static
+need nft nftables
+need nsenter util-linux
 [ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || { echo "missing:$missing; run as root, or install them" >&2; exit 1; }
 echo "installing:$missing"
