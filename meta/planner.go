@@ -300,7 +300,7 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, e
 func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) (Wanted, error) {
 	w := Wanted{Role: role, Config: list, DefaultRoute: s.DefaultRoute, RuntimeConfig: map[string]json.RawMessage{}}
 	for _, t := range list.Types() {
-		if t == "patchbay" || t == "multus" || t == "multus-shim" {
+		if cniconf.IsMeta(t) {
 			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
 		}
 	}

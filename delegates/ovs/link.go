@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -155,8 +156,8 @@ func addAddresses(h *netlink.Handle, link netlink.Link, res *types100.Result) er
 	for _, ip := range res.IPs {
 		addr := &netlink.Addr{IPNet: &ip.Address}
 		if ip.Address.IP.To4() == nil {
-			if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0); err != nil {
-				return fmt.Errorf("switch IPv6 on on %s: %w", name, err)
+			if err := enableIPv6(name); err != nil {
+				return err
 			}
 			// IPAM gives an address one owner: duplicate address detection would only make
 			// it unusable for a second.
@@ -165,6 +166,18 @@ func addAddresses(h *netlink.Handle, link netlink.Link, res *types100.Result) er
 		if err := h.AddrAdd(link, addr); err != nil {
 			return fmt.Errorf("add address %s to %s: %w", ip.Address.String(), name, err)
 		}
+	}
+	return nil
+}
+
+// enableIPv6 writes only if it must: in a container /proc/sys may be read-only.
+func enableIPv6(ifName string) error {
+	path := "/proc/sys/net/ipv6/conf/" + ifName + "/disable_ipv6"
+	if have, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(have)) == "0" {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte("0"), 0); err != nil {
+		return fmt.Errorf("switch IPv6 on on %s: %w", ifName, err)
 	}
 	return nil
 }

@@ -44,11 +44,17 @@ func first(dir string) (*List, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(l.Types(), "patchbay") {
+		if !slices.ContainsFunc(l.Types(), IsMeta) {
 			return l, nil
 		}
 	}
 	return nil, types.NewError(types.ErrInvalidNetworkConfig, "no CNI configuration in "+dir, "")
+}
+
+// IsMeta reports whether a plugin type is a meta-plugin: ours, or one that ours stands in for. A
+// network never leads back to one.
+func IsMeta(pluginType string) bool {
+	return slices.Contains([]string{"patchbay", "multus", "multus-shim"}, pluginType)
 }
 
 func read(file, defaultName string) (*List, error) {

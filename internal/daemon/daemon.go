@@ -116,6 +116,9 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 
 // build makes everything and starts only etcd.
 func (d *Daemon) build(ctx context.Context) error {
+	if err := d.openSource(); err != nil {
+		return err
+	}
 	if err := d.openEtcd(ctx); err != nil {
 		return err
 	}
@@ -124,9 +127,6 @@ func (d *Daemon) build(ctx context.Context) error {
 		bridges[role] = ovs.Bridge(b)
 	}
 	commit := etcd.NewCommitter(d.kv)
-	if err := d.openSource(); err != nil {
-		return err
-	}
 	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
 	d.plugins = exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: d.cfg.Meta.CNIBinDirs, Root: d.cfg.Meta.DelegateRoot,
 		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
@@ -154,6 +154,9 @@ func (d *Daemon) openEtcd(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	if len(d.cfg.Etcd.Endpoints) == 0 {
+		if d.kube != nil {
+			d.log.Warn("etcd.endpoints is empty: the embedded etcd knows this node only, and a cluster of more would give out addresses twice")
+		}
 		e, err := etcd.StartEmbedded(ctx, d.cfg.StateDir)
 		if err != nil {
 			return err
