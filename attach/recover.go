@@ -138,7 +138,7 @@ func (a Attachment) nic() link.NIC {
 }
 
 func (e *Engine) mend(ctx context.Context, d delegates.Sandbox, a Attachment) (Attachment, error) {
-	err := d.Netns.Do(a.nic().Restore)
+	err := d.Netns.Do(a.nic().Apply)
 	if err == nil && e.damage(ctx, d, a) == nil {
 		return a, nil
 	}

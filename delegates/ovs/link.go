@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"regexp"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
 
@@ -120,7 +120,7 @@ func configure(p podSide) (*announcer, error) {
 		return nil, err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(p.ifName)
+	l, err := h.LinkByName(p.ifName)
 	if err != nil {
 		return nil, fmt.Errorf("find %s in the pod: %w", p.ifName, err)
 	}
@@ -129,77 +129,18 @@ func configure(p podSide) (*announcer, error) {
 			return nil, err
 		}
 	}
-	if err := addAddresses(h, link, p.result); err != nil {
-		return nil, err
-	}
 	if p.egressRate > 0 {
-		if err := limitEgress(h, link, p.egressRate); err != nil {
+		if err := limitEgress(h, l, p.egressRate); err != nil {
 			return nil, err
 		}
 	}
-	if err := h.LinkSetUp(link); err != nil {
-		return nil, fmt.Errorf("set %s up: %w", p.ifName, err)
-	}
-	for _, r := range p.result.Routes {
-		if err := addRoute(h, link, r.Dst, r.GW, p.result); err != nil {
-			return nil, err
-		}
+	if err := (link.NIC{Name: p.ifName, Result: p.result}).Apply(); err != nil {
+		return nil, err
 	}
 	if len(p.result.IPs) == 0 {
 		return nil, nil
 	}
-	return newAnnouncer(link.Attrs().Index, link.Attrs().HardwareAddr)
-}
-
-func addAddresses(h *netlink.Handle, link netlink.Link, res *types100.Result) error {
-	name := link.Attrs().Name
-	for _, ip := range res.IPs {
-		addr := &netlink.Addr{IPNet: &ip.Address}
-		if ip.Address.IP.To4() == nil {
-			if err := enableIPv6(name); err != nil {
-				return err
-			}
-			// IPAM gives an address one owner: duplicate address detection would only make
-			// it unusable for a second.
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := h.AddrAdd(link, addr); err != nil {
-			return fmt.Errorf("add address %s to %s: %w", ip.Address.String(), name, err)
-		}
-	}
-	return nil
-}
-
-// enableIPv6 writes only if it must: in a container /proc/sys may be read-only.
-func enableIPv6(ifName string) error {
-	path := "/proc/sys/net/ipv6/conf/" + ifName + "/disable_ipv6"
-	if have, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(have)) == "0" {
-		return nil
-	}
-	if err := os.WriteFile(path, []byte("0"), 0); err != nil {
-		return fmt.Errorf("switch IPv6 on on %s: %w", ifName, err)
-	}
-	return nil
-}
-
-// addRoute adds a route; without a gateway it goes through the gateway of an address of its family,
-// if there is one.
-func addRoute(h *netlink.Handle, link netlink.Link, dst net.IPNet, gw net.IP, res *types100.Result) error {
-	if gw == nil {
-		for _, ip := range res.IPs {
-			if (ip.Address.IP.To4() == nil) == (dst.IP.To4() == nil) && ip.Gateway != nil {
-				gw = ip.Gateway
-			}
-		}
-	}
-	r := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &dst, Gw: gw}
-	if gw == nil {
-		r.Scope = netlink.SCOPE_LINK
-	}
-	if err := h.RouteAdd(r); err != nil {
-		return fmt.Errorf("add route %s via %v to %s: %w", dst.String(), gw, link.Attrs().Name, err)
-	}
-	return nil
+	return newAnnouncer(l.Attrs().Index, l.Attrs().HardwareAddr)
 }
 
 // limitEgress shapes what the pod sends, where it sends it: behind the switch's back the packets

@@ -1,12 +1,15 @@
-// Package link compares an interface of a pod with the CNI result that describes it, and restores
-// what the kernel has lost of it. Its functions run inside the pod's namespace.
+// Package link compares an interface of a pod with the CNI result that describes it, and gives
+// it what it lacks. Its functions run inside the pod's namespace.
 package link
 
 import (
 	"fmt"
 	"net"
+	"os"
 	"slices"
+	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -54,16 +57,16 @@ func (n NIC) Check() error {
 		return fmt.Errorf("list routes of %s: %w", n.Name, err)
 	}
 	for _, r := range n.Result.Routes {
-		if !slices.ContainsFunc(routes, func(have netlink.Route) bool { return have.Dst != nil && have.Dst.String() == r.Dst.String() }) {
+		if !has(routes, r) {
 			return fmt.Errorf("interface %s has lost the route to %s", n.Name, r.Dst.String())
 		}
 	}
 	return nil
 }
 
-// Restore sets the interface up and adds what it lacks of addresses and routes. A missing interface
-// is an error.
-func (n NIC) Restore() error {
+// Apply gives the interface the addresses it lacks, sets it up, and adds the routes it lacks. A missing
+// interface is an error.
+func (n NIC) Apply() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -74,39 +77,89 @@ func (n NIC) Restore() error {
 		return fmt.Errorf("interface %s is missing in the pod: %w", n.Name, err)
 	}
 	for _, ip := range n.ips() {
-		addr := &netlink.Addr{IPNet: &ip.Address}
-		if ip.Address.IP.To4() == nil {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := h.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("add address %s to %s: %w", ip.Address.String(), n.Name, err)
+		if err := n.addAddress(h, link, ip); err != nil {
+			return err
 		}
 	}
 	if err := h.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set %s up: %w", n.Name, err)
 	}
-	if n.AnyRoutes {
+	if n.AnyRoutes || len(n.Result.Routes) == 0 {
 		return nil
 	}
+	have, err := h.RouteList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list routes of %s: %w", n.Name, err)
+	}
 	for _, r := range n.Result.Routes {
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &r.Dst, Gw: n.gateway(r.Dst, r.GW)}
-		if route.Gw == nil {
-			route.Scope = netlink.SCOPE_LINK
+		if has(have, r) {
+			continue
 		}
-		if err := h.RouteReplace(route); err != nil {
-			return fmt.Errorf("add route %s to %s: %w", r.Dst.String(), n.Name, err)
+		if err := h.RouteAdd(n.route(link.Attrs().Index, r)); err != nil {
+			return fmt.Errorf("add route %s via %v to %s: %w", r.Dst.String(), n.gateway(r), n.Name, err)
 		}
 	}
 	return nil
 }
 
-// gateway is the route's own, else that of an address of its family.
-func (n NIC) gateway(dst net.IPNet, gw net.IP) net.IP {
-	if gw != nil {
-		return gw
+func (n NIC) addAddress(h *netlink.Handle, link netlink.Link, ip *types100.IPConfig) error {
+	addr := &netlink.Addr{IPNet: &ip.Address}
+	if ip.Address.IP.To4() == nil {
+		if err := enableIPv6(n.Name); err != nil {
+			return err
+		}
+		// IPAM gives an address one owner: duplicate address detection would only make it unusable
+		// for a second.
+		addr.Flags = unix.IFA_F_NODAD
 	}
+	if err := h.AddrReplace(link, addr); err != nil {
+		return fmt.Errorf("add address %s to %s: %w", ip.Address.String(), n.Name, err)
+	}
+	return nil
+}
+
+// enableIPv6 writes only if it must: in a container /proc/sys may be read-only.
+func enableIPv6(ifName string) error {
+	path := "/proc/sys/net/ipv6/conf/" + ifName + "/disable_ipv6"
+	if have, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(have)) == "0" {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte("0"), 0); err != nil {
+		return fmt.Errorf("switch IPv6 on on %s: %w", ifName, err)
+	}
+	return nil
+}
+
+// has reports whether a route is among those of the interface, which are the main table's: routes in
+// other tables are taken to be there.
+func has(have []netlink.Route, r *types.Route) bool {
+	return r.Table != nil || slices.ContainsFunc(have, func(h netlink.Route) bool { return h.Dst != nil && h.Dst.String() == r.Dst.String() })
+}
+
+// route is a result's route as the kernel wants it (CNI 1.1.0, section 5).
+func (n NIC) route(index int, r *types.Route) *netlink.Route {
+	out := &netlink.Route{LinkIndex: index, Dst: &r.Dst, Gw: n.gateway(r), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority}
+	if r.Table != nil {
+		out.Table = *r.Table
+	}
+	if out.Gw == nil {
+		out.Scope = netlink.SCOPE_LINK
+	}
+	if r.Scope != nil {
+		out.Scope = netlink.Scope(*r.Scope)
+	}
+	return out
+}
+
+// gateway is the route's own, else that of an address of its family; a route to the link itself has
+// none.
+func (n NIC) gateway(r *types.Route) net.IP {
+	if r.GW != nil || r.Scope != nil && netlink.Scope(*r.Scope) >= netlink.SCOPE_LINK {
+		return r.GW
+	}
+	var gw net.IP
 	for _, ip := range n.ips() {
-		if (ip.Address.IP.To4() == nil) == (dst.IP.To4() == nil) && ip.Gateway != nil {
+		if (ip.Address.IP.To4() == nil) == (r.Dst.IP.To4() == nil) && ip.Gateway != nil {
 			gw = ip.Gateway
 		}
 	}

@@ -224,7 +224,10 @@ func (c *Cluster) pack() error {
 			}
 			return i.Program("/usr/bin/iperf3")
 		},
-		EtcdImage: func(i *image.Image) error { i.Entrypoint = []string{"/usr/bin/etcd"}; return i.Program("/usr/bin/etcd") },
+		EtcdImage: func(i *image.Image) error {
+			i.Entrypoint = []string{"/usr/bin/etcd"}
+			return i.Program("/usr/bin/etcd")
+		},
 	} {
 		i, err := image.New(tag)
 		if err != nil {

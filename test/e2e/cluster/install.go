@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -37,4 +39,18 @@ func (c *Cluster) AwaitDaemons(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// DumpLogs writes the end of every daemon's log.
+func (c *Cluster) DumpLogs(w io.Writer) {
+	for _, n := range c.Nodes {
+		files, _ := filepath.Glob(n.Path("/var/log/pods/" + Namespace + "_patchbay-*/patchbayd/*.log"))
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				continue
+			}
+			fmt.Fprintf(w, "--- %s %s\n%s\n", n.Name, f, b[max(0, len(b)-8000):])
+		}
+	}
 }

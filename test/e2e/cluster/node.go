@@ -261,4 +261,3 @@ func (n *Node) StopNow(p *Process) {
 	}
 	<-p.done
 }
-
