@@ -18,6 +18,7 @@ const (
 	ReasonDetached     = "Detached"
 	ReasonRepaired     = "InterfaceRepaired"
 	ReasonDamaged      = "InterfaceDamaged"
+	ReasonInvalid      = "InvalidAnnotation"
 )
 
 // A Reporter tells others than the caller what becomes of pods. It never blocks for long and never

@@ -62,6 +62,9 @@ type Bandwidth struct {
 
 var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
+// maxNetworks bounds what one pod can ask of a node.
+const maxNetworks = 128
+
 // ParseNetworks reads the networks annotation of a pod in podNamespace, in either form. An
 // annotation that breaks the specification is an error, never ignored: the pod asked for an
 // interface and would start without it.
@@ -78,6 +81,9 @@ func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(sels) > maxNetworks {
+		return nil, malformed("annotation %s asks for %d networks, more than %d", NetworksAnnotation, len(sels), maxNetworks)
 	}
 	routes := 0
 	for i := range sels {

@@ -60,6 +60,7 @@ type sent struct {
 	uid, status string
 	version     uint64
 	inFlight    int
+	invalid     string // the annotation that was complained of
 }
 
 type broadcaster struct {
@@ -132,8 +133,12 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 		return err
 	}
 	pod := r.source.Cached(k.namespace, k.name)
-	if pod == nil || !pod.Is(s.UID) || pod.Annotations[meta.StatusAnnotation] == status {
+	if pod == nil || !pod.Is(s.UID) {
 		return nil // the cache is behind: its next event leads here again
+	}
+	r.checkEdit(k, pod)
+	if pod.Annotations[meta.StatusAnnotation] == status {
+		return nil
 	}
 	r.mu.Lock()
 	last := r.sent[k]
@@ -146,6 +151,26 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 		return nil // written, and not yet in the cache
 	}
 	return r.patch(ctx, k, pod.UID, status)
+}
+
+// checkEdit says, once, that a running pod's annotation was edited to something invalid. The pod
+// keeps what it has.
+func (r *Reporter) checkEdit(k key, pod *meta.Pod) {
+	annotation := pod.Annotations[meta.NetworksAnnotation]
+	_, err := meta.ParseNetworks(annotation, k.namespace)
+	r.mu.Lock()
+	last := r.sent[k]
+	known := last.invalid == annotation
+	last.invalid = ""
+	if err != nil {
+		last.invalid = annotation
+	}
+	r.sent[k] = last
+	r.mu.Unlock()
+	if err != nil && !known {
+		r.Notify(attach.Notice{Namespace: k.namespace, Pod: k.name, UID: pod.UID, Warning: true, Reason: attach.ReasonInvalid,
+			Message: err.Error() + "; the pod keeps the interfaces it has"})
+	}
 }
 
 // older reports whether an object's version is before v; versions of one resource are ordered.

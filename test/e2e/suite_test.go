@@ -160,6 +160,11 @@ func pod(name, node, networks string) *corev1.Pod {
 	return p
 }
 
+func podTemplate(p *corev1.Pod) corev1.PodTemplateSpec {
+	p.Spec.RestartPolicy = corev1.RestartPolicyAlways
+	return corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}
+}
+
 // run makes a pod and waits until it is Ready.
 func run(t *testing.T, ns, name, node, networks string) {
 	t.Helper()

@@ -102,7 +102,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := c.awaitNodes(ctx); err != nil {
+	if err := poll(ctx, "all nodes Ready", func() error { return c.Ready(ctx) }); err != nil {
 		return err
 	}
 	c.say("%d nodes are Ready", len(c.Nodes))
@@ -258,25 +258,24 @@ func (c *Cluster) save(i *image.Image) error {
 	return i.Write(f)
 }
 
-func (c *Cluster) awaitNodes(ctx context.Context) error {
-	return poll(ctx, "all nodes Ready", func() error {
-		list, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		ready := 0
-		for _, n := range list.Items {
-			for _, cond := range n.Status.Conditions {
-				if cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue {
-					ready++
-				}
+// Ready reports whether all nodes are.
+func (c *Cluster) Ready(ctx context.Context) error {
+	list, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	ready := 0
+	for _, n := range list.Items {
+		for _, cond := range n.Status.Conditions {
+			if cond.Type == corev1.NodeReady && cond.Status == corev1.ConditionTrue {
+				ready++
 			}
 		}
-		if ready < len(c.Nodes) {
-			return fmt.Errorf("%d of %d", ready, len(c.Nodes))
-		}
-		return nil
-	})
+	}
+	if ready < len(c.Nodes) {
+		return fmt.Errorf("%d of %d", ready, len(c.Nodes))
+	}
+	return nil
 }
 
 // Kubectl runs kubectl as the administrator.

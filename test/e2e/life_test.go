@@ -1,0 +1,279 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/test/e2e/cluster"
+)
+
+func TestChurnLeavesNothing(t *testing.T) {
+	ns := namespace(t)
+	churn(t, ns, 50)
+	clean(t)
+}
+
+// churn makes so many pods of three interfaces on both nodes at once, checks that each is complete,
+// and deletes them.
+func churn(t *testing.T, ns string, pods int) {
+	t.Helper()
+	for i := range pods {
+		create(t, ns, fmt.Sprintf("p%d", i), fmt.Sprintf("n%d", i%2+1), "data,control,vlan")
+	}
+	for i := range pods {
+		ready(t, ns, fmt.Sprintf("p%d", i))
+	}
+	for i := range pods {
+		eventually(t, "network-status", func() error {
+			if n := entries(ns, fmt.Sprintf("p%d", i)); n != 4 {
+				return fmt.Errorf("p%d has %d entries", i, n)
+			}
+			return nil
+		})
+	}
+	none := int64(0)
+	if err := c.Client.CoreV1().Pods(ns).DeleteCollection(context.Background(), metav1.DeleteOptions{GracePeriodSeconds: &none}, metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	gone(t, ns, "")
+}
+
+func TestARollingRestartUnderChurnLosesNoPod(t *testing.T) {
+	ns := namespace(t)
+	run(t, ns, "stays", "n1", "data,control,vlan")
+	run(t, ns, "stays2", "n2", "data,control,vlan")
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if out, err := c.Kubectl("rollout", "restart", "-n", cluster.Namespace, "daemonset/patchbay"); err != nil {
+			t.Error(out, err)
+		}
+	})
+	for range 3 {
+		for i := range 8 {
+			create(t, ns, fmt.Sprintf("p%d", i), fmt.Sprintf("n%d", i%2+1), "data,control,vlan")
+		}
+		for i := range 8 {
+			ready(t, ns, fmt.Sprintf("p%d", i))
+			if out := in(t, ns, fmt.Sprintf("p%d", i), "ip", "-o", "link"); !strings.Contains(out, "net3") {
+				t.Errorf("p%d came up incomplete:\n%s", i, out)
+			}
+		}
+		for i := range 8 {
+			remove(t, ns, fmt.Sprintf("p%d", i))
+		}
+	}
+	wg.Wait()
+	if err := c.AwaitDaemons(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	in(t, ns, "stays", "ping", "-c1", "-W3", address(t, ns, "stays2", "net1"))
+	clean(t)
+}
+
+// daemonsGo gives the DaemonSet a node selector that no node has, until back is called.
+func daemonsGo(t *testing.T) (back func()) {
+	t.Helper()
+	set := func(selector string) {
+		patch := `{"spec":{"template":{"spec":{"nodeSelector":` + selector + `}}}}`
+		if _, err := c.Client.AppsV1().DaemonSets(cluster.Namespace).Patch(context.Background(), "patchbay", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(`{"nowhere":"yes"}`)
+	eventually(t, "the daemons are gone", func() error {
+		l, err := c.Client.CoreV1().Pods(cluster.Namespace).List(context.Background(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=patchbay"})
+		if err == nil && len(l.Items) > 0 {
+			err = fmt.Errorf("%d are left", len(l.Items))
+		}
+		return err
+	})
+	return func() {
+		set(`null`)
+		if err := c.AwaitDaemons(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestPodsWaitForADaemonThatIsAway(t *testing.T) {
+	ns := namespace(t)
+	run(t, ns, "old", "n1", "data")
+	run(t, ns, "peer", "n2", "data")
+	back := daemonsGo(t)
+	in(t, ns, "old", "ping", "-c1", "-W3", address(t, ns, "peer", "net1")) // interfaces go on forwarding
+	create(t, ns, "new", "n1", "data,control,vlan")
+	remove(t, ns, "old") // is not held in Terminating
+	time.Sleep(5 * time.Second)
+	p, err := c.Client.CoreV1().Pods(ns).Get(context.Background(), "new", metav1.GetOptions{})
+	if err != nil || p.Status.PodIP != "" {
+		t.Errorf("a pod started without Patchbay: %+v, %v", p.Status.PodIP, err)
+	}
+	back()
+	ready(t, ns, "new")
+	if out := in(t, ns, "new", "ip", "-o", "link"); !strings.Contains(out, "net3") {
+		t.Errorf("it came up incomplete:\n%s", out)
+	}
+	clean(t)
+}
+
+func TestARebootedNodeRecoversByItself(t *testing.T) {
+	ns := namespace(t)
+	replicas := int32(4)
+	p := pod("x", "n2", "data,control,vlan")
+	labels := map[string]string{"app": "rebooted"}
+	p.ObjectMeta = metav1.ObjectMeta{Labels: labels, Annotations: p.Annotations}
+	_, err := c.Client.AppsV1().Deployments(ns).Create(context.Background(), &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "rebooted"},
+		Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: podTemplate(p)}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.Client.AppsV1().Deployments(ns).Delete(context.Background(), "rebooted", metav1.DeleteOptions{})
+	})
+	run(t, ns, "peer", "n1", "data")
+	complete := func() error {
+		l, err := c.Client.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: "app=rebooted"})
+		if err != nil {
+			return err
+		}
+		n := 0
+		for _, p := range l.Items {
+			if out, err := tryIn(ns, p.Name, "ip", "-o", "link"); err == nil && strings.Contains(out, "net3") {
+				n++
+			}
+		}
+		if n < int(replicas) {
+			return fmt.Errorf("%d of %d pods are complete", n, replicas)
+		}
+		return nil
+	}
+	eventually(t, "the pods are complete", complete)
+	n2 := c.Nodes[1]
+	n2.Crash()
+	if err := n2.Boot(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pods are complete again", complete)
+	if err := c.AwaitDaemons(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := c.Client.CoreV1().Pods(ns).List(context.Background(), metav1.ListOptions{LabelSelector: "app=rebooted"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a ping across the nodes", func() error {
+		_, err := tryIn(ns, "peer", "ping", "-c1", "-W1", address(t, ns, l.Items[0].Name, "net1"))
+		return err
+	})
+	clean(t)
+}
+
+// The API server is away: what is cached and recorded is enough.
+func TestWithoutTheAPIServer(t *testing.T) {
+	ns := namespace(t)
+	run(t, ns, "a", "n1", "data")
+	n1 := c.Nodes[0]
+	c.APIServer.Kill()
+	defer func() {
+		if err := c.StartAPIServer(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "both nodes are Ready again", func() error { return c.Ready(context.Background()) })
+	}()
+	d := daemon(t, n1)
+	ctx := context.Background()
+	begin := time.Now()
+	if _, err := d.Attach(ctx, ns, "a", client.Request{Network: "control", Interface: "hot0"}); err != nil {
+		t.Errorf("hot attach from the cache: %v", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it was held for %s", took)
+	}
+	if _, err := d.Attach(ctx, ns, "a", client.Request{Network: "never-seen"}); err == nil || !strings.Contains(err.Error(), "never-seen") {
+		t.Errorf("a network that is not in the cache: %v", err)
+	}
+	// A static pod needs no API server to start, nor to end.
+	manifest := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "static", "namespace": "` + ns + `", "annotations": {"k8s.v1.cni.cncf.io/networks": "data"}},
+ "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "` + cluster.ToolsImage + `", "imagePullPolicy": "Never", "command": ["sleep", "100000"]}]}}`
+	file := n1.Path("/etc/kubernetes/manifests/static.json")
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	has := func(want bool) func() error {
+		return func() error {
+			l, err := d.List(ctx, client.Filter{Namespace: ns, Pod: "static-n1", Network: ns + "/data"})
+			if err == nil && (len(l) > 0) != want {
+				err = fmt.Errorf("attachments: %+v", l)
+			}
+			return err
+		}
+	}
+	eventually(t, "the static pod has its interface", has(true))
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is gone", has(false))
+	if err := d.Detach(ctx, ns, "a", "hot0"); err != nil {
+		t.Error(err)
+	}
+}
+
+// In the steady state a pod's ADD costs the API server one request: the patch of network-status.
+func TestAPodCostsOneRequest(t *testing.T) {
+	ns := namespace(t)
+	run(t, ns, "warm", "n1", "data,control,vlan")
+	time.Sleep(time.Second)
+	before := requests(t)
+	const pods = 5
+	for i := range pods {
+		run(t, ns, fmt.Sprintf("p%d", i), "n1", "data,control,vlan")
+	}
+	time.Sleep(2 * time.Second)
+	after := requests(t)
+	for what, n := range after {
+		if n -= before[what]; n > 0 && what != "patch pods/status" {
+			t.Errorf("%d x %s", n, what)
+		}
+	}
+	if n := after["patch pods/status"] - before["patch pods/status"]; n != pods {
+		t.Errorf("%d patches of %d pods", n, pods)
+	}
+}
+
+// requests counts what the daemons have asked of the API server, by verb and resource.
+func requests(t *testing.T) map[string]int {
+	t.Helper()
+	f, err := os.Open(c.AuditLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	count := map[string]int{}
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e struct {
+			Stage, Verb, UserAgent string
+			ObjectRef              struct{ Resource, Subresource string }
+		}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Stage == "ResponseComplete" && e.Verb != "watch" && strings.HasPrefix(e.UserAgent, "patchbayd/") {
+			count[strings.TrimSuffix(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
+		}
+	}
+	return count
+}
