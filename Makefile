@@ -9,8 +9,16 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.0
 COMMANDS    = patchbay patchbayd patchctl
 SOURCES     = $(shell git ls-files -co --exclude-standard '*.go') go.mod go.sum
 NAMES       = patchbay-ovs patchbay-ipam
+# The test cluster's programs, built once per version of their modules and of Go.
+E2E         = $(CURDIR)/.cache/e2e/bin
+KUBE        = kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
+KUBEVERSION = $(shell sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' test/e2e/kube/go.mod)
+GITVERSION  = k8s.io/component-base/version
+KUBEFLAGS   = -X $(GITVERSION).gitVersion=$(KUBEVERSION) -X $(GITVERSION).gitMajor=1 -X $(GITVERSION).gitMinor=$(word 2,$(subst ., ,$(KUBEVERSION))) \
+	-X $(GITVERSION).gitTreeState=clean -X $(GITVERSION).gitCommit=module
+MODULES     = . test/e2e test/e2e/kube test/e2e/containerd
 
-.PHONY: help deps build demo test testbin bench lint fuzz clean
+.PHONY: help deps build demo test testbin e2e e2ebin cluster bench lint fuzz clean
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -36,6 +44,23 @@ testbin: ## binaries for tests, with the race detector and failpoints
 test: deps testbin ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
 	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -timeout 20m ./...
 
+e2ebin: deps build
+	@mkdir -p $(E2E)
+	@key="$$(cat test/e2e/kube/go.sum test/e2e/kube/main.go test/e2e/containerd/go.sum | sha256sum) $$($(GO) version)"; \
+	if [ "$$(cat $(E2E)/key 2>/dev/null)" != "$$key" ]; then \
+	  echo "building Kubernetes $(KUBEVERSION) and containerd: about 10 minutes, once"; \
+	  (cd test/e2e/kube && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(KUBEFLAGS)' -o $(E2E)/hyper .) && \
+	  (cd test/e2e/containerd && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags 'no_btrfs no_zfs no_devmapper no_aufs' -o $(E2E)/ \
+	    github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/ctr) && \
+	  for n in $(KUBE); do ln -sf hyper $(E2E)/$$n; done && echo "$$key" >$(E2E)/key; fi
+	@cd test/e2e && CGO_ENABLED=0 $(GO) build -o $(E2E)/ ./pause ./cmd/cluster
+
+e2e: e2ebin ## Patchbay in a Kubernetes cluster of two real nodes on this machine
+	cd test/e2e && $(GO) test -count=1 -timeout 30m .
+
+cluster: e2ebin ## such a cluster to play with; make cluster STOP=1 ends it
+	@test/e2e/cluster.sh $(if $(STOP),stop,start)
+
 bench: deps build ## speed, as ratios within one run; also bench.json
 	@PATCHBAY_TEST_BIN=$(CURDIR)/$(BIN) BENCH_JSON=$(CURDIR)/bench.json $(GO) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m ./test/bench
 
@@ -48,7 +73,8 @@ lint: ## gofmt, go vet, staticcheck, go mod tidy
 	$(GO) vet ./...
 	$(GO) vet -tags failpoints ./...
 	$(GO) run $(STATICCHECK) ./...
-	$(GO) mod tidy -diff
+	cd test/e2e && $(GO) vet ./...
+	@for m in $(MODULES); do echo "go mod tidy -diff in $$m"; (cd $$m && $(GO) mod tidy -diff) || exit 1; done
 
 clean: ## remove what was built
 	rm -rf $(BIN) .cache bench.json

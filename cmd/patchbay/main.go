@@ -95,6 +95,13 @@ func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
 			return out, err
 		}
 		return version(conf.CNIVersion)
+	case "STATUS":
+		// Asked every few seconds by a runtime that does nothing else meanwhile: no waiting.
+		out, err := send(plugin, conf.Socket, req, 0)
+		if away(err) {
+			return nil, types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd does not answer on "+conf.Socket, err.Error())
+		}
+		return out, err
 	case "DEL":
 		out, err := send(plugin, conf.Socket, req, 0)
 		if away(err) {

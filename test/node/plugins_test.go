@@ -181,6 +181,9 @@ func TestN01C10C11C12C23C25C50TheShimIsACNIPlugin(t *testing.T) {
 			t.Errorf("VERSION: exit %d, %s", code, out)
 		}
 	}
+	if out, code := shim(t, []string{"CNI_COMMAND=STATUS"}, `{"cniVersion":"1.1.0","socket":"/run/nobody.sock"}`); code == 0 || !strings.Contains(out, `"code":50`) {
+		t.Errorf("STATUS without a daemon: exit %d, %s", code, out)
+	}
 	n.OVS.StopServer()
 	testnode.Eventually(t, "STATUS says 51", func() bool {
 		out, code := shim(t, []string{"CNI_COMMAND=STATUS"}, conf)

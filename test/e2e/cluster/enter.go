@@ -187,3 +187,20 @@ func removeCgroups(name string) {
 		}
 	}
 }
+
+// WriteEnter writes a script by which a user outside runs a command inside: next to the control
+// plane, or, with a node's name before it, on that node.
+func (c *Cluster) WriteEnter(path string) error {
+	// Process 1 of the namespace, as it is known outside.
+	outside, err := os.ReadFile(filepath.Join(filepath.Dir(path), "pid"))
+	if err != nil {
+		return err
+	}
+	script := "#!/bin/sh\n# Runs a command in the test cluster: enter [n1|n2] COMMAND...\n" +
+		"init=$(cat /proc/" + strings.TrimSpace(string(outside)) + "/task/*/children)\ninit=${init%% *}\n" +
+		"inside=\"nsenter -t $init -m -n -p --wd=$PWD\"\ncase $1 in\n"
+	for _, n := range c.Nodes {
+		script += fmt.Sprintf("%s) shift; exec $inside nsenter -t %d -m -n -u -p -- env PATH=%s/bin:$PATH \"$@\" ;;\n", n.Name, n.pid, c.Root)
+	}
+	return os.WriteFile(path, []byte(script+"*) exec $inside \"$@\" ;;\nesac\n"), 0o755)
+}

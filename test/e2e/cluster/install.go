@@ -50,7 +50,7 @@ func (c *Cluster) DumpLogs(w io.Writer) {
 			if err != nil {
 				continue
 			}
-			fmt.Fprintf(w, "--- %s %s\n%s\n", n.Name, f, b[max(0, len(b)-8000):])
+			fmt.Fprintf(w, "--- %s %s\n%s\n", n.Name, f, b[max(0, len(b)-30000):])
 		}
 	}
 }

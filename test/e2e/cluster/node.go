@@ -73,6 +73,7 @@ func (n *Node) Crash() {
 			<-p.done
 		}
 	}
+	removeCgroups(n.cgroup())
 	for _, nic := range []string{"eth", "data", "control"} {
 		_, _ = command("ip", "link", "del", n.Name+nic) // may have gone with the namespace
 	}
