@@ -5,9 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"regexp"
 	"sync"
 	"sync/atomic"
@@ -81,13 +79,17 @@ func (l *links) create(hostName, ifName string, mac net.HardwareAddr, mtu int, n
 	if err != nil {
 		return fmt.Errorf("make veth pair %s, %s: %w", hostName, ifName, err)
 	}
-	// The host has nothing to say on a pod's network: no address, no router advertisement taken.
-	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+hostName+"/disable_ipv6", []byte("1"), 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("switch IPv6 off on %s: %w", hostName, err)
+	// The host has nothing to say on a pod's network: it takes no address there. The end has no
+	// carrier yet, so none was made either.
+	err = netlink.LinkSetIP6AddrGenMode(veth, addrGenModeNone)
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("keep IPv6 addresses off %s: %w", hostName, err)
 	}
 	return nil
 }
+
+// addrGenModeNone is IN6_ADDR_GEN_MODE_NONE, linux/if_link.h.
+const addrGenModeNone = 1
 
 // ours returns the names of the host's ends of all our veth pairs.
 func ours() ([]string, error) {

@@ -161,6 +161,18 @@ func (c *Cluster) control(ctx context.Context) (err error) {
 	})
 }
 
+// EtcdTLS is where StartEtcd's etcd is.
+const EtcdTLS = "https://" + controlIP + ":22379"
+
+// StartEtcd starts an etcd of its own, which wants certificates of the cluster's authority: issue
+// "etcd" first.
+func (c *Cluster) StartEtcd() (*Process, error) {
+	pki := filepath.Join(c.Dir, "pki")
+	return start(c.Dir+"/log/etcd-tls.log", nil, "etcd", "--data-dir="+c.Dir+"/etcd-tls", "--listen-client-urls="+EtcdTLS, "--advertise-client-urls="+EtcdTLS,
+		"--listen-peer-urls=http://127.0.0.1:22380", "--log-level=error", "--client-cert-auth", "--trusted-ca-file="+pki+"/ca.crt",
+		"--cert-file="+pki+"/etcd.crt", "--key-file="+pki+"/etcd.key")
+}
+
 // StartAPIServer starts kube-apiserver, again after a stop, and waits until it answers.
 func (c *Cluster) StartAPIServer() (err error) {
 	pki := filepath.Join(c.Dir, "pki")

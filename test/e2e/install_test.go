@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"context"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/patchbay-cni/patchbay/test/e2e/cluster"
+)
+
+const (
+	plugin  = "/opt/cni/bin/patchbay"
+	netconf = "/etc/cni/net.d/00-patchbay.conflist"
+)
+
+// TestZTheOverlays takes Patchbay off both nodes and installs it again from each overlay: this is
+// what the others run on, so it goes last (by its name) and leaves the cluster as it was.
+func TestZTheOverlays(t *testing.T) {
+	uninstall(t, "trial")
+	ctx := context.Background()
+
+	// Native, without privileged, on an external etcd over TLS. The cluster network is Open vSwitch's.
+	ns := cluster.Namespace
+	if _, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CA.Issue("etcd", pkix.Name{CommonName: "etcd"}, "10.77.0.1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CA.Issue("patchbay", pkix.Name{CommonName: "patchbay"}); err != nil {
+		t.Fatal(err)
+	}
+	etcd, err := c.StartEtcd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer etcd.Stop()
+	data := map[string][]byte{}
+	for key, file := range map[string]string{"tls.crt": "patchbay.crt", "tls.key": "patchbay.key", "ca.crt": "ca.crt"} {
+		if data[key], err = os.ReadFile(filepath.Join(c.Dir, "pki", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Client.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "patchbay-etcd"}, Data: data}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Client.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "patchbay-etcd"}, Data: map[string]string{"endpoints": cluster.EtcdTLS}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.Kubectl("apply", "-f", filepath.Join(c.Root, "deploy/base/crd.yaml")); err != nil {
+		t.Fatal(out, err)
+	}
+	eventually(t, "the cluster network", func() error {
+		_, err := tryApply(t, "kube-system", nad("cluster", `{"cniVersion": "1.1.0", "name": "cluster", "type": "patchbay-ovs", "network": "control",
+ "ipam": {"type": "patchbay-ipam", "network": "10.20.0.0/16", "subnetLen": 24, "cooldown": "0s", "routes": [{"dst": "10.20.0.0/16", "scope": 253}]}}`))
+		return err
+	})
+	if err := c.Install(ctx, "native"); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("native", func(t *testing.T) {
+		ns := namespace(t)
+		run(t, ns, "a", "n1", "data,control")
+		run(t, ns, "b", "n2", "data,control")
+		for _, ifName := range []string{"eth0", "net1", "net2"} {
+			in(t, ns, "a", "ping", "-c1", "-W3", address(t, ns, "b", ifName))
+		}
+		remove(t, ns, "a")
+		remove(t, ns, "b")
+		clean(t)
+	})
+	uninstall(t, "native")
+	if err := c.Install(ctx, "trial"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// uninstall does what the documentation says: delete, apply the overlay uninstall, delete that.
+func uninstall(t *testing.T, overlay string) {
+	t.Helper()
+	for _, n := range c.Nodes {
+		for _, f := range []string{plugin, netconf} {
+			if _, err := os.Stat(n.Path(f)); err != nil {
+				t.Errorf("before: %v", err)
+			}
+		}
+		if fi, err := os.Stat(n.Path(netconf)); err == nil && fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %o", netconf, fi.Mode().Perm())
+		}
+	}
+	overlays := filepath.Join(c.Root, "test/e2e/overlays")
+	if out, err := c.Kubectl("delete", "-k", filepath.Join(overlays, overlay), "--wait"); err != nil {
+		t.Fatal(out, err)
+	}
+	if out, err := c.Kubectl("apply", "-k", filepath.Join(c.Root, "deploy/overlays/uninstall")); err != nil {
+		t.Fatal(out, err)
+	}
+	for _, n := range c.Nodes {
+		for _, f := range []string{plugin, "/opt/cni/bin/patchbay-ovs", "/opt/cni/bin/patchbay-ipam", netconf} {
+			eventually(t, f+" is gone from "+n.Name, func() error {
+				if _, err := os.Lstat(n.Path(f)); !errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%w", errors.Join(err, fmt.Errorf("it is there")))
+				}
+				return nil
+			})
+		}
+		left, err := n.Run("sh", "-c", "ls -A /opt/cni/bin /etc/cni/net.d")
+		if err != nil || strings.Contains(left, "patchbay") {
+			t.Errorf("left on %s: %s, %v", n.Name, left, err)
+		}
+	}
+	if out, err := c.Kubectl("delete", "-k", filepath.Join(c.Root, "deploy/overlays/uninstall"), "--wait"); err != nil {
+		t.Fatal(out, err)
+	}
+	eventually(t, "the nodes are Ready with the CNI that was there before", func() error { return c.Ready(context.Background()) })
+}
