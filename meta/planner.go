@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -66,6 +67,12 @@ type Config struct {
 	NamespaceIsolation bool
 	GlobalNamespaces   []string
 	CNIConfDir         string
+	// Namespace is where networks named without one are; empty: the first of SystemNamespaces.
+	Namespace string
+	// Inline are the cluster network and further default networks by configuration, not by name.
+	Inline []*cniconf.List
+	// ReadinessFile is written by whoever makes the cluster network; until then ADDs wait.
+	ReadinessFile string
 	// Implied are the capabilities of plugin types that need no declaration: our own.
 	Implied map[string][]string
 }
@@ -100,10 +107,19 @@ type Planner struct {
 // NewPlanner returns a planner.
 func NewPlanner(src Source, cfg Config) *Planner { return &Planner{src: src, cfg: cfg} }
 
+// Config returns the planner's configuration.
+func (p *Planner) Config() Config { return p.cfg }
+
+// With returns a planner with another configuration.
+func (p *Planner) With(cfg Config) *Planner { return NewPlanner(p.src, cfg) }
+
 // Plan returns the attachments of a pod that starts, in order: cluster network as ifName, default
 // networks, the pod's own. runtime holds the capability arguments of the container runtime, which
 // are for the cluster network alone (specification 7.5).
 func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[string]json.RawMessage) ([]Wanted, error) {
+	if err := p.ready(); err != nil {
+		return nil, err
+	}
 	var all []Wanted
 	cluster, err := p.cluster(ctx, pod, ifName, runtime)
 	if err != nil {
@@ -123,6 +139,16 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		return nil, err
 	}
 	names := newNames(all, own)
+	for i, list := range p.inlineDefaults() {
+		w, err := p.want(list, Selection{}, RoleDefault, "default network "+list.Name)
+		if err != nil {
+			return nil, err
+		}
+		if w.Interface, err = names.pick("", i+1); err != nil {
+			return nil, err
+		}
+		all = append(all, w)
+	}
 	for i, s := range slices.Concat(sels, own) {
 		role := RoleSelected
 		if i < len(sels) {
@@ -138,6 +164,25 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		all = append(all, w)
 	}
 	return all, nil
+}
+
+// ready reports whether the cluster network is (multi-network specification 6.1).
+func (p *Planner) ready() error {
+	if p.cfg.ReadinessFile == "" {
+		return nil
+	}
+	if _, err := os.Stat(p.cfg.ReadinessFile); err != nil {
+		return types.NewError(types.ErrTryAgainLater, "the cluster network is not ready", err.Error()+"; its maker writes it (meta.readinessFile)")
+	}
+	return nil
+}
+
+// inlineDefaults are the networks behind the first, which is the cluster network.
+func (p *Planner) inlineDefaults() []*cniconf.List {
+	if len(p.cfg.Inline) < 2 {
+		return nil
+	}
+	return p.cfg.Inline[1:]
 }
 
 // One plans a single attachment for a running pod that has the interfaces taken.
@@ -193,6 +238,8 @@ func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime m
 	switch override := strings.TrimSpace(pod.Annotations[DefaultNetworkAnnotation]); {
 	case override != "":
 		w, err = p.override(ctx, pod, override)
+	case len(p.cfg.Inline) > 0:
+		w, err = p.want(p.cfg.Inline[0], Selection{}, RoleCluster, "cluster network "+p.cfg.Inline[0].Name)
 	case p.cfg.ClusterNetwork != "":
 		w, err = p.configured(ctx, p.cfg.ClusterNetwork)
 	default:
@@ -251,6 +298,9 @@ func (p *Planner) reference(name string) Selection {
 }
 
 func (p *Planner) systemNamespace() string {
+	if p.cfg.Namespace != "" {
+		return p.cfg.Namespace
+	}
 	if len(p.cfg.SystemNamespaces) > 0 {
 		return p.cfg.SystemNamespaces[0]
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/multus"
 )
 
 // AnnotationsCapability is how containerd and CRI-O hand over a pod's annotations.
@@ -42,7 +43,11 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 		return nil, err
 	}
 	runtime := c.conf.RuntimeConfig
-	wanted, err := s.Planner.Plan(ctx, pod, c.IfName, runtime)
+	planner, err := s.planner(c)
+	if err != nil {
+		return nil, err
+	}
+	wanted, err := planner.Plan(ctx, pod, c.IfName, runtime)
 	if err != nil {
 		err = fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
@@ -61,6 +66,22 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 		return c.conf.PrevResult, nil // chained behind the plugin of the cluster network: that is the result
 	}
 	return meta.Result(made.Made(), c.conf.CNIVersion)
+}
+
+// planner is that of the daemon, or what a netconf of Multus, with our type, makes of it.
+func (s *Server) planner(c *call) (*meta.Planner, error) {
+	conf, _, err := multus.Parse(c.Config)
+	if err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "network configuration", err.Error())
+	}
+	if !conf.Any() {
+		return s.Planner, nil
+	}
+	cfg, err := conf.Over(s.Planner.Config())
+	if err != nil {
+		return nil, fmt.Errorf("network configuration: %w", err)
+	}
+	return s.Planner.With(cfg), nil
 }
 
 // pod finds the pod's annotations: from the runtime itself, else from the source. A caller that is

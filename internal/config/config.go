@@ -78,6 +78,8 @@ type Meta struct {
 	SystemNamespaces   []string `yaml:"systemNamespaces"`
 	NamespaceIsolation bool     `yaml:"namespaceIsolation"`
 	GlobalNamespaces   []string `yaml:"globalNamespaces"`
+	ReadinessFile      string   `yaml:"readinessFile"`
+	Multus             string   `yaml:"multus"` // file of a Multus configuration, read over this one
 	CNIBinDirs         []string `yaml:"cniBinDirs"`
 	CNIConfDir         string   `yaml:"cniConfDir"`
 	DelegateRoot       string   `yaml:"delegateRoot"` // where executed plugins see /; in a container, the host's

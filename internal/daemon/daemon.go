@@ -128,18 +128,17 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	commit := etcd.NewCommitter(d.kv)
 	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
-	d.plugins = exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: d.cfg.Meta.CNIBinDirs, Root: d.cfg.Meta.DelegateRoot,
+	plan, binDirs, err := d.planConfig()
+	if err != nil {
+		return err
+	}
+	d.plugins = exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
 		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
-	d.planner = meta.NewPlanner(d.source, meta.Config{
-		ClusterNetwork: d.cfg.Meta.ClusterNetwork, DefaultNetworks: d.cfg.Meta.DefaultNetworks, SystemNamespaces: d.cfg.Meta.SystemNamespaces,
-		NamespaceIsolation: d.cfg.Meta.NamespaceIsolation, GlobalNamespaces: d.cfg.Meta.GlobalNamespaces, CNIConfDir: d.cfg.Meta.CNIConfDir,
-		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities},
-	})
+	d.planner = meta.NewPlanner(d.source, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, DelQueue: d.countQueue, Ready: d.countReady})
-	var err error
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
 		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -79,6 +80,7 @@ func TestZTheOverlays(t *testing.T) {
 		clean(t)
 	})
 	uninstall(t, "native")
+	t.Run("from-multus", fromMultus)
 	if err := c.Install(ctx, "trial"); err != nil {
 		t.Fatal(err)
 	}
@@ -122,4 +124,71 @@ func uninstall(t *testing.T, overlay string) {
 		t.Fatal(out, err)
 	}
 	eventually(t, "the nodes are Ready with the CNI that was there before", func() error { return c.Ready(context.Background()) })
+}
+
+// fromMultus does what docs/from-multus.md says, on a cluster with Multus' configuration and networks
+// as Multus' users write them. Multus' own plugin is not there: a plain one stands in its file.
+func fromMultus(t *testing.T) {
+	ctx := context.Background()
+	const thick = `{"cniVersion": "0.3.1", "logLevel": "verbose", "cniConfigDir": "/host/etc/cni/net.d", "multusAutoconfigDir": "/host/etc/cni/net.d",
+ "multusConfigFile": "auto", "socketDir": "/host/run/multus/", "defaultNetworks": ["everyone"]}`
+	config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "multus-daemon-config"}, Data: map[string]string{"daemon-config.json": thick}}
+	for _, ns := range []string{"kube-system", cluster.Namespace} {
+		_, _ = c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}) // kube-system is there
+		if _, err := c.Client.CoreV1().ConfigMaps(ns).Create(ctx, config.DeepCopy(), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := c.Kubectl("apply", "-f", filepath.Join(c.Root, "deploy/base/crd.yaml")); err != nil {
+		t.Fatal(out, err)
+	}
+	eventually(t, "the networks of Multus' users", func() error {
+		_, err := tryApply(t, "kube-system", nad("everyone", `{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br-control"}`))
+		return err
+	})
+	ns := namespace(t)
+	apply(t, ns, nad("ovs", `{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br-data", "vlan": 100, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/24"}]]}}`))
+	apply(t, "default", nad("elsewhere", `{"cniVersion": "0.3.1", "type": "bridge", "bridge": "lbr1", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.61.0.0/24"}]]}}`))
+	apply(t, ns, nad("broken", `{"cniVersion": "0.3.1", "type": }`))
+	check := func() string {
+		out, _ := command(filepath.Join(c.Root, "bin/patchctl"), "migrate", "check", "--all", "--kubeconfig", c.Dir+"/admin.kubeconfig")
+		return out
+	}
+	out := check()
+	for _, want := range []string{"ovs is made by the daemon itself", "executes bridge, host-local", ns + "/broken", "fails", "multusConfigFile: has no effect here"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("migrate check lacks %q:\n%s", want, out)
+		}
+	}
+	multus := "/etc/cni/net.d/00-multus.conf"
+	for _, n := range c.Nodes {
+		if err := os.WriteFile(n.Path(multus), []byte(`{"cniVersion": "0.3.1", "name": "multus-cni-network", "type": "multus", "delegates": []}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Install(ctx, "from-multus"); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range c.Nodes {
+		findings, err := daemon(t, n).Doctor(ctx)
+		if err != nil || !strings.Contains(fmt.Sprint(findings), "takes 00-multus.conf before") {
+			t.Errorf("doctor: %v, %v", findings, err)
+		}
+		if err := os.Remove(n.Path(multus)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, ns, "a", "n1", `[{"name": "ovs"}, {"name": "elsewhere", "namespace": "default"}]`)
+	s := status(t, ns, "a")
+	if len(s) != 4 || s[1].Name != "kube-system/everyone" || s[2].Name != ns+"/ovs" || s[3].Name != "default/elsewhere" || len(s[3].IPs) != 1 {
+		t.Errorf("%+v", s)
+	}
+	remove(t, ns, "a")
+	clean(t)
+	uninstall(t, "from-multus")
+}
+
+func command(name string, args ...string) (string, error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return string(out), err
 }

@@ -1,0 +1,122 @@
+package multus
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// A Grade says how something fares after the switch.
+type Grade string
+
+// The grades.
+const (
+	Works   Grade = "works"
+	Changes Grade = "changes" // works in another way; the message says how
+	Fails   Grade = "fails"
+)
+
+// A Finding is about one object.
+type Finding struct {
+	Object  string `json:"object"`
+	Grade   Grade  `json:"grade"`
+	Message string `json:"message"`
+}
+
+// native are the plugin types that need no plugin.
+var native = []string{"patchbay-ovs", "ovs"}
+
+// ovsKeys are keys of ovs-cni that mean nothing here.
+var ovsKeys = map[string]string{
+	"socket_file":               "the daemon has one connection, ovs.db",
+	"configuration_path":        "a flat file beside the plugin is not read",
+	"link_state_check_retries":  "the port is waited for by an event",
+	"link_state_check_interval": "the port is waited for by an event",
+	"interface_type":            "",
+	"ovnPort":                   "",
+}
+
+// CheckConfig judges a configuration of Multus.
+func CheckConfig(object string, b []byte) []Finding {
+	c, notes, err := Parse(b)
+	if err == nil {
+		_, err = c.Over(meta.Config{})
+	}
+	if err != nil {
+		return []Finding{{object, Fails, err.Error()}}
+	}
+	findings := []Finding{{object, Works, "is read as it is"}}
+	if c.NamespaceIsolation == nil || !*c.NamespaceIsolation {
+		findings = append(findings, Finding{object, Works, "namespaceIsolation is off, as in Multus; Patchbay's own default is on"})
+	}
+	for _, n := range notes {
+		findings = append(findings, Finding{object, Changes, n})
+	}
+	return findings
+}
+
+// CheckNetwork judges a NetworkAttachmentDefinition.
+func CheckNetwork(n meta.Network) []Finding {
+	object := "network " + n.Namespace + "/" + n.Name
+	if strings.TrimSpace(n.Config) == "" {
+		return []Finding{{object, Works, "its configuration is on the nodes' disks, under that name"}}
+	}
+	list, err := cniconf.Parse([]byte(n.Config), n.Name)
+	if err != nil {
+		return []Finding{{object, Fails, err.Error()}}
+	}
+	if slices.ContainsFunc(list.Types(), cniconf.IsMeta) {
+		return []Finding{{object, Fails, "leads back to a meta-plugin"}}
+	}
+	var executed, own []string
+	findings := []Finding{}
+	for _, p := range list.Plugins {
+		if slices.Contains(native, p.Type) {
+			own = append(own, p.Type)
+			for _, k := range slices.Sorted(maps.Keys(p.Raw)) {
+				if why, has := ovsKeys[k]; has {
+					findings = append(findings, Finding{object, Changes, strings.TrimSuffix(fmt.Sprintf("%s has no effect here: %s", k, why), ": ")})
+				}
+			}
+		} else {
+			executed = append(executed, p.Type)
+		}
+		var ipam struct {
+			Type string `json:"type"`
+		}
+		if p.IPAM != nil && json.Unmarshal(p.IPAM, &ipam) == nil && ipam.Type != "" && ipam.Type != "patchbay-ipam" {
+			executed = append(executed, ipam.Type)
+		}
+	}
+	message := []string{}
+	if len(own) > 0 {
+		message = append(message, strings.Join(own, ", ")+" is made by the daemon itself")
+	}
+	if len(executed) > 0 {
+		slices.Sort(executed)
+		message = append(message, "executes "+strings.Join(slices.Compact(executed), ", ")+": needs the overlay with exec delegates")
+	}
+	if list.Name != n.Name {
+		findings = append(findings, Finding{object, Works, "its configuration has another name, " + list.Name})
+	}
+	return append([]Finding{{object, Works, strings.Join(message, "; ")}}, findings...)
+}
+
+// CheckPod judges a pod's annotations: planner knows the networks and the configuration.
+func CheckPod(ctx context.Context, planner *meta.Planner, p meta.Pod) []Finding {
+	object := "pod " + p.Namespace + "/" + p.Name
+	wanted, err := planner.Plan(ctx, p, "eth0", nil)
+	if err != nil {
+		return []Finding{{object, Fails, err.Error()}}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	return []Finding{{object, Works, fmt.Sprintf("%d networks", len(wanted))}}
+}

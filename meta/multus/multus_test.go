@@ -1,0 +1,88 @@
+package multus
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// The configurations of Multus' own manifests, v4.3.0.
+const (
+	thick = `{"chrootDir": "/hostroot", "cniVersion": "0.3.1", "logLevel": "verbose", "logToStderr": true, "cniConfigDir": "/host/etc/cni/net.d",
+ "multusAutoconfigDir": "/host/etc/cni/net.d", "multusConfigFile": "auto", "socketDir": "/host/run/multus/"}`
+	thin = `{"name": "multus-cni-network", "type": "multus", "capabilities": {"portMappings": true}, "delegates": [
+ {"cniVersion": "0.3.1", "name": "default-cni-network", "plugins": [{"type": "flannel", "name": "flannel.1", "delegate": {"isDefaultGateway": true}},
+ {"type": "portmap", "capabilities": {"portMappings": true}}]}], "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig"}`
+)
+
+func TestConfigurationsOfMultusAreTaken(t *testing.T) {
+	base := meta.Config{ClusterNetwork: "/etc/cni/net.d", CNIConfDir: "/etc/cni/net.d", NamespaceIsolation: true}
+	for _, c := range []struct {
+		name, text string
+		check      func(meta.Config) bool
+	}{
+		{"thick daemon", thick, func(m meta.Config) bool {
+			return m.ClusterNetwork == "/etc/cni/net.d" && !m.NamespaceIsolation && m.Namespace == "kube-system"
+		}},
+		{"thin, with delegates", thin, func(m meta.Config) bool {
+			return len(m.Inline) == 1 && m.Inline[0].Name == "default-cni-network" && len(m.Inline[0].Plugins) == 2
+		}},
+		{"cluster network by name", `{"type": "multus", "clusterNetwork": "ovn", "defaultNetworks": ["a", "b"], "multusNamespace": "m", "namespaceIsolation": true,
+ "globalNamespaces": "x, y", "systemNamespaces": [], "readinessindicatorfile": "/run/ready", "confDir": "/etc/cni/multus/net.d"}`, func(m meta.Config) bool {
+			return m.ClusterNetwork == "ovn" && len(m.DefaultNetworks) == 2 && m.Namespace == "m" && m.NamespaceIsolation && strings.Join(m.GlobalNamespaces, "") == "xy" &&
+				len(m.SystemNamespaces) == 0 && m.ReadinessFile == "/run/ready" && m.CNIConfDir == "/etc/cni/multus/net.d"
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			parsed, _, err := Parse([]byte(c.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if over, err := parsed.Over(base); err != nil || !c.check(over) {
+				t.Errorf("%+v, %v", over, err)
+			}
+		})
+	}
+}
+
+func TestWhatIsJudged(t *testing.T) {
+	network := func(config string) []Finding {
+		return CheckNetwork(meta.Network{Namespace: "n", Name: "a", Config: config})
+	}
+	for _, c := range []struct {
+		name  string
+		found []Finding
+		grade Grade
+		text  string
+	}{
+		{"thick", CheckConfig("c", []byte(thick)), Changes, "chrootDir: has no effect here: meta.delegateRoot"},
+		{"no JSON", CheckConfig("c", []byte("{")), Fails, "configuration of Multus"},
+		{"delegate that is Multus", CheckConfig("c", []byte(`{"delegates": [{"cniVersion": "1.0.0", "name": "x", "type": "multus"}]}`)), Fails, "meta-plugin"},
+		{"unknown key", CheckConfig("c", []byte(`{"allowTryDeleteOnErr": true}`)), Changes, "not a key of Multus"},
+		{"a key of ovs-cni", network(`{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br1", "vlan": 5, "socket_file": "unix:/x"}`), Changes, "socket_file"},
+		{"ovs is native", network(`{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br1"}`), Works, "made by the daemon itself"},
+		{"executed", network(`{"cniVersion": "0.4.0", "type": "macvlan", "ipam": {"type": "whereabouts"}}`), Works, "executes macvlan, whereabouts"},
+		{"itself", network(`{"cniVersion": "0.4.0", "type": "multus"}`), Fails, "meta-plugin"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, f := range c.found {
+				if f.Grade == c.grade && strings.Contains(f.Message, c.text) {
+					return
+				}
+			}
+			t.Errorf("%+v, want %s and %q", c.found, c.grade, c.text)
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{thick, thin, `{`, `{"delegates": [1]}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if c, _, err := Parse(b); err == nil {
+			_, _ = c.Over(meta.Config{}) // may refuse
+		}
+	})
+}
