@@ -205,3 +205,10 @@ func (r *rate) UnmarshalJSON(b []byte) error {
 	*r = rate(n * unit)
 	return nil
 }
+
+// Validate reports what in a configuration can never work; whether the node has the bridge is not
+// asked.
+func Validate(list *cniconf.List) error {
+	_, err := parseConf(&delegates.Attachment{Config: list})
+	return err
+}

@@ -40,4 +40,3 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 	}
 	return cfg, binDirs, nil
 }
-

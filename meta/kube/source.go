@@ -6,13 +6,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	nadclient "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/client/clientset/versioned"
-	nadinformers "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/client/informers/externalversions/k8s.cni.cncf.io/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -37,11 +34,9 @@ const mirrorOf = "kubernetes.io/config.mirror"
 
 // A Source answers from its caches, and asks the API server when they are behind.
 type Source struct {
-	log  *slog.Logger
+	*NetworkCache
 	meta metadata.Interface
-	nad  nadclient.Interface
 	pods cache.SharedIndexInformer
-	nads cache.SharedIndexInformer
 }
 
 // New returns the source for a node. Run fills its caches.
@@ -50,31 +45,34 @@ func New(cfg *rest.Config, node string, log *slog.Logger) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client for pods: %w", err)
 	}
-	n, err := nadclient.NewForConfig(cfg)
+	n, err := NewNetworkCache(cfg, log)
 	if err != nil {
-		return nil, fmt.Errorf("client for NetworkAttachmentDefinitions: %w", err)
+		return nil, err
 	}
-	s := &Source{log: log, meta: m, nad: n}
+	s := &Source{NetworkCache: n, meta: m}
 	s.pods = metadatainformer.NewFilteredMetadataInformer(m, Pods, metav1.NamespaceAll, resync, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String()
 	}).Informer()
-	s.nads = nadinformers.NewNetworkAttachmentDefinitionInformer(n, metav1.NamespaceAll, resync, cache.Indexers{})
-	for what, i := range map[string]cache.SharedIndexInformer{"pods": s.pods, "NetworkAttachmentDefinitions": s.nads} {
-		if err := i.SetTransform(slim); err != nil {
-			return nil, err
-		}
-		if err := i.SetWatchErrorHandlerWithContext(s.watchError(what)); err != nil {
-			return nil, err
-		}
+	return s, prepare(s.pods, "pods", log)
+}
+
+// prepare sets an informer up before it runs.
+func prepare(i cache.SharedIndexInformer, what string, log *slog.Logger) error {
+	if err := i.SetTransform(slim); err != nil {
+		return err
 	}
-	return s, nil
+	return i.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
+		if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+			log.Warn("the API server is not followed, trying on", "resource", what, "error", err)
+		}
+	})
 }
 
 // Run keeps the caches until the context ends.
 func (s *Source) Run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
-		s.nads.RunWithContext(ctx)
+		s.NetworkCache.Run(ctx)
 		close(done)
 	}()
 	s.pods.RunWithContext(ctx)
@@ -101,15 +99,6 @@ func (s *Source) OnPod(fn func(meta.Pod)) error {
 	}
 	_, err := s.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: tell, UpdateFunc: func(_, o any) { tell(o) }})
 	return err
-}
-
-// watchError says once per failure why a cache falls behind.
-func (s *Source) watchError(what string) cache.WatchErrorHandlerWithContext {
-	return func(_ context.Context, _ *cache.Reflector, err error) {
-		if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-			s.log.Warn("the API server is not followed, trying on", "resource", what, "error", err)
-		}
-	}
 }
 
 // Cached returns a pod as it is in the cache, or nil.
@@ -139,32 +128,6 @@ func (s *Source) Pod(ctx context.Context, namespace, name, uid string) (*meta.Po
 	return p, nil
 }
 
-// Network implements meta.Source.
-func (s *Source) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
-	if o, ok, err := s.nads.GetStore().GetByKey(namespace + "/" + name); err == nil && ok {
-		return toNetwork(o.(*nad.NetworkAttachmentDefinition)), nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
-	defer cancel()
-	o, err := s.nad.K8sCniCncfIoV1().NetworkAttachmentDefinitions(namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return nil, explain("NetworkAttachmentDefinition "+namespace+"/"+name, err)
-	}
-	return toNetwork(o), nil
-}
-
-// Networks returns all networks, sorted by namespace and name.
-func (s *Source) Networks() []meta.Network {
-	var all []meta.Network
-	for _, o := range s.nads.GetStore().List() {
-		all = append(all, *toNetwork(o.(*nad.NetworkAttachmentDefinition)))
-	}
-	slices.SortFunc(all, func(a, b meta.Network) int {
-		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
-	})
-	return all
-}
-
 func explain(what string, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
@@ -178,10 +141,6 @@ func explain(what string, err error) error {
 func toPod(o *metav1.PartialObjectMetadata) *meta.Pod {
 	return &meta.Pod{Namespace: o.Namespace, Name: o.Name, UID: string(o.UID), MirrorOf: o.Annotations[mirrorOf],
 		Version: o.ResourceVersion, Annotations: o.Annotations}
-}
-
-func toNetwork(o *nad.NetworkAttachmentDefinition) *meta.Network {
-	return &meta.Network{Namespace: o.Namespace, Name: o.Name, Config: o.Spec.Config, Resource: o.Annotations[meta.ResourceAnnotation]}
 }
 
 // slim drops what is not needed before it is kept.

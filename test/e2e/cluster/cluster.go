@@ -99,6 +99,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 	for _, n := range c.Nodes {
 		g.Go(n.Boot)
 	}
+	g.Go(c.services)
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -171,6 +172,21 @@ func (c *Cluster) StartEtcd() (*Process, error) {
 	return start(c.Dir+"/log/etcd-tls.log", nil, "etcd", "--data-dir="+c.Dir+"/etcd-tls", "--listen-client-urls="+EtcdTLS, "--advertise-client-urls="+EtcdTLS,
 		"--listen-peer-urls=http://127.0.0.1:22380", "--log-level=error", "--client-cert-auth", "--trusted-ca-file="+pki+"/ca.crt",
 		"--cert-file="+pki+"/etcd.crt", "--key-file="+pki+"/etcd.key")
+}
+
+// services lets the API server reach Services, as its webhooks are.
+func (c *Cluster) services() error {
+	for _, n := range c.Nodes {
+		if _, err := command("ip", "route", "add", n.PodNetwork, "via", n.Address); err != nil {
+			return err
+		}
+	}
+	// Without a route of some kind a packet to a Service is refused before kube-proxy's rules see it.
+	if _, err := command("ip", "route", "add", "10.96.0.0/16", "dev", "ctl0"); err != nil {
+		return err
+	}
+	_, err := start(c.Dir+"/log/kube-proxy.log", nil, c.bin("kube-proxy"), proxyArgs(c.kubeconfig("admin"), c.Nodes[0].Name)...)
+	return err
 }
 
 // StartAPIServer starts kube-apiserver, again after a stop, and waits until it answers.

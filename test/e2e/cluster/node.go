@@ -249,10 +249,14 @@ kubeAPIBurst: 400
 `
 
 func (n *Node) startProxy() (err error) {
-	n.Proxy, err = n.start("kube-proxy", nil, n.c.bin("kube-proxy"), "--kubeconfig="+n.c.kubeconfig("admin"), "--hostname-override="+n.Name,
-		"--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
-		"--cluster-cidr=10.244.0.0/16", "--metrics-bind-address=127.0.0.1:10249", "--healthz-bind-address=127.0.0.1:10256")
+	n.Proxy, err = n.start("kube-proxy", nil, n.c.bin("kube-proxy"), proxyArgs(n.c.kubeconfig("admin"), n.Name)...)
 	return err
+}
+
+func proxyArgs(kubeconfig, name string) []string {
+	return []string{"--kubeconfig=" + kubeconfig, "--hostname-override=" + name,
+		"--proxy-mode=nftables", "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0s", "--conntrack-tcp-timeout-close-wait=0s",
+		"--cluster-cidr=10.244.0.0/16", "--metrics-bind-address=127.0.0.1:10249", "--healthz-bind-address=127.0.0.1:10256"}
 }
 
 // StopNow kills a server of the node.

@@ -1,0 +1,81 @@
+// Package admission refuses NetworkAttachmentDefinitions and annotations that can't work when they
+// are written, rather than when a pod starts.
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// ForceAnnotation on a NetworkAttachmentDefinition, "true", lets it be deleted while pods use it.
+const ForceAnnotation = "patchbay.io/force-delete"
+
+// A Judge decides what is let in.
+type Judge struct {
+	Planner *meta.Planner
+	Pools   map[string]ipam.Config
+	// Users returns the pods that use a network, namespace/name.
+	Users func(ctx context.Context, network string) ([]string, error)
+}
+
+// Network reports why a network can't work.
+func (j *Judge) Network(n meta.Network) error {
+	if strings.TrimSpace(n.Config) == "" {
+		return nil // on the nodes' disks
+	}
+	list, err := cniconf.Parse([]byte(n.Config), n.Name)
+	if err != nil {
+		return fmt.Errorf("spec.config: %w", err)
+	}
+	if i := slices.IndexFunc(list.Types(), cniconf.IsMeta); i >= 0 {
+		return fmt.Errorf("spec.config: plugin type %q is a meta-plugin: a network can't lead back to it", list.Types()[i])
+	}
+	for i, p := range list.Plugins {
+		switch {
+		case p.Type != ovs.Type && p.Type != ovs.ForeignType:
+		case i > 0:
+			return fmt.Errorf("spec.config: plugin %s must be the first of its list", p.Type)
+		default:
+			if err := ovs.Validate(list); err != nil {
+				return fmt.Errorf("spec.config: %w", err)
+			}
+		}
+		if strings.Contains(string(p.IPAM), `"`+ipam.Type+`"`) {
+			if _, err := ipam.ParseConfig(p.IPAM, j.Pools); err != nil {
+				return fmt.Errorf("spec.config: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// Deletion reports why a network can't be deleted.
+func (j *Judge) Deletion(ctx context.Context, n meta.Network, forced bool) error {
+	if forced {
+		return nil
+	}
+	name := n.Namespace + "/" + n.Name
+	users, err := j.Users(ctx, name)
+	if err != nil || len(users) == 0 {
+		return nil // open: it is known too little to refuse
+	}
+	shown := users[:min(len(users), 5)]
+	return fmt.Errorf("%d pods use network %s: %s; delete them first, or annotate it with %s=true", len(users), name, strings.Join(shown, ", "), ForceAnnotation)
+}
+
+// Pod reports why a pod's annotations can't work, and, as warnings, what may yet come.
+func (j *Judge) Pod(ctx context.Context, p meta.Pod) (warnings []string, err error) {
+	_, err = j.Planner.Plan(ctx, p, "eth0", nil)
+	if errors.Is(err, meta.ErrNotFound) || errors.Is(err, meta.ErrUnavailable) {
+		return []string{err.Error() + "; the pod waits for it"}, nil
+	}
+	return nil, err
+}

@@ -1,0 +1,131 @@
+package admission
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
+)
+
+// Options of the webhook's server.
+type Options struct {
+	Listen  string // host:port
+	Host    string // the service's name, as the API server calls it
+	Webhook string // the ValidatingWebhookConfiguration, which is told our certificate
+	Meta    meta.Config
+	Pools   map[string]ipam.Config
+}
+
+// certLife is how long the certificate is good for; a new one is made at every start.
+const certLife = 365 * 24 * time.Hour
+
+// networks is the source of a judge: networks only.
+type networks struct{ *kube.NetworkCache }
+
+func (networks) Pod(context.Context, string, string, string) (*meta.Pod, error) {
+	return nil, meta.ErrNotFound
+}
+
+// Run serves reviews until the context ends.
+func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) error {
+	cache, err := kube.NewNetworkCache(cfg, log)
+	if err != nil {
+		return err
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	cert, ca, err := certificate(o.Host)
+	if err != nil {
+		return err
+	}
+	o.Meta.ClusterNetwork, o.Meta.ReadinessFile, o.Meta.Inline = "", "", nil // the nodes' matter
+	o.Meta.Implied = map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}
+	j := &Judge{Planner: meta.NewPlanner(networks{cache}, o.Meta), Pools: o.Pools, Users: func(ctx context.Context, network string) ([]string, error) {
+		return kube.UsersOf(ctx, cfg, network)
+	}}
+	followed := make(chan struct{})
+	go func() {
+		cache.Run(ctx)
+		close(followed)
+	}()
+	srv := &http.Server{Addr: o.Listen, Handler: mux(j, log), ReadHeaderTimeout: 5 * time.Second,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
+	if err := publish(ctx, clients, o.Webhook, ca); err != nil {
+		return err
+	}
+	log.Info("reviewing", "listen", o.Listen, "webhook", o.Webhook)
+	stopped := context.AfterFunc(ctx, func() { _ = srv.Shutdown(context.WithoutCancel(ctx)) })
+	defer stopped()
+	if err := srv.ListenAndServeTLS("", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	<-followed
+	return nil
+}
+
+func mux(j *Judge, log *slog.Logger) http.Handler {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	m.Handle("POST /", Handler(j, log))
+	return m
+}
+
+// publish tells the API server by which certificate it knows us.
+func publish(ctx context.Context, clients kubernetes.Interface, name string, ca []byte) error {
+	hooks := clients.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	have, err := hooks.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("ValidatingWebhookConfiguration %s: %w", name, err)
+	}
+	var patch []map[string]any
+	for i := range have.Webhooks {
+		patch = append(patch, map[string]any{"op": "add", "path": fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i), "value": ca})
+	}
+	b, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	if _, err := hooks.Patch(ctx, name, types.JSONPatchType, b, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("ValidatingWebhookConfiguration %s: %w", name, err)
+	}
+	return nil
+}
+
+// certificate makes a certificate for the host and the authority that has signed it.
+func certificate(host string) (tls.Certificate, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(certLife), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
