@@ -18,7 +18,7 @@ KUBEFLAGS   = -X $(GITVERSION).gitVersion=$(KUBEVERSION) -X $(GITVERSION).gitMaj
 	-X $(GITVERSION).gitTreeState=clean -X $(GITVERSION).gitCommit=module
 MODULES     = . test/e2e test/e2e/kube test/e2e/containerd
 
-.PHONY: help deps build demo test testbin e2e e2ebin cluster bench lint fuzz clean
+.PHONY: help deps build demo test testbin e2e e2ebin bench-e2e cluster bench lint fuzz clean
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -57,6 +57,9 @@ e2ebin: deps build
 
 e2e: e2ebin ## Patchbay in a Kubernetes cluster of two real nodes on this machine
 	cd test/e2e && $(GO) test -count=1 -timeout 30m .
+
+bench-e2e: e2ebin ## speed and memory in the cluster: RunPodSandbox next to the reference plugins
+	cd test/e2e && $(GO) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m .
 
 cluster: e2ebin ## such a cluster to play with; make cluster STOP=1 ends it
 	@test/e2e/cluster.sh $(if $(STOP),stop,start)

@@ -1,6 +1,7 @@
 package cniconf
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -62,11 +63,39 @@ func read(file, defaultName string) (*List, error) {
 	if err != nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "read CNI configuration", err.Error())
 	}
-	l, err := Parse(b, defaultName)
+	var chained func(string) ([]json.RawMessage, error)
+	if filepath.Ext(file) == ".conflist" {
+		chained = func(name string) ([]json.RawMessage, error) {
+			return subdirectory(filepath.Join(filepath.Dir(file), name))
+		}
+	}
+	l, err := parse(b, defaultName, chained)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return l, nil
+}
+
+// subdirectory returns the plugins that a list on disk gets from the *.conf files of the directory of
+// its name, in the files' order (CNI 1.1.0 section 1, subdirectory-based plugin loading).
+func subdirectory(dir string) ([]json.RawMessage, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.conf"))
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	var plugins []json.RawMessage
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, types.NewError(types.ErrInvalidNetworkConfig, "read CNI configuration", err.Error())
+		}
+		if _, err := parsePlugin(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", f, err)
+		}
+		plugins = append(plugins, b)
+	}
+	return plugins, nil
 }
 
 // configFiles lists lists first, then single configurations.

@@ -48,7 +48,15 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.\-]*$`)
 // Parse reads a configuration or a configuration list. A missing name is filled with defaultName
 // (multi-network specification 3.4.2). Errors are CNI errors 1, 6 or 7 that say what is wrong and
 // where.
+//
+// A list is whole in itself: plugins in a subdirectory (loadOnlyInlinedPlugins) are for lists on
+// disk, as Find reads them.
 func Parse(b []byte, defaultName string) (*List, error) {
+	return parse(b, defaultName, nil)
+}
+
+// parse is Parse; chained, if not nil, returns further plugins of the network of that name.
+func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMessage, error)) (*List, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(b, &keys); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not a JSON object", Explain(b, err))
@@ -69,8 +77,18 @@ func Parse(b []byte, defaultName string) (*List, error) {
 		return nil, err
 	}
 	raws := f.Plugins
-	if _, isList := keys["plugins"]; !isList {
+	_, isList := keys["plugins"]
+	switch {
+	case !isList && f.OnlyInlined:
+		return nil, invalid("network %q has loadOnlyInlinedPlugins, but no plugins", l.Name)
+	case !isList && chained == nil:
 		raws = []json.RawMessage{b}
+	case chained != nil && !f.OnlyInlined:
+		more, err := chained(l.Name)
+		if err != nil {
+			return nil, err
+		}
+		raws = append(raws, more...)
 	}
 	if len(raws) == 0 {
 		return nil, invalid("network %q has an empty list of plugins", l.Name)

@@ -171,6 +171,11 @@ const containerdConfig = `version = 3
   restrict_oom_score_adj = true
   [plugins.'io.containerd.cri.v1.runtime'.cni]
     bin_dirs = ['/opt/cni/bin', '/usr/lib/cni']
+  # Pods of this handler have the reference plugins alone: what Patchbay is measured against.
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.reference]
+    runtime_type = 'io.containerd.runc.v2'
+    cni_conf_dir = '/etc/cni/reference.d'
+    cni_max_conf_num = 1
 [plugins.'io.containerd.internal.v1.opt']
   path = '/var/lib/containerd/opt'
 [plugins.'io.containerd.nri.v1.nri']
@@ -190,6 +195,13 @@ func (n *Node) StartContainerd() (err error) {
 		return err
 	}
 	if err := os.WriteFile(n.Path("/etc/cni/net.d/10-cluster.conflist"), []byte(n.clusterNetwork()), 0o600); err != nil {
+		return err
+	}
+	reference := strings.NewReplacer("cluster", "reference", "cni0", "ref0", "10.244.", "10.245.").Replace(n.clusterNetwork())
+	if err := os.MkdirAll(n.Path("/etc/cni/reference.d"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(n.Path("/etc/cni/reference.d/10-reference.conflist"), []byte(reference), 0o600); err != nil {
 		return err
 	}
 	n.Containerd, err = n.start("containerd", []string{"PATH=" + n.c.Bin + ":" + os.Getenv("PATH")}, n.c.bin("containerd"))
