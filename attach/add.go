@@ -71,7 +71,7 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*A
 	if have := slot.record; have != nil && have.NetnsCookie == s.NetnsCookie {
 		record = have
 		if a := have.Find(w.Interface); a != nil {
-			if a.Status.Phase == Ready && a.Spec.equal(newSpec(w)) {
+			if a.Status.Phase == Ready && a.Spec.equal(newSpec(w, s.ContainerID)) {
 				return a, nil
 			}
 			record = have.without(w.Interface)
@@ -121,7 +121,7 @@ func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*S
 		return have, nil, false, err
 	}
 	if a := have.Find(w.Interface); a != nil {
-		if a.Spec.equal(newSpec(w)) && a.Status.Phase == Ready {
+		if a.Spec.equal(newSpec(w, have.ContainerID)) && a.Status.Phase == Ready {
 			return have, a, false, nil
 		}
 		return have, a, false, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, namespace, pod, ErrConflict, a.Spec.Network)
@@ -154,7 +154,7 @@ func sameWishes(have, s *Sandbox, wanted []meta.Wanted) bool {
 	}
 	for _, w := range wanted {
 		a := have.Find(w.Interface)
-		if a == nil || a.Status.Phase != Ready || !a.Spec.equal(newSpec(w)) {
+		if a == nil || a.Status.Phase != Ready || !a.Spec.equal(newSpec(w, s.ContainerID)) {
 			return false
 		}
 	}
@@ -201,7 +201,7 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	}
 	now := time.Now().UTC()
 	for _, w := range wanted {
-		spec := newSpec(w)
+		spec := newSpec(w, m.sandbox.ContainerID)
 		m.as = append(m.as, Attachment{Spec: spec, Status: Status{Phase: Pending, CreatedAt: now}})
 		m.work = append(m.work, m.as[len(m.as)-1].work())
 	}
@@ -217,7 +217,11 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	}
 	clock("ipam")
 	m.writeIntent(ctx)
-	record, err := m.make(ctx)
+	var record *Sandbox
+	err := m.prepareDevices()
+	if err == nil {
+		record, err = m.make(ctx)
+	}
 	clock("make")
 	if err == nil {
 		err = m.finish(ctx, record)
@@ -304,6 +308,9 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 		begin = end
 	}
 	if err := m.awaitIntent(); err != nil {
+		return nil, err
+	}
+	if err := m.loadDevices(); err != nil {
 		return nil, err
 	}
 	for i, a := range m.work {

@@ -172,6 +172,9 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 		}
 		end = begin
 	}
+	if len(errs) == 0 {
+		errs = append(errs, cleanDevices(d.ContainerID, as))
+	}
 	return errors.Join(errs...)
 }
 

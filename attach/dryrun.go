@@ -19,7 +19,7 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 	if err != nil {
 		return s, nil, err
 	}
-	if a := s.Find(w.Interface); a != nil && !a.Spec.equal(newSpec(w)) {
+	if a := s.Find(w.Interface); a != nil && !a.Spec.equal(newSpec(w, s.ContainerID)) {
 		return s, nil, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, namespace, pod, ErrConflict, a.Spec.Network)
 	}
 	d, err := e.enter(s)
@@ -38,5 +38,5 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 	if err := e.delegate(w.Config).Status(ctx, w.Config); err != nil {
 		return s, nil, err
 	}
-	return s, &Attachment{Spec: newSpec(w), Status: Status{Phase: Pending, Message: "dry run: nothing was made"}}, nil
+	return s, &Attachment{Spec: newSpec(w, s.ContainerID), Status: Status{Phase: Pending, Message: "dry run: nothing was made"}}, nil
 }

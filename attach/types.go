@@ -11,6 +11,7 @@ import (
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -48,6 +49,8 @@ type Spec struct {
 	Config        *cniconf.List              `json:"config"`
 	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
 	DefaultRoute  *[]netip.Addr              `json:"defaultRoute,omitempty"`
+	Resource      string                     `json:"resource,omitempty"`
+	DeviceID      string                     `json:"deviceID,omitempty"`
 }
 
 // A Phase tells how far an attachment is.
@@ -68,6 +71,7 @@ type Status struct {
 	Bridge    string           `json:"bridge,omitempty"`
 	Port      string           `json:"port,omitempty"`
 	Claims    []ipam.Claim     `json:"claims,omitempty"`
+	Device    *nad.DeviceInfo  `json:"device,omitempty"`
 	Displaced []Route          `json:"displaced,omitempty"`
 	CreatedAt time.Time        `json:"createdAt"`
 	Message   string           `json:"message,omitempty"`
@@ -79,8 +83,11 @@ type Route struct {
 	GW  netip.Addr   `json:"gw,omitzero"`
 }
 
-func newSpec(w meta.Wanted) Spec {
-	return Spec{Role: w.Role, Network: w.Network, Interface: w.Interface, Config: w.Config, RuntimeConfig: w.RuntimeConfig, DefaultRoute: w.DefaultRoute}
+// newSpec is a wish as it is recorded for a sandbox.
+func newSpec(w meta.Wanted, containerID string) Spec {
+	s := Spec{Role: w.Role, Network: w.Network, Interface: w.Interface, Config: w.Config, RuntimeConfig: w.RuntimeConfig, DefaultRoute: w.DefaultRoute,
+		Resource: w.Resource, DeviceID: w.DeviceID}
+	return s.withInfoFile(containerID)
 }
 
 // equal reports whether both ask for the same: who asked does not matter.
@@ -114,7 +121,7 @@ func (s *Sandbox) Interfaces() []string {
 func (s *Sandbox) Made() []meta.Made {
 	var made []meta.Made
 	for _, a := range s.Attachments {
-		made = append(made, meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Interface: a.Spec.Interface, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute})
+		made = append(made, meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Interface: a.Spec.Interface, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device})
 	}
 	return made
 }

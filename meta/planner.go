@@ -59,6 +59,11 @@ type Source interface {
 	Network(ctx context.Context, namespace, name string) (*Network, error)
 }
 
+// A DeviceSource returns the devices of a pod, by resource, in the order in which they are used.
+type DeviceSource interface {
+	Devices(ctx context.Context, namespace, pod string) (map[string][]string, error)
+}
+
 // Config is the daemon's "meta" section as far as planning needs it.
 type Config struct {
 	ClusterNetwork     string
@@ -71,6 +76,8 @@ type Config struct {
 	Namespace string
 	// Inline are the cluster network and further default networks by configuration, not by name.
 	Inline []*cniconf.List
+	// Devices knows what kubelet has given to pods; nil: networks that need a device are refused.
+	Devices DeviceSource
 	// ReadinessFile is written by whoever makes the cluster network; until then ADDs wait.
 	ReadinessFile string
 	// Implied are the capabilities of plugin types that need no declaration: our own.
@@ -96,6 +103,8 @@ type Wanted struct {
 	Config        *cniconf.List
 	RuntimeConfig map[string]json.RawMessage
 	DefaultRoute  *[]netip.Addr
+	// Resource is what the network's interfaces are made of, DeviceID the one for this attachment.
+	Resource, DeviceID string
 }
 
 // A Planner works out what a pod is to have.
@@ -163,7 +172,7 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		}
 		all = append(all, w)
 	}
-	return all, nil
+	return all, p.allot(ctx, pod, all)
 }
 
 // ready reports whether the cluster network is (multi-network specification 6.1).
@@ -194,6 +203,9 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 		return Wanted{}, err
 	}
 	w, err := p.selected(ctx, podNamespace, s, RoleAPI)
+	if err == nil && w.Resource != "" && w.DeviceID == "" {
+		err = types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, which kubelet gives to pods that start only", s.Ref(), w.Resource), "")
+	}
 	if err != nil {
 		return w, err
 	}
@@ -341,7 +353,7 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, e
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
 	w, err := p.want(list, s, role, "network "+s.Ref())
-	w.Network = s.Ref()
+	w.Network, w.Resource, w.DeviceID = s.Ref(), n.Resource, s.DeviceID
 	return w, err
 }
 

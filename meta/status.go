@@ -5,6 +5,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 )
 
 // A Made is an attachment as far as results and status are concerned.
@@ -14,18 +15,20 @@ type Made struct {
 	Interface    string
 	Result       *types100.Result
 	DefaultRoute *[]netip.Addr
+	Device       *nad.DeviceInfo
 }
 
 // A NetworkStatus is one entry of the network-status annotation, specification 5.
 type NetworkStatus struct {
-	Name         string        `json:"name"`
-	Interface    string        `json:"interface,omitempty"`
-	IPs          []string      `json:"ips,omitempty"`
-	MAC          string        `json:"mac,omitempty"`
-	MTU          int           `json:"mtu,omitempty"`
-	Default      bool          `json:"default"`
-	DNS          *types.DNS    `json:"dns,omitempty"`
-	DefaultRoute *[]netip.Addr `json:"default-route,omitempty"`
+	Name         string          `json:"name"`
+	Interface    string          `json:"interface,omitempty"`
+	IPs          []string        `json:"ips,omitempty"`
+	MAC          string          `json:"mac,omitempty"`
+	MTU          int             `json:"mtu,omitempty"`
+	Default      bool            `json:"default"`
+	DNS          *types.DNS      `json:"dns,omitempty"`
+	DefaultRoute *[]netip.Addr   `json:"default-route,omitempty"`
+	DeviceInfo   *nad.DeviceInfo `json:"device-info,omitempty"`
 }
 
 // Status makes the network-status of a pod: an entry for each attachment, in order, exactly one of
@@ -33,7 +36,7 @@ type NetworkStatus struct {
 func Status(made []Made) []NetworkStatus {
 	list := make([]NetworkStatus, 0, len(made))
 	for i, m := range made {
-		s := NetworkStatus{Name: m.Network, Default: i == 0, DefaultRoute: m.DefaultRoute}
+		s := NetworkStatus{Name: m.Network, Default: i == 0, DefaultRoute: m.DefaultRoute, DeviceInfo: m.Device}
 		if m.Result != nil {
 			s.fill(m.Result)
 		}

@@ -57,6 +57,8 @@ type TLS struct {
 type Kubernetes struct {
 	Enabled    string `yaml:"enabled"`
 	Kubeconfig string `yaml:"kubeconfig"`
+	// PodResources is kubelet's socket that tells which devices a pod has.
+	PodResources string `yaml:"podResources"`
 }
 
 // Standalone is for a node without Kubernetes.
@@ -155,7 +157,7 @@ func Default() Config {
 	return Config{
 		Node: node, StateDir: "/var/lib/patchbay",
 		Etcd:       Etcd{Prefix: "/patchbay/v1"},
-		Kubernetes: Kubernetes{Enabled: "auto"},
+		Kubernetes: Kubernetes{Enabled: "auto", PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock"},
 		Listen:     Listen{CNI: "/run/patchbay/cni.sock", API: "/run/patchbay/api.sock"},
 		Meta: Meta{SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
 			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",

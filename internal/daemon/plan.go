@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/internal/devices"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/multus"
 )
@@ -17,6 +18,9 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 	cfg = meta.Config{ClusterNetwork: m.ClusterNetwork, DefaultNetworks: m.DefaultNetworks, SystemNamespaces: m.SystemNamespaces,
 		NamespaceIsolation: m.NamespaceIsolation, GlobalNamespaces: m.GlobalNamespaces, CNIConfDir: m.CNIConfDir, ReadinessFile: m.ReadinessFile,
 		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
+	if d.kube != nil {
+		cfg.Devices = devices.Kubelet{Socket: d.cfg.Kubernetes.PodResources}
+	}
 	if m.Multus == "" {
 		return cfg, m.CNIBinDirs, nil
 	}

@@ -1,0 +1,64 @@
+package attach
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+
+	"github.com/patchbay-cni/patchbay/internal/devices"
+)
+
+// capabilityInfoFile tells a plugin where device information is, to be read and written.
+const capabilityInfoFile = "CNIDeviceInfoFile"
+
+func (s *Spec) infoFile(containerID string) string {
+	return devices.InfoFile(s.Network, containerID, s.Interface)
+}
+
+// withInfoFile returns the specification with the name of the device-info file, for plugins that want
+// it.
+func (s Spec) withInfoFile(containerID string) Spec {
+	if s.DeviceID == "" || !s.Config.Declares(capabilityInfoFile) {
+		return s
+	}
+	file, _ := json.Marshal(s.infoFile(containerID)) // a string
+	s.RuntimeConfig = maps.Clone(s.RuntimeConfig)
+	s.RuntimeConfig[capabilityInfoFile] = file
+	return s
+}
+
+// prepareDevices hands device information to the plugins that are to be called.
+func (m *making) prepareDevices() error {
+	for _, a := range m.as {
+		if a.Spec.DeviceID != "" {
+			if err := devices.Prepare(a.Spec.infoFile(m.sandbox.ContainerID), a.Spec.Resource, a.Spec.DeviceID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// loadDevices takes over what is known of the devices now.
+func (m *making) loadDevices() error {
+	for i := range m.as {
+		if m.as[i].Spec.DeviceID == "" {
+			continue
+		}
+		var err error
+		if m.as[i].Status.Device, err = devices.Load(m.as[i].Spec.infoFile(m.sandbox.ContainerID)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cleanDevices(containerID string, as []Attachment) error {
+	var errs []error
+	for _, a := range as {
+		if a.Spec.DeviceID != "" {
+			errs = append(errs, devices.Clean(a.Spec.infoFile(containerID)))
+		}
+	}
+	return errors.Join(errs...)
+}

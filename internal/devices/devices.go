@@ -1,0 +1,102 @@
+// Package devices finds out which devices kubelet has given to a pod, and passes on what device
+// plugins say of them (Device Information Specification 1.1.0).
+package devices
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+	nadutils "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/utils"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+const (
+	timeout = 10 * time.Second
+	// maxMessage is kubelet's own limit for an answer.
+	maxMessage = 16 << 20
+)
+
+// A Kubelet answers for the devices of the pods of this node, on its pod-resources socket.
+type Kubelet struct{ Socket string }
+
+// Devices implements meta.DeviceSource: the pod's device IDs by resource, sorted, as Multus hands
+// them out.
+func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string][]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := grpc.NewClient("unix://"+k.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	l, err := podresources.NewPodResourcesListerClient(conn).List(ctx, &podresources.ListPodResourcesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: kubelet's pod resources at %s: %w", meta.ErrUnavailable, k.Socket, err)
+	}
+	ids := map[string][]string{}
+	for _, p := range l.GetPodResources() {
+		if p.GetName() != pod || p.GetNamespace() != namespace {
+			continue
+		}
+		for _, c := range p.GetContainers() {
+			for _, d := range c.GetDevices() {
+				ids[d.GetResourceName()] = append(ids[d.GetResourceName()], d.GetDeviceIds()...)
+			}
+		}
+	}
+	for _, l := range ids {
+		slices.Sort(l)
+	}
+	return ids, nil
+}
+
+// InfoFile is the device-info file of an attachment; plugins that declare the capability
+// CNIDeviceInfoFile are told it.
+func InfoFile(network, containerID, ifName string) string {
+	return nadutils.GetCNIDeviceInfoPath(strings.ReplaceAll(network, "/", "-") + "-" + containerID + "_" + ifName)
+}
+
+// Prepare copies what the device plugin says of the device to the attachment's file, if it says
+// anything.
+func Prepare(file, resource, device string) error {
+	if _, err := nadutils.LoadDeviceInfoFromDP(resource, device); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := nadutils.CopyDeviceInfoForCNIFromDP(file, resource, device); err != nil {
+		return fmt.Errorf("device information of %s %s: %w", resource, device, err)
+	}
+	return nil
+}
+
+// Load returns what is known of the attachment's device: the device plugin's word, or the CNI
+// plugin's over it. Nil if neither has said anything.
+func Load(file string) (*nad.DeviceInfo, error) {
+	info, err := nadutils.LoadDeviceInfoFromCNI(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("device information: %w", err)
+	}
+	return info, nil
+}
+
+// Clean removes the attachment's file.
+func Clean(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

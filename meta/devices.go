@@ -1,0 +1,65 @@
+package meta
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+)
+
+// allot gives each attachment of a network that names a resource the next of the pod's devices of
+// that resource: the n-th such attachment has the n-th device.
+func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
+	var devices map[string][]string
+	for i := range all {
+		w := &all[i]
+		if w.Resource == "" || w.DeviceID != "" {
+			continue
+		}
+		if p.cfg.Devices == nil {
+			return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, and there is no kubelet to ask", w.Network, w.Resource), "")
+		}
+		if devices == nil {
+			var err error
+			if devices, err = p.cfg.Devices.Devices(ctx, pod.Namespace, pod.Name); err != nil {
+				return err
+			}
+		}
+		left := devices[w.Resource]
+		if len(left) == 0 {
+			return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, and the pod has none left", w.Network, w.Resource),
+				fmt.Sprintf("request one %q in the pod's resources for each such network", w.Resource))
+		}
+		w.DeviceID, devices[w.Resource] = left[0], left[1:]
+	}
+	for i := range all {
+		if err := all[i].useDevice(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// useDevice tells the plugins of the device, as Multus does: by the keys deviceID and pciBusID, and
+// by the capability for those that declare it.
+func (w *Wanted) useDevice() error {
+	if w.Resource == "" || w.DeviceID == "" {
+		return nil
+	}
+	id, err := json.Marshal(w.DeviceID)
+	if err != nil {
+		return err
+	}
+	for i := range w.Config.Plugins {
+		for _, key := range []string{"deviceID", "pciBusID"} {
+			w.Config.Plugins[i].Raw[key] = id
+		}
+	}
+	if w.Config.Declares("deviceID") {
+		w.RuntimeConfig["deviceID"] = id
+	}
+	return nil
+}
