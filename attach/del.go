@@ -172,10 +172,10 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 		}
 		end = begin
 	}
-	if len(errs) == 0 {
-		errs = append(errs, cleanDevices(d.ContainerID, as))
+	if err := errors.Join(errs...); err != nil {
+		return err
 	}
-	return errors.Join(errs...)
+	return cleanDevices(d.ContainerID, as)
 }
 
 // work is an attachment as delegates want it.
