@@ -366,6 +366,9 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
 		}
 	}
+	if s.IPAMClaim != "" {
+		return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour \"ipam-claim-reference\": persistent addresses from an IPAMClaim are not supported", what), "drop it from the request")
+	}
 	if len(s.CNIArgs) > 0 {
 		if err := list.MergeArgs(s.CNIArgs); err != nil {
 			return w, fmt.Errorf("%s: %w", what, err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -182,5 +183,27 @@ func TestTheDefaultNetworkAnnotationReplacesTheClusterNetwork(t *testing.T) {
 	ws, err := p.Plan(context.Background(), Pod{Namespace: "web", Annotations: map[string]string{DefaultNetworkAnnotation: "d"}}, "eth0", nil)
 	if err != nil || interfaces(ws) != "kube-system/d@eth0" {
 		t.Errorf("%s, %v", interfaces(ws), err)
+	}
+}
+
+func TestN29AClaimThatNobodyHonoursIsRefused(t *testing.T) {
+	_, err := plan(t, nads{"default/n": bare}, Config{}, `[{"name": "n", "ipam-claim-reference": "c"}]`, nil)
+	if err == nil || !strings.Contains(err.Error(), "ipam-claim-reference") {
+		t.Error(err)
+	}
+}
+
+func TestN45NothingIsAttachedBeforeTheClusterNetworkIsReady(t *testing.T) {
+	file := t.TempDir() + "/ready"
+	cfg := Config{ReadinessFile: file}
+	var e *types.Error
+	if _, err := plan(t, nads{"default/n": bare}, cfg, "n", nil); !errors.As(err, &e) || e.Code != types.ErrTryAgainLater || !strings.Contains(err.Error(), file) {
+		t.Error(err)
+	}
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan(t, nads{"default/n": bare}, cfg, "n", nil); err != nil {
+		t.Error(err)
 	}
 }

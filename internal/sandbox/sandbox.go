@@ -124,6 +124,19 @@ func (r *Runtime) Check(ctx context.Context, s *Sandbox) error {
 	return c.CheckNetworkList(ctx, list, rt)
 }
 
+// GC calls GC with these sandboxes as the only ones that are valid.
+func (r *Runtime) GC(ctx context.Context, valid ...*Sandbox) error {
+	list, err := libcni.NetworkConfFromBytes(r.NetConf)
+	if err != nil {
+		return err
+	}
+	args := &libcni.GCArgs{}
+	for _, s := range valid {
+		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: s.ContainerID, IfName: "eth0"})
+	}
+	return libcni.NewCNIConfigWithCacheDir(r.BinDirs, filepath.Join(r.StateDir, "cache"), nil).GCNetworkList(ctx, list, args)
+}
+
 func (r *Runtime) call(s *Sandbox) (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := libcni.NetworkConfFromBytes(r.NetConf)
 	rt := &libcni.RuntimeConf{ContainerID: s.ContainerID, NetNS: s.Netns, IfName: "eth0", CapabilityArgs: map[string]any{},

@@ -9,11 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/test/e2e/cluster"
 )
@@ -23,9 +26,9 @@ const (
 	netconf = "/etc/cni/net.d/00-patchbay.conflist"
 )
 
-// TestZTheOverlays takes Patchbay off both nodes and installs it again from each overlay: this is
-// what the others run on, so it goes last (by its name) and leaves the cluster as it was.
-func TestZTheOverlays(t *testing.T) {
+// TestTheOverlays takes Patchbay off both nodes and installs it again from each overlay. It leaves the
+// cluster as it was.
+func TestTheOverlays(t *testing.T) {
 	uninstall(t, "trial")
 	ctx := context.Background()
 
@@ -133,11 +136,16 @@ func fromMultus(t *testing.T) {
 	const thick = `{"cniVersion": "0.3.1", "logLevel": "verbose", "cniConfigDir": "/host/etc/cni/net.d", "multusAutoconfigDir": "/host/etc/cni/net.d",
  "multusConfigFile": "auto", "socketDir": "/host/run/multus/", "defaultNetworks": ["everyone"]}`
 	config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "multus-daemon-config"}, Data: map[string]string{"daemon-config.json": thick}}
-	for _, ns := range []string{"kube-system", cluster.Namespace} {
-		_, _ = c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}) // kube-system is there
-		if _, err := c.Client.CoreV1().ConfigMaps(ns).Create(ctx, config.DeepCopy(), metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := c.Client.CoreV1().ConfigMaps("kube-system").Create(ctx, config, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `set -e
+kubectl create namespace patchbay-system
+kubectl get configmap -n kube-system multus-daemon-config -o jsonpath='{.data.daemon-config\.json}' |
+  kubectl create configmap -n patchbay-system multus-daemon-config --from-file=daemon-config.json=/dev/stdin`)
+	cmd.Env = append(os.Environ(), "PATH="+c.Bin+":"+os.Getenv("PATH"), "KUBECONFIG="+c.Dir+"/admin.kubeconfig")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
 	if out, err := c.Kubectl("apply", "-f", filepath.Join(c.Root, "deploy/base/crd.yaml")); err != nil {
 		t.Fatal(out, err)
@@ -191,4 +199,44 @@ func fromMultus(t *testing.T) {
 func command(name string, args ...string) (string, error) {
 	out, err := exec.Command(name, args...).CombinedOutput()
 	return string(out), err
+}
+
+func TestN02TheResourceIsTheSpecifications(t *testing.T) {
+	l, err := c.Client.Discovery().ServerResourcesForGroupVersion("k8s.cni.cncf.io/v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range l.APIResources {
+		if r.Kind == "NetworkAttachmentDefinition" && r.Name == "network-attachment-definitions" && r.Namespaced && slices.Contains(r.ShortNames, "net-attach-def") {
+			return
+		}
+	}
+	t.Errorf("%+v", l.APIResources)
+}
+
+// TestN44TheConfigurationIsWrittenWhenADDsCanBeServed starts a daemon that can't reach etcd: the
+// plugin is in place, the configuration is not, and the runtime goes on with the one before.
+func TestN44TheConfigurationIsWrittenWhenADDsCanBeServed(t *testing.T) {
+	n := c.Nodes[0]
+	back := daemonsGo(t)
+	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "deployment/patchbay-etcd", "--replicas=0"); err != nil {
+		t.Fatal(out)
+	}
+	if err := os.Remove(n.Path(netconf)); err != nil {
+		t.Fatal(err)
+	}
+	patch := `{"spec":{"template":{"spec":{"nodeSelector":null}}}}`
+	if _, err := c.Client.AppsV1().DaemonSets(cluster.Namespace).Patch(context.Background(), "patchbay", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(8 * time.Second)
+	if _, err := os.Stat(n.Path(netconf)); err == nil {
+		t.Error("the configuration is there, and nobody could serve an ADD")
+	}
+	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "deployment/patchbay-etcd", "--replicas=1"); err != nil {
+		t.Fatal(out)
+	}
+	back()
+	eventually(t, "the configuration is there", func() error { _, err := os.Stat(n.Path(netconf)); return err })
+	eventually(t, "both nodes are Ready", func() error { return c.Ready(context.Background()) })
 }

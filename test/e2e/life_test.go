@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -14,8 +16,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/test/e2e/cluster"
 )
 
@@ -276,4 +281,24 @@ func requests(t *testing.T) map[string]int {
 		}
 	}
 	return count
+}
+
+// Credentials that have expired: what is cached is served, the rest says why it can't be asked.
+func TestExpiredCredentialsAreNamed(t *testing.T) {
+	cfg := rest.CopyConfig(c.Config)
+	cfg.BearerToken = "expired"
+	s, err := kube.New(cfg, "n1", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for what, err := range map[string]error{
+		"network": func() error { _, err := s.Network(ctx, "default", "data"); return err }(),
+		"pod":     func() error { _, err := s.Pod(ctx, "default", "a", ""); return err }(),
+	} {
+		if !errors.Is(err, meta.ErrUnavailable) || !strings.Contains(err.Error(), "have the credentials expired") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 }

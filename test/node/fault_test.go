@@ -149,6 +149,35 @@ func TestC19CheckTellsWhatIsLost(t *testing.T) {
 	}
 }
 
+// While the daemon runs, what was lost of an interface is mended, by whomever it was made; gc.mend=false
+// leaves it alone.
+func TestWhatIsLostIsMended(t *testing.T) {
+	n := newNode(t, "listen.metrics=127.0.0.1:9408")
+	a := n.Run(t, "a", "data,bridge")
+	n.Run(t, "b", "data,bridge")
+	for what, lose := range map[string][]string{
+		"an address": {"ip", "addr", "flush", "dev", "net1"}, "the link": {"ip", "link", "del", "net1"},
+		"up": {"ip", "link", "set", "net2", "down"}, "a plugin's address": {"ip", "addr", "flush", "dev", "net2"},
+	} {
+		testnode.Exec(t, a, lose...)
+		testnode.Eventually(t, what+" is back", func() bool {
+			return strings.Contains(testnode.Exec(t, a, "ip", "-br", "addr"), "10.12.0.2/24") && strings.Contains(testnode.Exec(t, a, "ip", "-br", "addr"), "10.17.0.2/24")
+		})
+	}
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	testnode.Eventually(t, "the repairs are counted", func() bool {
+		return strings.Contains(testnode.Sh(t, "curl", "-s", "http://127.0.0.1:9408/metrics"), `patchbay_repaired_total{kind="interface"} 4`)
+	})
+	n.Daemon.Stop()
+	n.Set = append(n.Set, "gc.mend=false")
+	n.Start(t)
+	testnode.Exec(t, a, "ip", "addr", "flush", "dev", "net1")
+	time.Sleep(3 * time.Second) // three rounds
+	if out := testnode.Exec(t, a, "ip", "-br", "addr", "show", "net1"); strings.Contains(out, "10.12.0.2") {
+		t.Errorf("mended: %s", out)
+	}
+}
+
 func TestANetnsThatIsGoneOrReused(t *testing.T) {
 	n := newNode(t)
 	a := n.Run(t, "a", "data")

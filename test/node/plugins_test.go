@@ -209,6 +209,29 @@ func TestC26C27GCKeepsHotAttachedInterfacesOfValidContainers(t *testing.T) {
 	n.AssertClean(t)
 }
 
+// As CRI-O does: libcni deletes what it has cached and is not on the list, and then calls GC with the
+// list. What was attached over REST is not on it.
+func TestC26C27GCThroughLibcni(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	b := n.Run(t, "b", "data")
+	ctx := context.Background()
+	if _, err := n.Client.Attach(ctx, "default", "a", client.Request{Network: "control", Interface: "hot0"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Runtime.GC(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	l, err := n.Client.List(ctx, client.Filter{})
+	if err != nil || len(l) != 2 || l[0].Pod != "a" || l[1].Pod != "a" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if err := n.Runtime.Del(ctx, b); err != nil { // GC is no substitute for DEL, which finds nothing
+		t.Error(err)
+	}
+	n.AssertClean(t)
+}
+
 func TestExamples(t *testing.T) {
 	files := map[string]string{}
 	for _, pattern := range []string{"networks/*.yaml", "pods/*.yaml"} {
