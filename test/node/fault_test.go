@@ -161,7 +161,8 @@ func TestWhatIsLostIsMended(t *testing.T) {
 	} {
 		testnode.Exec(t, a, lose...)
 		testnode.Eventually(t, what+" is back", func() bool {
-			return strings.Contains(testnode.Exec(t, a, "ip", "-br", "addr"), "10.12.0.2/24") && strings.Contains(testnode.Exec(t, a, "ip", "-br", "addr"), "10.17.0.2/24")
+			out := testnode.Exec(t, a, "ip", "-br", "addr", "show", "up")
+			return strings.Contains(out, "10.12.0.2/24") && strings.Contains(out, "10.17.0.2/24")
 		})
 	}
 	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
