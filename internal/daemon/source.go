@@ -8,6 +8,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/report"
+	"github.com/patchbay-cni/patchbay/internal/devices"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
@@ -46,6 +47,9 @@ func (d *Daemon) openSource() error {
 		return err
 	}
 	d.reporter = d.status
+	if d.attributes, err = devices.FromSlices(cfg); err != nil {
+		return err
+	}
 	d.log.Info("pods and networks come from the API server", "server", cfg.Host)
 	return nil
 }

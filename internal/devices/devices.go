@@ -28,10 +28,18 @@ const (
 )
 
 // A Kubelet answers for the devices of the pods of this node, on its pod-resources socket.
-type Kubelet struct{ Socket string }
+type Kubelet struct {
+	Socket string
+	// Attributes looks up what a DRA driver has published of a device.
+	Attributes func(ctx context.Context, driver, pool, device string) (Attributes, error)
+}
+
+// Attributes of a device in a ResourceSlice: k8s.cni.cncf.io/resourceName and k8s.cni.cncf.io/deviceID.
+type Attributes struct{ Resource, DeviceID string }
 
 // Devices implements meta.DeviceSource: the pod's device IDs by resource, sorted, as Multus hands
-// them out.
+// them out. A device that DRA has allocated is found under the resource name that its driver has
+// published, and under the name of the claim, there by the name that CDI has for it.
 func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -54,12 +62,37 @@ func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string
 			for _, d := range c.GetDevices() {
 				ids[d.GetResourceName()] = append(ids[d.GetResourceName()], d.GetDeviceIds()...)
 			}
+			for _, r := range c.GetDynamicResources() {
+				if err := k.allocated(ctx, r, ids); err != nil {
+					return nil, err
+				}
+			}
 		}
 	}
-	for _, l := range ids {
+	for name, l := range ids {
 		slices.Sort(l)
+		ids[name] = slices.Compact(l) // containers may share a claim
 	}
 	return ids, nil
+}
+
+// allocated adds the devices of a resource claim.
+func (k Kubelet) allocated(ctx context.Context, r *podresources.DynamicResource, ids map[string][]string) error {
+	for _, d := range r.GetClaimResources() {
+		for _, c := range d.GetCdiDevices() {
+			if _, name, ok := strings.Cut(c.GetName(), "="); ok { // vendor/class=name
+				ids[r.GetClaimName()] = append(ids[r.GetClaimName()], name)
+			}
+		}
+		a, err := k.Attributes(ctx, d.GetDriverName(), d.GetPoolName(), d.GetDeviceName())
+		if err != nil {
+			return fmt.Errorf("device %s of claim %s: %w", d.GetDeviceName(), r.GetClaimName(), err)
+		}
+		if a.Resource != "" && a.DeviceID != "" {
+			ids[a.Resource] = append(ids[a.Resource], a.DeviceID)
+		}
+	}
+	return nil
 }
 
 // InfoFile is the device-info file of an attachment; plugins that declare the capability

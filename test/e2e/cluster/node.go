@@ -92,6 +92,9 @@ func child(pid int) int {
 func (n *Node) cgroup() string         { return os.Getenv(group) + "/" + n.Name }
 func (n *Node) log(what string) string { return filepath.Join(n.c.Dir, "log", n.Name+"-"+what+".log") }
 
+// Disk is where the node keeps what a reboot leaves: etc, lib, log and opt.
+func (n *Node) Disk() string { return n.disk }
+
 // Path is where a file of the node is seen from outside.
 func (n *Node) Path(path string) string { return fmt.Sprintf("/proc/%d/root%s", n.pid, path) }
 
