@@ -2,19 +2,14 @@ package attach
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -29,18 +24,11 @@ const undoTimeout = 30 * time.Second
 // Add makes all attachments of a sandbox that starts, or none. Repeated with the same wishes it
 // returns what is there; anything else of the sandbox is unmade first.
 func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*Sandbox, error) {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
-	slot, err := e.acquire(ctx, s.ContainerID)
+	slot, d, done, err := e.begin(ctx, &s)
 	if err != nil {
 		return nil, err
 	}
-	defer e.release(s.ContainerID, slot)
-	d, err := e.open(&s)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Netns.Close()
+	defer done()
 	if have := slot.record; have != nil {
 		if sameWishes(have, &s, wanted) {
 			return have, nil
@@ -55,18 +43,11 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 // AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
 // a delegate of ours directly.
 func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*Attachment, error) {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
-	slot, err := e.acquire(ctx, s.ContainerID)
+	slot, d, done, err := e.begin(ctx, &s)
 	if err != nil {
 		return nil, err
 	}
-	defer e.release(s.ContainerID, slot)
-	d, err := e.open(&s)
-	if err != nil {
-		return nil, err
-	}
-	defer d.Netns.Close()
+	defer done()
 	record := &s
 	if have := slot.record; have != nil && have.NetnsCookie == s.NetnsCookie {
 		record = have
@@ -136,6 +117,25 @@ func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*S
 		return have, nil, false, err
 	}
 	return s, s.Find(w.Interface), true, nil
+}
+
+// begin locks a sandbox's slot and opens its namespace; done undoes both.
+func (e *Engine) begin(ctx context.Context, s *Sandbox) (slot *slot, d delegates.Sandbox, done func(), err error) {
+	e.collecting.RLock()
+	if slot, err = e.acquire(ctx, s.ContainerID); err != nil {
+		e.collecting.RUnlock()
+		return nil, d, nil, err
+	}
+	if d, err = e.open(s); err != nil {
+		e.release(s.ContainerID, slot)
+		e.collecting.RUnlock()
+		return nil, d, nil, err
+	}
+	return slot, d, func() {
+		_ = d.Netns.Close()
+		e.release(s.ContainerID, slot)
+		e.collecting.RUnlock()
+	}, nil
 }
 
 // open opens the namespace that the runtime named, and notes its identity in the record to be.
@@ -427,61 +427,4 @@ func (e *Engine) stages(command string) func(stage string) {
 		e.Meter.Observe(command, stage, now.Sub(last))
 		last = now
 	}
-}
-
-// foreignIPAM is the IPAM plugin, not ours, that gives a native attachment its addresses; "" if none.
-func (e *Engine) foreignIPAM(list *cniconf.List) string {
-	typ := ipamType(list.Plugins[0].IPAM)
-	if !e.Native.Handles(list.Plugins[0].Type) || typ == ipam.Type {
-		return ""
-	}
-	return typ
-}
-
-func ipamType(raw json.RawMessage) string {
-	var t struct {
-		Type string `json:"type"`
-	}
-	if raw == nil || json.Unmarshal(raw, &t) != nil {
-		return ""
-	}
-	return t.Type
-}
-
-// Requested reads the capability argument ips: addresses with or without a prefix length.
-func Requested(raw json.RawMessage) ([]netip.Addr, error) {
-	if raw == nil {
-		return nil, nil
-	}
-	var texts []string
-	if err := json.Unmarshal(raw, &texts); err != nil {
-		return nil, fmt.Errorf("ips: %w", err)
-	}
-	var addrs []netip.Addr
-	for _, t := range texts {
-		a, err := netip.ParseAddr(t)
-		if p, perr := netip.ParsePrefix(t); perr == nil {
-			a, err = p.Addr(), nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ips: %q is neither an address nor an address with a prefix length: %w", t, ipam.ErrInvalid)
-		}
-		addrs = append(addrs, a)
-	}
-	return addrs, nil
-}
-
-// Addresses gives a reservation as an IPAM plugin's result.
-func Addresses(r *node.Reservation) *types100.Result {
-	res := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, DNS: r.Pool.DNS}
-	for i, a := range r.Addrs {
-		res.IPs = append(res.IPs, &types100.IPConfig{
-			Address: net.IPNet{IP: a.Addr().AsSlice(), Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen())},
-			Gateway: r.Gateways[i].AsSlice(),
-		})
-	}
-	for _, route := range r.Pool.Routes {
-		res.Routes = append(res.Routes, route.Copy())
-	}
-	return res
 }

@@ -25,15 +25,11 @@ type NIC struct {
 
 // Check returns what the interface lacks.
 func (n NIC) Check() error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, link, err := n.open()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(n.Name)
-	if err != nil {
-		return fmt.Errorf("interface %s is missing in the pod: %w", n.Name, err)
-	}
 	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
 		return fmt.Errorf("interface %s is down in the pod", n.Name)
 	}
@@ -67,15 +63,11 @@ func (n NIC) Check() error {
 // Apply gives the interface the addresses it lacks, sets it up, and adds the routes it lacks. A missing
 // interface is an error.
 func (n NIC) Apply() error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, link, err := n.open()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(n.Name)
-	if err != nil {
-		return fmt.Errorf("interface %s is missing in the pod: %w", n.Name, err)
-	}
 	for _, ip := range n.ips() {
 		if err := n.addAddress(h, link, ip); err != nil {
 			return err
@@ -100,6 +92,20 @@ func (n NIC) Apply() error {
 		}
 	}
 	return nil
+}
+
+// open finds the interface; close the handle.
+func (n NIC) open() (*netlink.Handle, netlink.Link, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, err
+	}
+	link, err := h.LinkByName(n.Name)
+	if err != nil {
+		h.Close()
+		return nil, nil, fmt.Errorf("interface %s is missing in the pod: %w", n.Name, err)
+	}
+	return h, link, nil
 }
 
 func (n NIC) addAddress(h *netlink.Handle, link netlink.Link, ip *types100.IPConfig) error {

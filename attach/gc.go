@@ -1,0 +1,102 @@
+package attach
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/netns"
+)
+
+// Collect is one round of looking after what is: a sandbox whose namespace is provably gone, seen so
+// twice and a grace apart, is unmade; what a call could not undo is tried again; interfaces that
+// have lost their port, an address or a route are mended, or, if a plugin made them, reported.
+func (e *Engine) Collect(ctx context.Context) error {
+	var errs []error
+	for _, s := range e.Sandboxes() {
+		switch {
+		case e.provenGone(s):
+			e.logger(s).Warn("sandbox is gone and was never deleted: collected")
+			e.Meter.Leaked("sandbox", 1)
+			errs = append(errs, e.Del(ctx, s.ContainerID))
+		default:
+			e.collecting.RLock()
+			errs = append(errs, e.reconcile(ctx, s.ContainerID, e.Mend))
+			e.collecting.RUnlock()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) provenGone(s *Sandbox) bool {
+	d, err := e.enter(s)
+	if err == nil {
+		_ = d.Netns.Close()
+	}
+	gone := errors.Is(err, netns.ErrGone) || errors.Is(err, netns.ErrOther)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	slot := e.sandboxes[s.ContainerID]
+	switch {
+	case slot == nil || slot.record != s || !gone:
+		if slot != nil {
+			slot.goneAt = time.Time{}
+		}
+		return false
+	case slot.goneAt.IsZero():
+		slot.goneAt = time.Now()
+		return false
+	}
+	return time.Since(slot.goneAt) >= e.GCGrace
+}
+
+// RunGC collects every interval until the context ends.
+func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if err := e.Collect(ctx); err != nil {
+				e.Log.Error("garbage collection", "error", err)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// GC is the runtime's: sandboxes whose container ID is not among the valid attachments are unmade.
+// The container ID is the unit, as the runtime does not know of interfaces that were attached later.
+// The plugins of every known network are told too.
+func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
+	alive := map[string]bool{}
+	for _, v := range valid {
+		alive[v.ContainerID] = true
+	}
+	var errs []error
+	lists := map[string]*cniconf.List{}
+	attachments := map[string][]types.GCAttachment{}
+	for _, s := range e.Sandboxes() {
+		for _, a := range s.Attachments {
+			name := a.Spec.Config.Name
+			lists[name] = a.Spec.Config
+			if alive[s.ContainerID] {
+				attachments[name] = append(attachments[name], types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface})
+			}
+		}
+		if !alive[s.ContainerID] {
+			e.logger(s).Warn("the runtime no longer knows this sandbox: collected")
+			errs = append(errs, e.del(ctx, s.ContainerID))
+		}
+	}
+	for name, list := range lists {
+		errs = append(errs, e.Plugins.GC(ctx, list, attachments[name]))
+	}
+	return errors.Join(errs...)
+}
