@@ -14,6 +14,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -233,6 +234,37 @@ func TestWithoutTheAPIServer(t *testing.T) {
 	if err := d.Detach(ctx, ns, "a", "hot0"); err != nil {
 		t.Error(err)
 	}
+}
+
+// STATUS tells the runtime, and so kubelet, that the node can't take pods.
+func TestANodeWithoutOpenVSwitchIsNotReady(t *testing.T) {
+	ns := namespace(t)
+	run(t, ns, "a", "n1", "data")
+	run(t, ns, "b", "n2", "data")
+	n1 := c.Nodes[0]
+	ctx := context.Background()
+	n1.StopNow(n1.OVSDB)
+	eventually(t, "n1 is not Ready", func() error {
+		n, err := c.Client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		for _, cond := range n.Status.Conditions {
+			if cond.Type == corev1.NodeReady && cond.Status != corev1.ConditionTrue && strings.Contains(cond.Message, "Open vSwitch does not answer") {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", n.Status.Conditions)
+	})
+	if err := n1.StartOVSDB(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both nodes are Ready again", func() error { return c.Ready(ctx) })
+	eventually(t, "a ping across the nodes", func() error {
+		_, err := tryIn(ns, "a", "ping", "-c1", "-W1", address(t, ns, "b", "net1"))
+		return err
+	})
+	clean(t)
 }
 
 // In the steady state a pod's ADD costs the API server one request: the patch of network-status.

@@ -57,7 +57,7 @@ func (n *Node) Boot() error {
 	if err != nil {
 		return err
 	}
-	for _, step := range []func() error{n.wire, n.startOVS, n.StartContainerd, n.StartKubelet, n.startProxy} {
+	for _, step := range []func() error{n.wire, n.StartOVSDB, n.startSwitchd, n.StartContainerd, n.StartKubelet, n.startProxy} {
 		if err := step(); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
@@ -150,7 +150,8 @@ func (n *Node) wire() error {
 	return nil
 }
 
-func (n *Node) startOVS() (err error) {
+// StartOVSDB starts ovsdb-server, again after StopNow.
+func (n *Node) StartOVSDB() (err error) {
 	if _, err := os.Stat(n.Path("/var/lib/openvswitch/conf.db")); err != nil {
 		if _, err := n.Run("ovsdb-tool", "create", "/var/lib/openvswitch/conf.db", "/usr/share/openvswitch/vswitch.ovsschema"); err != nil {
 			return err
@@ -160,9 +161,10 @@ func (n *Node) startOVS() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := await("ovsdb-server", n.OVSDB, 10*time.Second, func() bool { _, err := n.Run("ovs-vsctl", "--no-wait", "init"); return err == nil }); err != nil {
-		return err
-	}
+	return await("ovsdb-server", n.OVSDB, 10*time.Second, func() bool { _, err := n.Run("ovs-vsctl", "--no-wait", "init"); return err == nil })
+}
+
+func (n *Node) startSwitchd() (err error) {
 	n.Switchd, err = n.start("ovs-vswitchd", nil, "ovs-vswitchd", "unix:/run/openvswitch/db.sock", "-vconsole:warn")
 	return err
 }
