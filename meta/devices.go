@@ -13,6 +13,9 @@ import (
 // allot gives each attachment of a network that names a resource the next of the pod's devices of
 // that resource: the n-th such attachment has the n-th device.
 func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
+	if p.cfg.AnyDevice {
+		return nil
+	}
 	var devices map[string][]string
 	for i := range all {
 		w := &all[i]

@@ -78,6 +78,8 @@ type Config struct {
 	Inline []*cniconf.List
 	// Devices knows what kubelet has given to pods; nil: networks that need a device are refused.
 	Devices DeviceSource
+	// AnyDevice says that devices are not asked for: what is planned is judged, not made.
+	AnyDevice bool
 	// ReadinessFile is written by whoever makes the cluster network; until then ADDs wait.
 	ReadinessFile string
 	// Implied are the capabilities of plugin types that need no declaration: our own.

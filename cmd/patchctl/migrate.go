@@ -75,7 +75,7 @@ nothing. Exit code 1 if something will not work.`,
 
 // judge looks at everything, and at each pod as the first readable configuration has it.
 func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
-	cfg := meta.Config{Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
+	cfg := meta.Config{AnyDevice: true, Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
 	var findings []multus.Finding
 	for _, object := range slices.Sorted(maps.Keys(s.Configs)) {
 		text := []byte(s.Configs[object])

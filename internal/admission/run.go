@@ -62,6 +62,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 		return err
 	}
 	o.Meta.ClusterNetwork, o.Meta.ReadinessFile, o.Meta.Inline = "", "", nil // the nodes' matter
+	o.Meta.AnyDevice = true
 	o.Meta.Implied = map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}
 	j := &Judge{Planner: meta.NewPlanner(networks{cache}, o.Meta), Pools: o.Pools, Users: func(ctx context.Context, network string) ([]string, error) {
 		return kube.UsersOf(ctx, cfg, network)

@@ -66,6 +66,10 @@ func TestTheWebhookRefusesWhatCantWork(t *testing.T) {
 	if _, err := pods.Create(ctx, pod("early", "n1", "later"), metav1.CreateOptions{}); err != nil {
 		t.Error(err)
 	}
+	apply(t, ns, strings.Replace(nad("device", `{"cniVersion": "1.0.0", "name": "device", "type": "sriov"}`), "{name: device}", "{name: device, annotations: {k8s.v1.cni.cncf.io/resourceName: example.org/nic}}", 1))
+	if _, err := pods.Create(ctx, pod("device", "", "device"), metav1.CreateOptions{}); err != nil {
+		t.Errorf("a device is the node's matter: %v", err)
+	}
 	patch := `{"metadata":{"annotations":{"` + meta.NetworksAnnotation + `":"[{"}}}`
 	if _, err := pods.Patch(ctx, "a", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err == nil || !strings.Contains(err.Error(), "not a JSON list") {
 		t.Errorf("an edit to garbage: %v", err)

@@ -1,0 +1,74 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// nics is a source of networks that all need a device of example.org/nic, and of a pod's devices.
+type nics struct {
+	nads
+	ids []string
+	err error
+}
+
+func (n nics) Network(ctx context.Context, ns, name string) (*Network, error) {
+	nw, err := n.nads.Network(ctx, ns, name)
+	if err == nil {
+		nw.Resource = "example.org/nic"
+	}
+	return nw, err
+}
+
+func (n nics) Devices(context.Context, string, string) (map[string][]string, error) {
+	return map[string][]string{"example.org/nic": n.ids}, n.err
+}
+
+func TestTheNthNetworkOfAResourceHasTheNthDevice(t *testing.T) {
+	src := nics{nads: nads{"default/n": `{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "a", "capabilities": {"deviceID": true}}, {"type": "b"}]}`}, ids: []string{"d0", "d1"}}
+	planned := func(src nics, networks string, cfg Config) ([]Wanted, error) {
+		cfg.GlobalNamespaces = []string{"default"}
+		return NewPlanner(src, cfg).Plan(context.Background(), Pod{Namespace: "default", Name: "p", Annotations: map[string]string{NetworksAnnotation: networks}}, "eth0", nil)
+	}
+	ws, err := planned(src, "n,n", Config{Devices: src})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, w := range ws {
+		want := fmt.Sprintf(`"d%d"`, i)
+		if got := string(w.RuntimeConfig["deviceID"]); got != want {
+			t.Errorf("capability of network %d: %s", i, got)
+		}
+		for _, p := range w.Config.Plugins {
+			if string(p.Raw["deviceID"]) != want || string(p.Raw["pciBusID"]) != want {
+				t.Errorf("plugin %s of network %d: %v", p.Type, i, p.Raw)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		networks string
+		cfg      Config
+		want     string
+	}{
+		"one too many":      {"n,n,n", Config{Devices: src}, "the pod has none left"},
+		"no kubelet":        {"n", Config{}, "no kubelet to ask"},
+		"kubelet is away":   {"n", Config{Devices: nics{err: ErrUnavailable}}, ErrUnavailable.Error()},
+		"only to be judged": {"n,n,n", Config{AnyDevice: true}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := planned(src, c.networks, c.cfg)
+			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+	var e *types.Error
+	if _, err := NewPlanner(src, Config{Devices: src}).One(context.Background(), "default", Selection{Name: "n"}, nil); !errors.As(err, &e) || !strings.Contains(e.Msg, "pods that start only") {
+		t.Errorf("hot attach: %v", err)
+	}
+}
