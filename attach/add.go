@@ -172,6 +172,7 @@ type making struct {
 	reservations []*node.Reservation
 	intent       chan error
 	intentErr    error
+	intended     bool // the intent is written
 }
 
 // maxConflicts is how often addresses are chosen again when they turn out to be taken.
@@ -249,6 +250,11 @@ func (m *making) reserve(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
 		owner := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: a.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
+		if m.as[i].Spec.IPAMClaim != "" {
+			if requested, owner, err = m.claimed(ctx, &m.as[i].Spec); err != nil {
+				return fmt.Errorf("%s: %w", a.Interface, err)
+			}
+		}
 		r, err := m.e.IPAM.Reserve(ctx, pool, owner, requested)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Interface, err)
@@ -277,7 +283,7 @@ func (m *making) awaitIntent() error {
 	if m.intent != nil {
 		m.intentErr = <-m.intent
 		m.intent = nil
-		if m.intentErr == nil {
+		if m.intended = m.intentErr == nil; m.intended {
 			m.intentErr = failpoint.Hit(failpoint.AddIntentWritten)
 		}
 	}
@@ -310,7 +316,7 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 	if err := m.awaitIntent(); err != nil {
 		return nil, err
 	}
-	if err := m.loadDevices(); err != nil {
+	if err := errors.Join(m.loadDevices(), m.publishClaims(ctx)); err != nil {
 		return nil, err
 	}
 	for i, a := range m.work {
@@ -375,7 +381,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 		err = failpoint.Hit(failpoint.UndoUnmade)
 	}
 	if err == nil {
-		err = m.e.forget(ctx, m.slot, m.before, m.slot.record, claimsOf(m.as))
+		err = m.e.forget(ctx, m.slot, m.before, m.slot.record, releasable(m.as))
 	}
 	if err != nil {
 		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "error", err)
@@ -399,8 +405,12 @@ func (m *making) unmake(ctx context.Context) error {
 	return m.e.unmake(ctx, m.sandbox, tried)
 }
 
+// cancel gives back what was reserved and not claimed.
 func (m *making) cancel() {
 	for _, r := range m.reservations {
+		if m.intended && r.Claims[0].Owner.Claim != "" {
+			continue // an IPAMClaim's from now on
+		}
 		r.Cancel()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -110,7 +111,7 @@ func (e *Engine) remove(ctx context.Context, slot *slot, s, rest *Sandbox) error
 			e.logger(s).Warn("default route is not restored", "error", err)
 		}
 	}
-	if err := e.forget(ctx, slot, s, rest, claimsOf(as)); err != nil {
+	if err := e.forget(ctx, slot, s, rest, releasable(as)); err != nil {
 		return err
 	}
 	clock("record")
@@ -126,6 +127,11 @@ func claimsOf(as []Attachment) []ipam.Claim {
 		claims = append(claims, a.Status.Claims...)
 	}
 	return claims
+}
+
+// releasable are the claims that end with the attachments; an IPAMClaim's end with it.
+func releasable(as []Attachment) []ipam.Claim {
+	return slices.DeleteFunc(claimsOf(as), func(c ipam.Claim) bool { return c.Owner.Claim != "" })
 }
 
 // forget records what is left of a sandbox, nil for nothing, and frees addresses in the same

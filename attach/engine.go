@@ -62,6 +62,7 @@ type Options struct {
 	Plugins Plugins
 	IPAM    *node.Allocator
 	Pools   map[string]ipam.Config
+	Claims  Claims // IPAMClaims; nil without Kubernetes
 	GCGrace time.Duration
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
 	Mend  bool

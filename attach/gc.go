@@ -28,6 +28,7 @@ func (e *Engine) Collect(ctx context.Context) error {
 			e.collecting.RUnlock()
 		}
 	}
+	errs = append(errs, e.releaseClaims(ctx, e.IPAM.Persistent()))
 	return errors.Join(errs...)
 }
 

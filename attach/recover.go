@@ -92,13 +92,17 @@ func (e *Engine) removeOrphans(ctx context.Context) error {
 		err = e.Native.RemoveLeftovers(ctx, names)
 		e.Meter.Leaked("port", len(names))
 	}
+	all, allErr := e.IPAM.Claims(ctx, "")
+	if allErr == nil {
+		allErr = e.releaseClaims(ctx, all)
+	}
 	claims, claimErr := e.leftoverClaims(ctx)
 	if claimErr == nil && len(claims) > 0 {
 		e.Log.Warn("freeing addresses without a record", "count", len(claims))
 		claimErr = e.IPAM.Release(ctx, claims)
 		e.Meter.Leaked("address", len(claims))
 	}
-	return errors.Join(err, claimErr)
+	return errors.Join(err, allErr, claimErr)
 }
 
 func (e *Engine) leftoverPorts(ctx context.Context) ([]string, error) {
@@ -121,7 +125,7 @@ func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(c ipam.Claim) bool {
-		return c.Owner.Node != e.Node || c.Owner.Via != "" || e.accountsFor(c)
+		return c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.Claim != "" || e.accountsFor(c)
 	}), nil
 }
 

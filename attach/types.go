@@ -51,6 +51,7 @@ type Spec struct {
 	DefaultRoute  *[]netip.Addr              `json:"defaultRoute,omitempty"`
 	Resource      string                     `json:"resource,omitempty"`
 	DeviceID      string                     `json:"deviceID,omitempty"`
+	IPAMClaim     string                     `json:"ipamClaim,omitempty"`
 }
 
 // A Phase tells how far an attachment is.
@@ -86,7 +87,7 @@ type Route struct {
 // newSpec is a wish as it is recorded for a sandbox.
 func newSpec(w meta.Wanted, containerID string) Spec {
 	s := Spec{Role: w.Role, Network: w.Network, Interface: w.Interface, Config: w.Config, RuntimeConfig: w.RuntimeConfig, DefaultRoute: w.DefaultRoute,
-		Resource: w.Resource, DeviceID: w.DeviceID}
+		Resource: w.Resource, DeviceID: w.DeviceID, IPAMClaim: w.IPAMClaim}
 	return s.withInfoFile(containerID)
 }
 

@@ -18,7 +18,8 @@ var (
 	ErrTaken = errors.New("address is taken")
 )
 
-// An Owner is who has an address: one interface of one sandbox on one node.
+// An Owner is who has an address: one interface of one sandbox on one node, or an IPAMClaim on that
+// node, whichever pod uses it.
 type Owner struct {
 	Node        string `json:"node"`
 	ContainerID string `json:"containerID"`
@@ -27,6 +28,9 @@ type Owner struct {
 	// Via is patchbay-ipam when a plugin asked for the address, which then frees it; empty when
 	// the owner's own record holds the claim.
 	Via string `json:"via,omitempty"`
+	// Claim is the IPAMClaim, namespace/name, that keeps the address when its pod is gone; of the
+	// other fields only Node is set then.
+	Claim string `json:"claim,omitempty"`
 }
 
 // Value is the owner as the claim's value in etcd.
@@ -35,12 +39,15 @@ func (o Owner) Value() string {
 	return string(b)
 }
 
-// SameInterface reports whether both mean one interface of one sandbox.
+// SameInterface reports whether both mean one interface of one sandbox, or one IPAMClaim.
 func (o Owner) SameInterface(p Owner) bool {
-	return o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName
+	return o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName && o.Claim == p.Claim
 }
 
 func (o Owner) String() string {
+	if o.Claim != "" {
+		return fmt.Sprintf("IPAMClaim %s on node %s", o.Claim, o.Node)
+	}
 	if o.Pod == "" {
 		return fmt.Sprintf("sandbox %s %s on node %s", o.ContainerID, o.IfName, o.Node)
 	}
@@ -156,6 +163,17 @@ func (s *Subnet) Of(o Owner) []netip.Addr {
 		}
 	}
 	return addrs
+}
+
+// Persistent returns the addresses that IPAMClaims keep.
+func (s *Subnet) Persistent(pool string) []Claim {
+	var claims []Claim
+	for a, o := range s.used {
+		if o.Claim != "" {
+			claims = append(claims, Claim{Pool: pool, Addr: a, Owner: o})
+		}
+	}
+	return claims
 }
 
 // Owner returns who has the address.

@@ -107,6 +107,15 @@ type Wanted struct {
 	DefaultRoute  *[]netip.Addr
 	// Resource is what the network's interfaces are made of, DeviceID the one for this attachment.
 	Resource, DeviceID string
+	// IPAMClaim, namespace/name, keeps the addresses when the pod is gone.
+	IPAMClaim string
+}
+
+// An IPAMClaim is a persistent claim of addresses (specification 8). Its workload's controller writes
+// network and interface, IPAM the addresses.
+type IPAMClaim struct {
+	Network, Interface string
+	IPs                []string // with prefix lengths; empty until IPAM has chosen
 }
 
 // A Planner works out what a pod is to have.
@@ -168,6 +177,9 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		w, err := p.selected(ctx, pod.Namespace, s, role)
 		if err != nil {
 			return nil, err
+		}
+		if s.IPAMClaim != "" {
+			w.IPAMClaim = pod.Namespace + "/" + s.IPAMClaim
 		}
 		if w.Interface, err = names.pick(s.Interface, i+1); err != nil {
 			return nil, fmt.Errorf("network %s: %w", s.Ref(), err)
@@ -368,8 +380,8 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
 		}
 	}
-	if s.IPAMClaim != "" {
-		return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour \"ipam-claim-reference\": persistent addresses from an IPAMClaim are not supported", what), "drop it from the request")
+	if s.IPAMClaim != "" && !p.persists(list, role) {
+		return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour \"ipam-claim-reference\": only further networks of type patchbay-ovs with addresses from patchbay-ipam keep them", what), "drop it from the request")
 	}
 	if len(s.CNIArgs) > 0 {
 		if err := list.MergeArgs(s.CNIArgs); err != nil {
@@ -388,6 +400,16 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 		w.RuntimeConfig[c.name] = b
 	}
 	return w, nil
+}
+
+// persists reports whether a network's addresses can be an IPAMClaim's (specification 8: not those of
+// the cluster network).
+func (p *Planner) persists(list *cniconf.List, role Role) bool {
+	var ipam struct {
+		Type string `json:"type"`
+	}
+	head := list.Plugins[0]
+	return role != RoleCluster && p.cfg.Implied[head.Type] != nil && head.IPAM != nil && json.Unmarshal(head.IPAM, &ipam) == nil && ipam.Type == "patchbay-ipam"
 }
 
 type capability struct {

@@ -191,6 +191,11 @@ func TestN29AClaimThatNobodyHonoursIsRefused(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "ipam-claim-reference") {
 		t.Error(err)
 	}
+	const ours = `{"cniVersion": "1.1.0", "name": "n", "type": "own", "ipam": {"type": "patchbay-ipam", "network": "10.0.0.0/16", "subnetLen": 24}}`
+	ws, err := plan(t, nads{"default/n": ours}, Config{Implied: map[string][]string{"own": {"ips"}}}, `[{"name": "n", "ipam-claim-reference": "c"}]`, nil)
+	if err != nil || ws[0].IPAMClaim != "default/c" {
+		t.Errorf("%+v, %v", ws, err)
+	}
 }
 
 func TestN45NothingIsAttachedBeforeTheClusterNetworkIsReady(t *testing.T) {

@@ -55,6 +55,7 @@ type Daemon struct {
 	kube      *kube.Source
 	status    *report.Reporter // nil without Kubernetes
 	reporter  attach.Reporter
+	claims    attach.Claims // IPAMClaims; nil without Kubernetes
 	// attributes of devices that DRA has allocated; nil without Kubernetes
 	attributes func(ctx context.Context, driver, pool, device string) (devices.Attributes, error)
 	native     *ovs.Delegate
@@ -143,7 +144,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.planner = meta.NewPlanner(d.source, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, DelQueue: d.countQueue, Ready: d.countReady})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
-		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter})
+		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims})
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,9 @@ func (d *Daemon) openSource() error {
 	if d.attributes, err = devices.FromSlices(cfg); err != nil {
 		return err
 	}
+	if d.claims, err = kube.NewClaims(cfg); err != nil {
+		return err
+	}
 	d.log.Info("pods and networks come from the API server", "server", cfg.Host)
 	return nil
 }

@@ -32,9 +32,12 @@ type Txn struct {
 // Absent is the condition that the key does not exist.
 func Absent(key string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(key), "=", 0) }
 
+// Holds is the condition that the key has the value.
+func Holds(key, value string) clientv3.Cmp { return clientv3.Compare(clientv3.Value(key), "=", value) }
+
 // DeleteIfValue deletes the key if it still holds the value; otherwise it does nothing.
 func DeleteIfValue(key, value string) clientv3.Op {
-	return clientv3.OpTxn([]clientv3.Cmp{clientv3.Compare(clientv3.Value(key), "=", value)},
+	return clientv3.OpTxn([]clientv3.Cmp{Holds(key, value)},
 		[]clientv3.Op{clientv3.OpDelete(key)}, nil)
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"slices"
@@ -165,7 +166,11 @@ func networks(p *ipam.Pool) string {
 func (r *Reservation) Txn() etcd.Txn {
 	var t etcd.Txn
 	for _, c := range r.Claims {
-		t.If = append(t.If, etcd.Absent(r.a.key(c)))
+		if slices.Contains(r.chosen, c.Addr) {
+			t.If = append(t.If, etcd.Absent(r.a.key(c)))
+		} else { // the owner has it already
+			t.If = append(t.If, etcd.Holds(r.a.key(c), c.Owner.Value()))
+		}
 		t.Then = append(t.Then, clientv3.OpPut(r.a.key(c), c.Owner.Value()))
 	}
 	return t
@@ -253,6 +258,22 @@ func (a *Allocator) Owned(ctx context.Context, p *ipam.Pool, o ipam.Owner) ([]ip
 		}
 	}
 	return claims, nil
+}
+
+// Persistent returns the claims of this node that IPAMClaims keep, of the pools in use.
+func (a *Allocator) Persistent() []ipam.Claim {
+	a.mu.Lock()
+	pools := maps.Clone(a.pools)
+	a.mu.Unlock()
+	var claims []ipam.Claim
+	for name, st := range pools {
+		st.mu.Lock()
+		for _, s := range st.subnets {
+			claims = append(claims, s.Persistent(name)...)
+		}
+		st.mu.Unlock()
+	}
+	return claims
 }
 
 // Refresh forgets what is known of a pool, so that its next use reads it from etcd. Reservations

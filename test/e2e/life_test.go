@@ -236,6 +236,28 @@ func TestWithoutTheAPIServer(t *testing.T) {
 	}
 }
 
+// A token that is renewed on disk is taken without a restart.
+func TestATokenIsReadAgain(t *testing.T) {
+	file := t.TempDir() + "/token"
+	if err := os.WriteFile(file, []byte("expired"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := rest.CopyConfig(c.Config)
+	cfg.BearerToken, cfg.BearerTokenFile = "", file
+	s, err := kube.New(cfg, "n1", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns := namespace(t)
+	if _, err := s.Network(context.Background(), ns, "data"); !errors.Is(err, meta.ErrUnavailable) {
+		t.Errorf("with an expired token: %v", err)
+	}
+	if err := os.WriteFile(file, []byte(c.Config.BearerToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new token is used", func() error { _, err := s.Network(context.Background(), ns, "data"); return err })
+}
+
 // STATUS tells the runtime, and so kubelet, that the node can't take pods.
 func TestANodeWithoutOpenVSwitchIsNotReady(t *testing.T) {
 	ns := namespace(t)

@@ -209,6 +209,29 @@ func TestC26C27GCKeepsHotAttachedInterfacesOfValidContainers(t *testing.T) {
 	n.AssertClean(t)
 }
 
+// A netconf of Multus with our type: its delegates are the cluster network and the default networks.
+func TestANetconfOfMultusIsUnderstood(t *testing.T) {
+	n := newNode(t)
+	ns := testnode.Netns(t, "multus")
+	n.Write(t, "multus.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: multus, annotations: {k8s.v1.cni.cncf.io/networks: data}}\n")
+	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=multus", "CNI_NETNS=" + ns, "CNI_IFNAME=eth0", "CNI_PATH=" + testnode.PluginDirs, "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=multus"}
+	conf := `{"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "patchbay", "socket": "` + n.CNI + `", "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig", "delegates": [
+ {"cniVersion": "0.3.1", "name": "default-cni-network", "plugins": [{"type": "bridge", "bridge": "mbr0", "ipam": {"type": "host-local", "dataDir": "/run/multus", "ranges": [[{"subnet": "10.70.0.0/24"}]]}}]},
+ {"cniVersion": "1.1.0", "name": "second", "type": "ovs", "bridge": "br-control"}]}`
+	out, code := shim(t, env, conf)
+	if code != 0 || !strings.Contains(out, `"address":"10.70.0.2/24"`) {
+		t.Fatalf("exit %d, %s", code, out)
+	}
+	l, err := n.Client.List(context.Background(), client.Filter{Pod: "multus"})
+	if err != nil || len(l) != 3 || l[0].Interface != "eth0" || l[1].Bridge != "br-control" || l[2].Network != "default/data" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if out, code := shim(t, append([]string{"CNI_COMMAND=DEL"}, env[1:]...), conf); code != 0 {
+		t.Error(out)
+	}
+	n.AssertEmpty(t)
+}
+
 // As CRI-O does: libcni deletes what it has cached and is not on the list, and then calls GC with the
 // list. What was attached over REST is not on it.
 func TestC26C27GCThroughLibcni(t *testing.T) {

@@ -1,0 +1,68 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// ipamClaims is the resource of the multi-network specification, 8.2: its definition has this group,
+// though its example has another.
+var ipamClaims = schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1alpha1", Resource: "ipamclaims"}
+
+// Claims reads IPAMClaims and writes their status.
+type Claims struct{ client dynamic.Interface }
+
+// NewClaims returns the claims of a cluster.
+func NewClaims(cfg *rest.Config) (*Claims, error) {
+	c, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client for IPAMClaims: %w", err)
+	}
+	return &Claims{c}, nil
+}
+
+// Claim returns a claim.
+func (c *Claims) Claim(ctx context.Context, namespace, name string) (*meta.IPAMClaim, error) {
+	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
+	defer cancel()
+	o, err := c.client.Resource(ipamClaims).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, explain("IPAMClaim "+namespace+"/"+name, err)
+	}
+	claim := &meta.IPAMClaim{}
+	if claim.Network, _, err = unstructured.NestedString(o.Object, "spec", "network"); err == nil {
+		claim.Interface, _, err = unstructured.NestedString(o.Object, "spec", "interface")
+	}
+	if err == nil {
+		claim.IPs, _, err = unstructured.NestedStringSlice(o.Object, "status", "ips")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("IPAMClaim %s/%s: %w", namespace, name, err)
+	}
+	return claim, nil
+}
+
+// SetIPs writes what the claim has, with prefix lengths.
+func (c *Claims) SetIPs(ctx context.Context, namespace, name string, ips []string) error {
+	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"ips": ips}})
+	if err != nil {
+		return err
+	}
+	_, err = c.client.Resource(ipamClaims).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return explain("IPAMClaim "+namespace+"/"+name, err)
+	}
+	return nil
+}
