@@ -48,12 +48,21 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 	return errors.Join(errs...)
 }
 
-// damage says what an attachment has lost. No plugin is executed for that.
+// damage says what an attachment has lost. No plugin is executed for that. While Open vSwitch is away
+// nothing is known, and an interface that may be forwarding is left alone.
 func (e *Engine) damage(ctx context.Context, d delegates.Sandbox, a Attachment) error {
-	if e.delegate(a.Spec.Config) == e.Native {
-		return e.Native.Check(ctx, d, []*delegates.Attachment{a.work()})
+	if e.delegate(a.Spec.Config) != e.Native {
+		return d.Netns.Do(a.nic().Check)
 	}
-	return d.Netns.Do(a.nic().Check)
+	if !e.Native.Connected() {
+		return nil
+	}
+	err := e.Native.Check(ctx, d, []*delegates.Attachment{a.work()})
+	var away *types.Error
+	if errors.As(err, &away) && away.Code == types.ErrTryAgainLater {
+		return nil
+	}
+	return err
 }
 
 func (a Attachment) nic() link.NIC {

@@ -42,6 +42,8 @@ type Records interface {
 type Native interface {
 	delegates.Delegate
 	Handles(pluginType string) bool
+	// Connected reports whether Open vSwitch answers now.
+	Connected() bool
 	Leftovers(ctx context.Context, known func(ovs.Owner) bool, knownName func(string) bool) ([]string, error)
 	RemoveLeftovers(ctx context.Context, names []string) error
 }

@@ -58,7 +58,13 @@ func TestOvsdbServerRestarts(t *testing.T) {
 	n.Run(t, "b", "data")
 	// Without ovsdb-server ovs-vswitchd 3.1 does not poll ports that have no thread of their own:
 	// packets wait until it is back. That is Open vSwitch's, with or without us.
+	link := func() string { return testnode.Exec(t, a, "cat", "/sys/class/net/net1/ifindex") }
+	before := link()
 	n.OVS.StopServer()
+	time.Sleep(22 * time.Second) // longer than a call waits for it: mending must not take silence for damage
+	if now := link(); now != before {
+		t.Errorf("interface %s was made again as %s while Open vSwitch was away", before, now)
+	}
 	result := make(chan error, 1)
 	go func() {
 		_, err := n.TryRun("c", "data,control")
