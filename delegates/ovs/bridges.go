@@ -50,7 +50,7 @@ func (d *Delegate) ensureBridge(ctx context.Context, c client.Client, want Bridg
 	if err != nil || len(ops) == 0 {
 		return err
 	}
-	if err := transact(ctx, c, ops); err != nil {
+	if _, err := transact(ctx, c, ops); err != nil {
 		return err
 	}
 	d.log.Info("bridge set up", "bridge", want.Name, "created", made, "uplinks", want.Uplinks)

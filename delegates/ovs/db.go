@@ -25,6 +25,7 @@ const connectWait = 10 * time.Second
 type DB struct {
 	endpoint string
 	log      *slog.Logger
+	removals *removals
 
 	mu      sync.Mutex
 	conn    client.Client    // nil while not connected
@@ -41,7 +42,7 @@ type wait struct {
 
 // NewDB returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
 func NewDB(endpoint string, log *slog.Logger) *DB {
-	return &DB{endpoint: endpoint, log: log, changed: make(chan struct{}), waiters: map[string]*wait{}}
+	return &DB{endpoint: endpoint, log: log, removals: newRemovals(), changed: make(chan struct{}), waiters: map[string]*wait{}}
 }
 
 // Run keeps the connection until the context ends. onConnect is called after each connection, with
@@ -113,11 +114,25 @@ func (d *DB) connect(ctx context.Context) (client.Client, error) {
 		c.Close()
 		return nil, err
 	}
+	var rows []openvSwitch
+	if err = c.List(ctx, &rows); err == nil && len(rows) != 1 {
+		err = fmt.Errorf("table Open_vSwitch has %d rows instead of one: run ovs-vsctl init", len(rows))
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	d.removals.connected(rows[0])
 	return c, nil
 }
 
-// tell wakes who waits for the interface once ovs-vswitchd has opened it or said why not.
+// tell passes on what ovs-vswitchd says: that it has opened an interface, or why not, or that it has
+// done what was asked.
 func (d *DB) tell(m model.Model) {
+	if o, ok := m.(*openvSwitch); ok {
+		d.removals.answered(o.CurCfg)
+		return
+	}
 	i, ok := m.(*iface)
 	if !ok || (i.Ofport == nil && (i.Error == nil || *i.Error == "")) {
 		return
@@ -184,22 +199,22 @@ func (d *DB) Connected() bool {
 // errLost says that a transaction's outcome is unknown, as the connection broke.
 var errLost = errors.New("connection to Open vSwitch lost")
 
-func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) error {
+func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) ([]ovsdb.OperationResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
 	results, err := c.Transact(ctx, ops...)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errLost, err)
+		return nil, fmt.Errorf("%w: %w", errLost, err)
 	}
 	if opErrs, err := ovsdb.CheckOperationResults(results, ops); err != nil {
 		for _, e := range opErrs {
 			if e != nil {
-				return fmt.Errorf("OVSDB refused the transaction: %w", e)
+				return nil, fmt.Errorf("OVSDB refused the transaction: %w", e)
 			}
 		}
-		return fmt.Errorf("OVSDB refused the transaction: %w", err)
+		return nil, fmt.Errorf("OVSDB refused the transaction: %w", err)
 	}
-	return nil
+	return results, nil
 }
 
 // Await waits for a connection and reports whether there is one.

@@ -11,6 +11,8 @@ type openvSwitch struct {
 	UUID    string   `ovsdb:"_uuid"`
 	Bridges []string `ovsdb:"bridges"`
 	Version *string  `ovsdb:"ovs_version"`
+	NextCfg int      `ovsdb:"next_cfg"`
+	CurCfg  int      `ovsdb:"cur_cfg"`
 }
 
 type bridge struct {
@@ -69,7 +71,7 @@ func dbModel() (model.ClientDBModel, error) {
 func monitored(c client.Client) *client.Monitor {
 	o, b, p, i, t, q := &openvSwitch{}, &bridge{}, &port{}, &iface{}, &controller{}, &qos{}
 	return c.NewMonitor(
-		client.WithTable(o, &o.Bridges, &o.Version),
+		client.WithTable(o, &o.Bridges, &o.Version, &o.NextCfg, &o.CurCfg),
 		client.WithTable(b, &b.Name, &b.Ports, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Controller, &b.ExternalIDs),
 		client.WithTable(p, &p.Name, &p.Interfaces, &p.Tag, &p.Trunks, &p.VLANMode, &p.QoS, &p.ExternalIDs),
 		client.WithTable(i, &i.Name, &i.Type, &i.Ofport, &i.OfportRequest, &i.Error, &i.ExternalIDs),

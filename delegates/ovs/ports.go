@@ -70,21 +70,22 @@ func (p *ports) add(ctx context.Context, specs []portSpec) error {
 		waits[i] = p.db.expect(s.name)
 		defer p.db.forget(s.name)
 	}
+	if err := p.closed(ctx, specs); err != nil {
+		return err
+	}
 	if err := p.batcher.Do(change{ctx: ctx, add: specs}); err != nil {
 		return err
 	}
 	if err := failpoint.Hit(failpoint.OvsPortCommitted); err != nil {
 		return err
 	}
-	timeout := time.NewTimer(portWait)
-	defer timeout.Stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, portWait, errSwitchSlow)
+	defer cancel()
 	for i, w := range waits {
 		select {
 		case <-w.done:
-		case <-timeout.C:
-			return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("ovs-vswitchd did not open port %s on bridge %s within %s", specs[i].name, specs[i].bridge, portWait), "is ovs-vswitchd running?")
 		case <-ctx.Done():
-			return fmt.Errorf("wait for port %s on bridge %s: %w", specs[i].name, specs[i].bridge, context.Cause(ctx))
+			return waitError(ctx, "open", specs[i])
 		}
 		if w.row.Error != nil && *w.row.Error != "" {
 			return fmt.Errorf("ovs-vswitchd refused port %s on bridge %s: %s", specs[i].name, specs[i].bridge, *w.row.Error)
@@ -94,6 +95,27 @@ func (p *ports) add(ctx context.Context, specs []portSpec) error {
 		}
 	}
 	return failpoint.Hit(failpoint.OvsPortUp)
+}
+
+// closed waits until ovs-vswitchd has closed what was removed and had the same names.
+func (p *ports) closed(ctx context.Context, specs []portSpec) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, portWait, errSwitchSlow)
+	defer cancel()
+	for _, s := range specs {
+		if err := p.db.removals.wait(ctx, s.name); err != nil {
+			return waitError(ctx, "close the removed", s)
+		}
+	}
+	return nil
+}
+
+var errSwitchSlow = errors.New("ovs-vswitchd takes too long")
+
+func waitError(ctx context.Context, do string, s portSpec) error {
+	if context.Cause(ctx) == errSwitchSlow {
+		return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("ovs-vswitchd did not %s port %s on bridge %s within %s", do, s.name, s.bridge, portWait), "is ovs-vswitchd running?")
+	}
+	return fmt.Errorf("wait for ovs-vswitchd to %s port %s on bridge %s: %w", do, s.name, s.bridge, context.Cause(ctx))
 }
 
 // del removes the ports of those names that owns approves of; ports that are not there are fine.
@@ -123,16 +145,34 @@ func (p *ports) try(ctx context.Context, changes []change) error {
 		if err != nil {
 			return err
 		}
-		ops, err := p.operations(ctx, c, changes)
+		ops, removed, err := p.operations(ctx, c, changes)
 		if err != nil || len(ops) == 0 {
 			return err
 		}
-		err = transact(ctx, c, ops)
+		err = p.transact(ctx, c, ops, removed)
 		if !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
 		p.db.await(ctx, c)
 	}
+}
+
+func (p *ports) transact(ctx context.Context, c client.Client, ops []ovsdb.Operation, removed []string) error {
+	if len(removed) == 0 {
+		_, err := transact(ctx, c, ops)
+		return err
+	}
+	more, err := ask(c)
+	if err != nil {
+		return err
+	}
+	results, err := transact(ctx, c, append(ops, more...))
+	if err != nil {
+		return err
+	}
+	asked, err := askedIn(results)
+	p.db.removals.removed(removed, asked)
+	return err
 }
 
 // await waits until c is no longer the connection, a moment at most: a transaction has failed on it.
@@ -150,25 +190,26 @@ func (d *DB) await(ctx context.Context, c client.Client) {
 	}
 }
 
-func (p *ports) operations(ctx context.Context, c client.Client, changes []change) ([]ovsdb.Operation, error) {
-	var ops []ovsdb.Operation
+func (p *ports) operations(ctx context.Context, c client.Client, changes []change) (ops []ovsdb.Operation, removed []string, err error) {
 	for _, ch := range changes {
 		for _, s := range ch.add {
 			more, err := p.insert(ctx, c, s)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			ops = append(ops, more...)
 		}
 		for _, name := range ch.del {
 			more, err := remove(ctx, c, name, ch.owns)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
-			ops = append(ops, more...)
+			if len(more) > 0 {
+				ops, removed = append(ops, more...), append(removed, name)
+			}
 		}
 	}
-	return ops, nil
+	return ops, removed, nil
 }
 
 func (p *ports) insert(ctx context.Context, c client.Client, s portSpec) ([]ovsdb.Operation, error) {

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -54,6 +55,12 @@ func (o *OVS) StartSwitch(t testing.TB) {
 
 // StopSwitch kills ovs-vswitchd.
 func (o *OVS) StopSwitch() { o.switchd.Kill() }
+
+// FreezeSwitch stops ovs-vswitchd where it is, until the function it returns is called.
+func (o *OVS) FreezeSwitch() (thaw func()) {
+	o.switchd.Signal(syscall.SIGSTOP)
+	return func() { o.switchd.Signal(syscall.SIGCONT) }
+}
 
 // Vsctl runs ovs-vsctl and returns its output.
 func (o *OVS) Vsctl(t testing.TB, args ...string) string {

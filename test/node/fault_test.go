@@ -99,6 +99,23 @@ func TestVswitchdIsAwayDuringAnAdd(t *testing.T) {
 	n.Run(t, "c", "data")
 }
 
+// A port that is added again before ovs-vswitchd has seen its removal would be the same to it, with the
+// socket of a link that is gone.
+func TestAnInterfaceIsMadeAgainWhileVswitchdIsBusy(t *testing.T) {
+	n := newNode(t)
+	a := n.Run(t, "a", "data")
+	n.Run(t, "b", "data")
+	thaw := n.OVS.FreezeSwitch()
+	time.AfterFunc(time.Second, thaw)
+	if err := n.Client.Detach(context.Background(), "default", "a", "net1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "data", Interface: "net1"}); err != nil {
+		t.Error(err)
+	}
+	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+}
+
 func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
 	n := newNode(t)
 	a := n.Run(t, "a", "data")

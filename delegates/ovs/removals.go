@@ -1,0 +1,94 @@
+package ovs
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+
+	"github.com/ovn-kubernetes/libovsdb/client"
+	"github.com/ovn-kubernetes/libovsdb/model"
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+)
+
+// Removals tells which removed ports ovs-vswitchd may still have open. A port that is removed and
+// added again before ovs-vswitchd has looked is the same port to it: it keeps the socket of the link
+// that is gone, and nothing is ever forwarded. So a removal raises next_cfg, as ovs-vsctl does, and a
+// removed name is used again once ovs-vswitchd has answered in cur_cfg; ovs-vswitchd.conf.db(5).
+type removals struct {
+	mu      sync.Mutex
+	cur     int            // what ovs-vswitchd has answered
+	before  int            // asked for before this connection, by whomever and for whatever
+	asked   map[string]int // by port name; those that are not answered yet
+	changed chan struct{}  // closed and replaced when cur changes
+}
+
+func newRemovals() *removals {
+	return &removals{asked: map[string]int{}, changed: make(chan struct{})}
+}
+
+// connected starts anew with a connection: the database may be another one.
+func (r *removals) connected(row openvSwitch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.before = row.NextCfg
+	clear(r.asked)
+	r.answer(row.CurCfg)
+}
+
+func (r *removals) answered(cur int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer(cur)
+}
+
+func (r *removals) answer(cur int) {
+	r.cur = cur
+	maps.DeleteFunc(r.asked, func(_ string, asked int) bool { return asked <= cur })
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+func (r *removals) removed(names []string, asked int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range names {
+		if asked > r.cur {
+			r.asked[n] = asked
+		}
+	}
+}
+
+// wait returns when ovs-vswitchd has closed what had the name.
+func (r *removals) wait(ctx context.Context, name string) error {
+	for {
+		r.mu.Lock()
+		open, changed := max(r.before, r.asked[name]) > r.cur, r.changed
+		r.mu.Unlock()
+		if !open {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// ask returns the operations that raise next_cfg and read it; its value is the last result.
+func ask(c client.Client) ([]ovsdb.Operation, error) {
+	root := &openvSwitch{}
+	ops, err := c.WhereCache(func(*openvSwitch) bool { return true }).Mutate(root, model.Mutation{Field: &root.NextCfg, Mutator: ovsdb.MutateOperationAdd, Value: 1})
+	read := ovsdb.Operation{Op: ovsdb.OperationSelect, Table: "Open_vSwitch", Columns: []string{"next_cfg"}, Where: []ovsdb.Condition{}}
+	return append(ops, read), err
+}
+
+func askedIn(results []ovsdb.OperationResult) (int, error) {
+	if rows := results[len(results)-1].Rows; len(rows) == 1 {
+		if n, ok := rows[0]["next_cfg"].(float64); ok {
+			return int(n), nil
+		}
+	}
+	return 0, errors.New("OVSDB did not answer with next_cfg")
+}
