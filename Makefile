@@ -1,5 +1,7 @@
 # One line of help per target: make help
 GO         ?= go
+# All but the race detector's tests is compiled in this one way, so that each package is compiled once.
+STATIC      = CGO_ENABLED=0 GOFLAGS="$(GOFLAGS) -trimpath" $(GO)
 VERSION    ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 BIN        ?= bin
 TESTBIN    ?= $(CURDIR)/.cache/testbin
@@ -29,7 +31,7 @@ build: $(COMMANDS:%=$(BIN)/%) ## static binaries in bin/
 
 $(BIN)/%: $(SOURCES)
 	@echo "building $@"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
+	@$(STATIC) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 	@if [ $* = patchbay ]; then for n in $(NAMES); do ln -sf patchbay $(BIN)/$$n; done; fi
 
 demo: deps build ## the main job on one machine, start to end; KEEP=1 leaves it running
@@ -38,7 +40,7 @@ demo: deps build ## the main job on one machine, start to end; KEEP=1 leaves it 
 testbin: ## binaries for tests, with the race detector and failpoints
 	@mkdir -p $(TESTBIN)
 	@$(GO) build -race -tags failpoints -ldflags '-X main.version=$(VERSION)' -o $(TESTBIN)/ ./cmd/patchbayd ./cmd/patchctl
-	@CGO_ENABLED=0 $(GO) build -o $(TESTBIN)/ ./cmd/patchbay
+	@$(STATIC) build -o $(TESTBIN)/ ./cmd/patchbay
 	@for n in $(NAMES); do ln -sf patchbay $(TESTBIN)/$$n; done
 
 test: deps testbin ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
@@ -49,17 +51,17 @@ e2ebin: deps build
 	@key="$$(cat test/e2e/kube/go.sum test/e2e/kube/main.go test/e2e/containerd/go.sum | sha256sum) $$($(GO) version)"; \
 	if [ "$$(cat $(E2E)/key 2>/dev/null)" != "$$key" ]; then \
 	  echo "building Kubernetes $(KUBEVERSION) and containerd: about 10 minutes, once"; \
-	  (cd test/e2e/kube && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w $(KUBEFLAGS)' -o $(E2E)/hyper .) && \
-	  (cd test/e2e/containerd && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -tags 'no_btrfs no_zfs no_devmapper no_aufs' -o $(E2E)/ \
+	  (cd test/e2e/kube && $(STATIC) build -ldflags '-s -w $(KUBEFLAGS)' -o $(E2E)/hyper .) && \
+	  (cd test/e2e/containerd && $(STATIC) build -ldflags '-s -w' -tags 'no_btrfs no_zfs no_devmapper no_aufs' -o $(E2E)/ \
 	    github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/ctr) && \
 	  for n in $(KUBE); do ln -sf hyper $(E2E)/$$n; done && echo "$$key" >$(E2E)/key; fi
-	@cd test/e2e && CGO_ENABLED=0 $(GO) build -o $(E2E)/ ./pause ./cmd/cluster
+	@cd test/e2e && $(STATIC) build -o $(E2E)/ ./pause ./cmd/cluster
 
 e2e: e2ebin ## Patchbay in a Kubernetes cluster of two real nodes on this machine
-	cd test/e2e && $(GO) test -count=1 -timeout 30m .
+	cd test/e2e && $(STATIC) test -count=1 -timeout 30m .
 
 bench-e2e: e2ebin ## speed and memory in the cluster: RunPodSandbox next to the reference plugins
-	cd test/e2e && $(GO) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m .
+	cd test/e2e && $(STATIC) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m .
 
 cluster: e2ebin ## such a cluster to play with; make cluster STOP=1 ends it
 	@test/e2e/cluster.sh $(if $(STOP),stop,start)
@@ -73,10 +75,10 @@ fuzz: ## each fuzz test for a minute
 
 lint: ## gofmt, go vet, staticcheck, go mod tidy
 	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
-	$(GO) vet ./...
-	$(GO) vet -tags failpoints ./...
-	$(GO) run $(STATICCHECK) ./...
-	cd test/e2e && $(GO) vet ./...
+	$(STATIC) vet ./...
+	$(STATIC) vet -tags failpoints ./...
+	$(STATIC) run $(STATICCHECK) ./...
+	cd test/e2e && $(STATIC) vet ./...
 	@for m in $(MODULES); do echo "go mod tidy -diff in $$m"; (cd $$m && $(GO) mod tidy -diff) || exit 1; done
 
 clean: ## remove what was built
