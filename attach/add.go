@@ -37,7 +37,11 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 			return nil, fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", s.ContainerID, err)
 		}
 	}
-	return e.add(ctx, "ADD", slot, &s, d, wanted)
+	made, err := e.add(ctx, "ADD", slot, &s, d, wanted)
+	if err == nil {
+		e.routine(made, ReasonAttached, made.Attachments...)
+	}
+	return made, err
 }
 
 // AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
@@ -63,9 +67,12 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*A
 	}
 	record, err = e.add(ctx, "ADD", slot, record, d, []meta.Wanted{w})
 	if err != nil {
+		e.Failed(ReasonFailedAttach, s.pod(), err)
 		return nil, err
 	}
-	return record.Find(w.Interface), nil
+	a := record.Find(w.Interface)
+	e.routine(record, ReasonAttached, *a)
+	return a, nil
 }
 
 // Attach makes one attachment of a running pod. plan is called with the names of the interfaces the

@@ -30,10 +30,16 @@ func (e *Engine) del(ctx context.Context, containerID string) error {
 		return err
 	}
 	defer e.release(containerID, slot)
-	if slot.record == nil {
+	s := slot.record
+	if s == nil {
 		return e.removeUnrecorded(ctx, containerID)
 	}
-	return e.remove(ctx, slot, slot.record, nil)
+	if err := e.remove(ctx, slot, s, nil); err != nil {
+		e.Failed(ReasonFailedDetach, s.pod(), err)
+		return err
+	}
+	e.routine(s, ReasonDetached, s.Attachments...)
+	return nil
 }
 
 // DelInterface unmakes one attachment of a sandbox; an unknown one is a success.
@@ -45,14 +51,20 @@ func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) e
 		return err
 	}
 	defer e.release(containerID, slot)
-	if slot.record == nil || slot.record.Find(ifName) == nil {
+	s := slot.record
+	if s == nil || s.Find(ifName) == nil {
 		return nil
 	}
-	rest := slot.record.without(ifName)
+	rest := s.without(ifName)
 	if len(rest.Attachments) == 0 {
 		rest = nil
 	}
-	return e.remove(ctx, slot, slot.record, rest)
+	if err := e.remove(ctx, slot, s, rest); err != nil {
+		e.Failed(ReasonFailedDetach, s.pod(), err)
+		return err
+	}
+	e.routine(s, ReasonDetached, *s.Find(ifName))
+	return nil
 }
 
 // Detach unmakes one attachment of a running pod.

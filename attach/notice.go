@@ -1,11 +1,16 @@
 package attach
 
-import "github.com/patchbay-cni/patchbay/meta"
+import (
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
 
 // A Notice is something that the owner of a pod should know.
 type Notice struct {
 	Namespace, Pod, UID string
 	Warning             bool
+	Routine             bool   // of a pod that starts or ends, as its network-status tells too
 	Reason              string // one CamelCase word
 	Message             string
 }
@@ -51,4 +56,13 @@ func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
 
 func (e *Engine) notify(s *Sandbox, reason, message string) {
 	e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Reason: reason, Message: message})
+}
+
+// routine notes the interfaces of a pod that starts or ends, in one notice.
+func (e *Engine) routine(s *Sandbox, reason string, as ...Attachment) {
+	text := make([]string, len(as))
+	for i, a := range as {
+		text[i] = a.describe()
+	}
+	e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Routine: true, Reason: reason, Message: strings.Join(text, "; ")})
 }

@@ -39,9 +39,17 @@ func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
 
 func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 	pod, err := s.pod(ctx, c)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		var result any
+		if result, err = s.attachAll(ctx, c, pod); err == nil {
+			return result, nil
+		}
 	}
+	s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
+	return nil, err
+}
+
+func (s *Server) attachAll(ctx context.Context, c *call, pod meta.Pod) (any, error) {
 	runtime := c.conf.RuntimeConfig
 	planner, err := s.planner(c)
 	if err != nil {
@@ -49,9 +57,7 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 	}
 	wanted, err := planner.Plan(ctx, pod, c.IfName, runtime)
 	if err != nil {
-		err = fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
-		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
-		return nil, err
+		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	if prev := c.conf.PrevResult; prev != nil && len(wanted) > 0 && wanted[0].Role == meta.RoleCluster {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "an earlier plugin of the list has made "+c.IfName+", which is the cluster network's",
@@ -59,7 +65,6 @@ func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
 	}
 	made, err := s.Engine.Add(ctx, c.sandbox(), wanted)
 	if err != nil {
-		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
 		return nil, err
 	}
 	if c.conf.PrevResult != nil {

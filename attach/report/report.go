@@ -42,6 +42,7 @@ const (
 // again.
 type Reporter struct {
 	log    *slog.Logger
+	all    bool // Events for routine notices, too
 	source *kube.Source
 	pods   metadata.Interface
 	events *broadcaster
@@ -68,8 +69,9 @@ type broadcaster struct {
 	recorder record.EventRecorder
 }
 
-// New returns a reporter. Run works off what it is told.
-func New(cfg *rest.Config, source *kube.Source, node string, log *slog.Logger) (*Reporter, error) {
+// New returns a reporter. Run works off what it is told. With all, the interfaces of pods that start
+// or end raise Events, too: one more request to the API server for each pod.
+func New(cfg *rest.Config, source *kube.Source, node string, all bool, log *slog.Logger) (*Reporter, error) {
 	pods, err := metadata.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client for network-status: %w", err)
@@ -80,7 +82,7 @@ func New(cfg *rest.Config, source *kube.Source, node string, log *slog.Logger) (
 	}
 	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
 	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
-	return &Reporter{log: log, source: source, pods: pods, sent: map[key]sent{},
+	return &Reporter{log: log, all: all, source: source, pods: pods, sent: map[key]sent{},
 		events: &broadcaster{b, b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node})},
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
 	}, nil
@@ -262,7 +264,7 @@ func encode(s *attach.Sandbox) (string, error) {
 
 // Notify implements attach.Reporter: an Event on the pod.
 func (r *Reporter) Notify(n attach.Notice) {
-	if n.Pod == "" {
+	if n.Pod == "" || n.Routine && !r.all {
 		return
 	}
 	uid := n.UID

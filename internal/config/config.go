@@ -59,6 +59,8 @@ type Kubernetes struct {
 	Kubeconfig string `yaml:"kubeconfig"`
 	// PodResources is kubelet's socket that tells which devices a pod has.
 	PodResources string `yaml:"podResources"`
+	// Events are raised for changes of running pods and failures, or for all attachments.
+	Events string `yaml:"events"`
 }
 
 // Standalone is for a node without Kubernetes.
@@ -157,7 +159,7 @@ func Default() Config {
 	return Config{
 		Node: node, StateDir: "/var/lib/patchbay",
 		Etcd:       Etcd{Prefix: "/patchbay/v1"},
-		Kubernetes: Kubernetes{Enabled: "auto", PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock"},
+		Kubernetes: Kubernetes{Enabled: "auto", Events: "changes", PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock"},
 		Listen:     Listen{CNI: "/run/patchbay/cni.sock", API: "/run/patchbay/api.sock"},
 		Meta: Meta{SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
 			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
@@ -267,6 +269,9 @@ func (c *Config) validate() error {
 	}
 	if !slices.Contains([]string{"auto", "true", "false"}, c.Kubernetes.Enabled) {
 		return fmt.Errorf("kubernetes.enabled %q is none of auto, true, false", c.Kubernetes.Enabled)
+	}
+	if !slices.Contains([]string{"changes", "all"}, c.Kubernetes.Events) {
+		return fmt.Errorf("kubernetes.events %q is neither changes nor all", c.Kubernetes.Events)
 	}
 	names := map[string]string{}
 	for role, b := range c.OVS.Bridges {

@@ -43,7 +43,7 @@ func (d *Daemon) openSource() error {
 		return err
 	}
 	d.source = d.kube
-	if d.status, err = report.New(cfg, d.kube, d.cfg.Node, d.log); err != nil {
+	if d.status, err = report.New(cfg, d.kube, d.cfg.Node, d.cfg.Kubernetes.Events == "all", d.log); err != nil {
 		return err
 	}
 	d.reporter = d.status

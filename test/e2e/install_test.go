@@ -78,7 +78,10 @@ func TestTheOverlays(t *testing.T) {
 		for _, ifName := range []string{"eth0", "net1", "net2"} {
 			in(t, ns, "a", "ping", "-c1", "-W3", address(t, ns, "b", ifName))
 		}
+		// With kubernetes.events=all.
+		event(t, ns, "a", "Attached", "eth0 on network kube-system/cluster", "net1 on network "+ns+"/data", address(t, ns, "a", "net2"))
 		remove(t, ns, "a")
+		event(t, ns, "a", "Detached", "eth0", "net1", "net2")
 		remove(t, ns, "b")
 		clean(t)
 	})

@@ -211,12 +211,7 @@ func TestWithoutTheAPIServer(t *testing.T) {
 		t.Errorf("a network that is not in the cache: %v", err)
 	}
 	// A static pod needs no API server to start, nor to end.
-	manifest := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "static", "namespace": "` + ns + `", "annotations": {"k8s.v1.cni.cncf.io/networks": "data"}},
- "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "` + cluster.ToolsImage + `", "imagePullPolicy": "Never", "command": ["sleep", "100000"]}]}}`
-	file := n1.Path("/etc/kubernetes/manifests/static.json")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	remove := static(t, n1, ns)
 	has := func(want bool) func() error {
 		return func() error {
 			l, err := d.List(ctx, client.Filter{Namespace: ns, Pod: "static-n1", Network: ns + "/data"})
@@ -227,13 +222,78 @@ func TestWithoutTheAPIServer(t *testing.T) {
 		}
 	}
 	eventually(t, "the static pod has its interface", has(true))
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
+	remove()
 	eventually(t, "it is gone", has(false))
 	if err := d.Detach(ctx, ns, "a", "hot0"); err != nil {
 		t.Error(err)
 	}
+}
+
+// static gives kubelet a pod "static", with an interface, by file; the returned function takes it away.
+func static(t *testing.T, n *cluster.Node, ns string) (remove func()) {
+	t.Helper()
+	file := n.Path("/etc/kubernetes/manifests/static.json")
+	manifest := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "static", "namespace": "` + ns + `", "annotations": {"k8s.v1.cni.cncf.io/networks": "data"}},
+ "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "` + cluster.ToolsImage + `", "imagePullPolicy": "Never", "command": ["sleep", "100000"]}]}}`
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A static pod's sandbox has another UID than its mirror in the API server, which shows its status.
+func TestAStaticPodsMirrorShowsItsStatus(t *testing.T) {
+	ns := namespace(t)
+	remove := static(t, c.Nodes[0], ns)
+	ready(t, ns, "static-n1")
+	eventually(t, "network-status", func() error {
+		if have := entries(ns, "static-n1"); have != 2 {
+			return fmt.Errorf("%d entries", have)
+		}
+		return nil
+	})
+	remove()
+	gone(t, ns, "static-n1")
+	clean(t)
+}
+
+// The API server has a hiccup just when a pod's interfaces are made: the pod is not held, and its
+// network-status is there soon after.
+func TestASlowAPIServerHoldsNoPod(t *testing.T) {
+	ns := namespace(t)
+	n1 := c.Nodes[0]
+	defer c.APIServer.Thaw()
+	defer n1.Containerd.Thaw()
+	// Kubelet has the pod, and waits for the runtime, when the API server stops answering.
+	n1.Containerd.Freeze()
+	create(t, ns, "a", "n1", "data")
+	time.Sleep(2 * time.Second)
+	c.APIServer.Freeze()
+	n1.Containerd.Thaw()
+	begin := time.Now()
+	eventually(t, "the container runs", func() error {
+		out, err := n1.Run("ctr", "-n", "k8s.io", "containers", "ls", "-q", `labels."io.kubernetes.pod.namespace"==`+ns+`,labels."io.cri-containerd.kind"==container`)
+		if err == nil && out == "" {
+			err = errors.New("no container yet")
+		}
+		return err
+	})
+	if took := time.Since(begin); took > 8*time.Second { // a request is given up after 10
+		t.Errorf("the pod was held for %s", took)
+	}
+	c.APIServer.Thaw()
+	ready(t, ns, "a")
+	eventually(t, "network-status", func() error {
+		if have := entries(ns, "a"); have != 2 {
+			return fmt.Errorf("%d entries", have)
+		}
+		return nil
+	})
+	clean(t)
 }
 
 // A token that is renewed on disk is taken without a restart.

@@ -14,7 +14,7 @@ import (
 )
 
 func TestN08NetworksSayWhenTheirConfigurationHasAnotherName(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Write(t, "n08.yaml", nad("one", `{"cniVersion": "1.0.0", "name": "another", "type": "patchbay-ovs", "network": "data"}`))
 	n.Run(t, "a", "one")
 	l, err := n.Client.Networks(context.Background())
@@ -29,7 +29,7 @@ func TestN08NetworksSayWhenTheirConfigurationHasAnotherName(t *testing.T) {
 }
 
 func TestC13APreviousResultIsPassedOn(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	const prev = `{"cniVersion":"1.0.0","interfaces":[{"name":"br0"},{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.1.1.2/24","interface":1}],"dns":{}}`
 	ns := testnode.Netns(t, "chain")
 	n.Write(t, "chain.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: chain, annotations: {k8s.v1.cni.cncf.io/networks: data}}\n")
@@ -83,7 +83,7 @@ func TestC15NoSecondAddWithoutADelBetween(t *testing.T) {
 }
 
 func TestC16DELSucceedsWhateverIsMissing(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	ctx := context.Background()
 	for name, lose := range map[string]func(netns string){
 		"nothing":       func(string) {},
@@ -108,7 +108,7 @@ func TestC16DELSucceedsWhateverIsMissing(t *testing.T) {
 }
 
 func TestC20CheckMindsShapingReservationAndDaemon(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	ctx := context.Background()
 	want := func(pod, networks, lost string, lose func(netns string)) {
 		t.Helper()
@@ -185,7 +185,7 @@ func TestC29GCIsAlone(t *testing.T) {
 	if err := os.WriteFile(dir+"/slow", []byte(slow), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	n := newNode(t, "meta.cniBinDirs=["+dir+","+testnode.Bin()+","+testnode.PluginDirs+"]", "gc.interval=1h")
+	n := testnode.Standard(t, "meta.cniBinDirs=["+dir+","+testnode.Bin()+","+testnode.PluginDirs+"]", "gc.interval=1h")
 	n.Write(t, "slow.yaml", nad("slow", `{"cniVersion": "1.1.0", "name": "slow", "type": "slow"}`))
 	var valid []string
 	for _, p := range []string{"a", "b", "c", "d"} {

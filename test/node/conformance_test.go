@@ -39,7 +39,7 @@ func newRecorded(t *testing.T) *recorded {
 			t.Fatal(err)
 		}
 	}
-	r.Node = newNode(t, "meta.cniBinDirs=["+dir+","+testnode.Bin()+","+testnode.PluginDirs+"]")
+	r.Node = testnode.Standard(t, "meta.cniBinDirs=["+dir+","+testnode.Bin()+","+testnode.PluginDirs+"]")
 	for _, name := range []string{"good", "wrong"} {
 		r.Write(t, name+".yaml", nad(name, `{"cniVersion": "1.0.0", "name": "`+name+`", "type": "`+name+`", "kept": [1.50, null], "runtimeConfig": {"stale": 1}, "cni.dev/x": 1, "capabilities": {"a": true}}`))
 	}
@@ -67,13 +67,13 @@ func (r *recorded) calls(t *testing.T) (lines []string, short string) {
 }
 
 func TestN18TheInterfaceNameIsUsed(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	s := n.Run(t, "a", "data@blue-0")
 	testnode.Exec(t, s, "ip", "link", "show", "blue-0")
 }
 
 func TestN33AttachmentsTellWhoAddedThem(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Run(t, "a", "data")
 	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control"}); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestC09C38C43C52WhatADelegateIsGiven(t *testing.T) {
 }
 
 func TestC14AnExistingInterfaceIsAnError(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	s := n.Run(t, "a", "")
 	testnode.Exec(t, s, "ip", "link", "add", "x0", "type", "veth", "peer", "name", "x1")
 	_, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "data", Interface: "x0"})
@@ -194,7 +194,7 @@ func TestC17C32TheConfigurationIsThatOfTheAdd(t *testing.T) {
 // TestN50C28C30CallsForOnePodNeverOverlap attaches and detaches at once, with a DEL in between, on
 // several pods, and finds each answered and nothing left.
 func TestN50C28C30CallsForOnePodNeverOverlap(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	pods := []string{"a", "b", "c"}
 	for _, p := range pods {
 		n.Run(t, p, "data")
@@ -226,7 +226,7 @@ func TestN50C28C30CallsForOnePodNeverOverlap(t *testing.T) {
 }
 
 func TestC47C49ResultsOfThePluginsAlone(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	ns := testnode.Netns(t, "alone")
 	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=alone", "CNI_NETNS=" + ns, "CNI_IFNAME=eth0", "CNI_PATH=/x"}
 	for plugin, conf := range map[string]string{

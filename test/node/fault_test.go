@@ -18,7 +18,7 @@ import (
 )
 
 func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data,control")
 	n.Run(t, "b", "data")
 	n.Daemon.Kill()
@@ -53,7 +53,7 @@ func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
 }
 
 func TestOvsdbServerRestarts(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	// Without ovsdb-server ovs-vswitchd 3.1 does not poll ports that have no thread of their own:
@@ -88,7 +88,7 @@ func TestOvsdbServerRestarts(t *testing.T) {
 }
 
 func TestVswitchdIsAwayDuringAnAdd(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Run(t, "a", "data")
 	n.OVS.StopSwitch()
 	if _, err := n.TryRun("b", "data"); err == nil || !strings.Contains(err.Error(), "is ovs-vswitchd running?") {
@@ -102,7 +102,7 @@ func TestVswitchdIsAwayDuringAnAdd(t *testing.T) {
 // A port that is added again before ovs-vswitchd has seen its removal would be the same to it, with the
 // socket of a link that is gone.
 func TestAnInterfaceIsMadeAgainWhileVswitchdIsBusy(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	thaw := n.OVS.FreezeSwitch()
@@ -117,7 +117,7 @@ func TestAnInterfaceIsMadeAgainWhileVswitchdIsBusy(t *testing.T) {
 }
 
 func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	n.Daemon.Stop()
@@ -131,7 +131,7 @@ func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
 // TestOpenVSwitchIsAwayAtTheStart starts the daemon without Open vSwitch: it serves, and when Open
 // vSwitch is back it mends a pod that lost its port, and removes a port and a link without a record.
 func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	n.Daemon.Kill()
@@ -155,7 +155,7 @@ func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
 }
 
 func TestC19CheckTellsWhatIsLost(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	ctx := context.Background()
 	testnode.Exec(t, a, "ip", "addr", "flush", "dev", "net1")
@@ -175,7 +175,7 @@ func TestC19CheckTellsWhatIsLost(t *testing.T) {
 // While the daemon runs, what was lost of an interface is mended, by whomever it was made; gc.mend=false
 // leaves it alone.
 func TestWhatIsLostIsMended(t *testing.T) {
-	n := newNode(t, "listen.metrics=127.0.0.1:9408")
+	n := testnode.Standard(t, "listen.metrics=127.0.0.1:9408")
 	a := n.Run(t, "a", "data,bridge")
 	n.Run(t, "b", "data,bridge")
 	for what, lose := range map[string][]string{
@@ -203,7 +203,7 @@ func TestWhatIsLostIsMended(t *testing.T) {
 }
 
 func TestANetnsThatIsGoneOrReused(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	// Another pod's namespace at the path: nothing in it is touched.
@@ -245,7 +245,7 @@ func TestANetnsThatIsGoneOrReused(t *testing.T) {
 func TestEtcdStopsAndStarts(t *testing.T) {
 	dir := testnode.ShortDir(t)
 	etcd := testnode.StartEtcd(t, dir)
-	n := newNode(t, "etcd.endpoints=["+etcd.Endpoint+"]")
+	n := testnode.Standard(t, "etcd.endpoints=["+etcd.Endpoint+"]")
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	etcd.Stop()
@@ -276,7 +276,7 @@ func TestEtcdStopsAndStarts(t *testing.T) {
 }
 
 func TestADelegateThatHangsIsEnded(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	plugins := n.Dir + "/plugins"
 	if err := os.Mkdir(plugins, 0o755); err != nil {
 		t.Fatal(err)
@@ -303,7 +303,7 @@ func TestSIGHUPTakesOverWhatCanChange(t *testing.T) {
 		}
 	}
 	write("log: {level: info}\n")
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Daemon.Stop()
 	n.Args = []string{"--config", file}
 	n.Set = slices.DeleteFunc(n.Set, func(s string) bool { return strings.HasPrefix(s, "log.") })
@@ -331,7 +331,7 @@ func TestABridgeIsAdoptedAndForeignPortsAreLeftAlone(t *testing.T) {
 		t.Cleanup(func() { testnode.Sh(t, "ip", "link", "del", link+"0") })
 	}
 	ovs.Vsctl(t, "add-br", "br-data", "--", "set", "bridge", "br-data", "datapath_type=netdev", "external_ids:mine=yes", "--", "add-port", "br-data", "foreign0", "tag=7")
-	n := testnode.New(t, testnode.Config{OVS: ovs, Manifests: map[string]string{"networks.yaml": networks},
+	n := testnode.New(t, testnode.Config{OVS: ovs, Manifests: map[string]string{"networks.yaml": testnode.Networks},
 		Set: []string{"ovs.bridges.data.uplinks=[up0]", "ovs.bridges.data.failMode=secure", "ovs.bridges.data.protocols=[OpenFlow13, OpenFlow15]",
 			"ovs.bridges.data.controllers=[tcp:127.0.0.1:6653]"}})
 	verify := func() {
@@ -368,7 +368,7 @@ func TestABridgeIsAdoptedAndForeignPortsAreLeftAlone(t *testing.T) {
 }
 
 func TestASecondDaemonOnTheSameSocketIsRefused(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	first := n.Daemon
 	n.Launch(t)
 	<-n.Daemon.Done()

@@ -20,7 +20,7 @@ import (
 )
 
 func TestOtherPluginsGetOurAddresses(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", `[{"name": "bridge", "ips": ["10.17.0.9"]}, {"name": "macvlan"}, {"name": "hostlocal"}, {"name": "chained"}]`)
 	check(t, n, a) // before b: a kernel bridge takes the lowest address of its ports, and bridge's CHECK minds
 	b := n.Run(t, "b", "bridge,macvlan,hostlocal,chained")
@@ -46,7 +46,7 @@ func TestOtherPluginsGetOurAddresses(t *testing.T) {
 }
 
 func TestTheIPAMAndTheOVSDelegateWorkUnderAnyRuntime(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	t.Setenv("PATCHBAY_CNI_SOCKET", n.CNI)
 	c := libcni.NewCNIConfigWithCacheDir([]string{testnode.Bin(), testnode.PluginDirs}, n.Dir+"/cache", nil)
 	ctx := context.Background()
@@ -88,7 +88,7 @@ func TestTheIPAMAndTheOVSDelegateWorkUnderAnyRuntime(t *testing.T) {
 }
 
 func TestN26DefaultRouteIsTakenOverAndGivenBack(t *testing.T) {
-	n := newNode(t, `meta.clusterNetwork=kube-system/cluster`)
+	n := testnode.Standard(t, `meta.clusterNetwork=kube-system/cluster`)
 	n.Write(t, "cluster.yaml", `
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
@@ -119,7 +119,7 @@ spec:
 }
 
 func TestCNIResultDescribesTheClusterNetworkInEveryVersion(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		id := "v" + strings.ReplaceAll(version, ".", "")
 		ns := testnode.Netns(t, id)
@@ -143,7 +143,7 @@ func TestCNIResultDescribesTheClusterNetworkInEveryVersion(t *testing.T) {
 }
 
 func TestN01C10C11C12C23C25C50TheShimIsACNIPlugin(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	conf := `{"cniVersion":"1.1.0","name":"patchbay","type":"patchbay","socket":"` + n.CNI + `"}`
 	for _, c := range []struct {
 		name string
@@ -192,7 +192,7 @@ func TestN01C10C11C12C23C25C50TheShimIsACNIPlugin(t *testing.T) {
 }
 
 func TestC26C27GCKeepsHotAttachedInterfacesOfValidContainers(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control", Interface: "hot0"}); err != nil {
@@ -211,7 +211,7 @@ func TestC26C27GCKeepsHotAttachedInterfacesOfValidContainers(t *testing.T) {
 
 // A netconf of Multus with our type: its delegates are the cluster network and the default networks.
 func TestANetconfOfMultusIsUnderstood(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	ns := testnode.Netns(t, "multus")
 	n.Write(t, "multus.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: multus, annotations: {k8s.v1.cni.cncf.io/networks: data}}\n")
 	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=multus", "CNI_NETNS=" + ns, "CNI_IFNAME=eth0", "CNI_PATH=" + testnode.PluginDirs, "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=multus"}
@@ -235,7 +235,7 @@ func TestANetconfOfMultusIsUnderstood(t *testing.T) {
 // As CRI-O does: libcni deletes what it has cached and is not on the list, and then calls GC with the
 // list. What was attached over REST is not on it.
 func TestC26C27GCThroughLibcni(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	b := n.Run(t, "b", "data")
 	ctx := context.Background()
@@ -270,7 +270,7 @@ func TestExamples(t *testing.T) {
 			files[filepath.Base(p)] = string(b)
 		}
 	}
-	lan(t)
+	testnode.Lan(t)
 	n := testnode.New(t, testnode.Config{Manifests: files})
 	ctl := func(args ...string) string {
 		t.Helper()
@@ -318,7 +318,7 @@ func TestExamples(t *testing.T) {
 }
 
 func TestExitCodesOfPatchctl(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	for want, calls := range map[int][][]string{
 		0: {{"get", "attachments"}, {"doctor", "-o", "json"}, {"get", "--help"}},
 		1: {{"attach", "pod/none", "--network", "data"}, {"detach", "pod/none", "--interface", "x"}, {"describe", "pod/none"}, {"sandbox", "rm", "none"}},

@@ -13,7 +13,7 @@ import (
 )
 
 func TestAPodGetsItsInterfacesAndLosesThem(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data, control@ctl0")
 	b := n.Run(t, "b", `[{"name": "data", "interface": "d0", "mac": "02:00:00:00:00:0b", "ips": ["10.12.0.77/24"]}, {"name": "control"}]`)
 
@@ -52,7 +52,7 @@ func TestAPodGetsItsInterfacesAndLosesThem(t *testing.T) {
 }
 
 func TestVLANTrunkAndMTUAreSet(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	s := n.Run(t, "a", "vlan,trunk")
 	if out := testnode.Exec(t, s, "ip", "link", "show", "net1"); !strings.Contains(out, "mtu 1450") {
 		t.Error(out)
@@ -66,7 +66,7 @@ func TestVLANTrunkAndMTUAreSet(t *testing.T) {
 }
 
 func TestTCPPassesAndRatesAreLimited(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data,limited")
 	b := n.Run(t, "b", "data,limited")
 	rate := func(addr string) float64 {
@@ -97,7 +97,7 @@ func TestTCPPassesAndRatesAreLimited(t *testing.T) {
 }
 
 func TestHotAttachAndDetachLoseNoPacket(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	ping := testnode.Start(t, n.Dir+"/ping.log", nil, "ip", "netns", "exec", filepath.Base(a.Netns), "ping", "-q", "-i", "0.01", "-c", "200", "10.12.0.3")
@@ -125,7 +125,7 @@ func TestHotAttachAndDetachLoseNoPacket(t *testing.T) {
 }
 
 func TestDELRemovesHotAttachedInterfacesToo(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Run(t, "a", "")
 	for _, name := range []string{"", "x1", ""} {
 		if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "data", Interface: name}); err != nil {

@@ -16,7 +16,7 @@ import (
 // TestBadInputIsRefusedAndLeavesNothing: each request fails with an error that names the cause, and
 // nothing of it is left.
 func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Run(t, "holder", `[{"name": "data", "ips": ["10.12.0.50"]}]`)
 	for _, c := range []struct{ name, networks, want string }{
 		{"unknown network", "nowhere", "default/nowhere"},
@@ -66,7 +66,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 }
 
 func TestABadManifestIsReportedAndDisturbsNoOther(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Write(t, "bad.yaml", "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: broken}\nspec:\n  config: '{\"type\": }'\n")
 	n.Write(t, "worse.yaml", "apiVersion: v1\nkind: Pod\n  metadata: [\n")
 	if _, err := n.TryRun("a", "broken"); err == nil || !strings.Contains(err.Error(), "bad.yaml") && !strings.Contains(err.Error(), "worse.yaml") {
@@ -88,7 +88,7 @@ func TestABadManifestIsReportedAndDisturbsNoOther(t *testing.T) {
 }
 
 func TestTenPodsRaceForOneAddress(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	errs := make(chan error, 10)
 	for i := range 10 {
 		go func() {
@@ -116,7 +116,7 @@ func TestTenPodsRaceForOneAddress(t *testing.T) {
 }
 
 func TestRESTRefusesWithTheRightStatus(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Run(t, "a", "data")
 	ctx := context.Background()
 	if _, err := n.Client.Attach(ctx, "default", "a", client.Request{Network: "control", Interface: "x0"}); err != nil {
@@ -173,7 +173,7 @@ func TestRESTRefusesWithTheRightStatus(t *testing.T) {
 }
 
 func TestAWatchSeesEveryChange(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	n.Run(t, "a", "data")
 	ctx, cancel := context.WithCancel(context.Background())
 	events := make(chan string, 10)
@@ -206,7 +206,7 @@ func TestAWatchSeesEveryChange(t *testing.T) {
 }
 
 func TestOpenAPIIsServed(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	out := testnode.Sh(t, "curl", "-sS", "--fail", "--unix-socket", n.API, "http://patchbay/openapi.json")
 	var doc struct {
 		OpenAPI string         `json:"openapi"`

@@ -1,4 +1,5 @@
-package node
+// Package crash kills patchbayd at every step of what it does.
+package crash
 
 import (
 	"context"
@@ -15,11 +16,13 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
+func TestMain(m *testing.M) { testnode.Main(m) }
+
 // TestKilledAtEveryStep kills the daemon with SIGKILL at every failpoint of ADD, failed ADD, DEL,
 // attach and detach, starts it again, and looks for anything without an owner. The runtime's part is
 // played as containerd does: a failed ADD is followed by a DEL, or by nothing at all.
 func TestKilledAtEveryStep(t *testing.T) {
-	n := newNode(t)
+	n := testnode.Standard(t)
 	out, err := exec.Command(filepath.Join(testnode.Bin(), "patchbayd"), "--list-failpoints").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +95,9 @@ var operations = map[string]func(c *crash, id string){
 			step()
 			c.revive()
 			c.AssertClean(c.t)
-			check(c.t, c.Node, s) // what is recorded is there, whole
+			if err := c.Runtime.Check(context.Background(), s); err != nil { // what is recorded is there, whole
+				c.t.Error(err)
+			}
 		}
 		c.revive()
 		c.del(s)
