@@ -43,8 +43,9 @@ testbin: ## binaries for tests, with the race detector and failpoints
 	@$(STATIC) build -o $(TESTBIN)/ ./cmd/patchbay
 	@for n in $(NAMES); do ln -sf patchbay $(TESTBIN)/$$n; done
 
+# -p 4: tests wait more than they work, and each package has namespaces of its own.
 test: deps testbin ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
-	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -timeout 20m ./...
+	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -p 4 -timeout 20m ./...
 
 e2ebin: deps build
 	@mkdir -p $(E2E)

@@ -148,6 +148,14 @@ func (n *Node) TryRun(pod, networks string) (*sandbox.Sandbox, error) {
 	return n.Runtime.Run(ctx, meta.Pod{Namespace: "default", Name: pod, Annotations: map[string]string{meta.NetworksAnnotation: networks}})
 }
 
+// Check runs CHECK on a pod.
+func (n *Node) Check(t testing.TB, s *sandbox.Sandbox) {
+	t.Helper()
+	if err := n.Runtime.Check(context.Background(), s); err != nil {
+		t.Error(err)
+	}
+}
+
 // Remove ends a pod.
 func (n *Node) Remove(pod string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)

@@ -95,9 +95,7 @@ var operations = map[string]func(c *crash, id string){
 			step()
 			c.revive()
 			c.AssertClean(c.t)
-			if err := c.Runtime.Check(context.Background(), s); err != nil { // what is recorded is there, whole
-				c.t.Error(err)
-			}
+			c.Check(c.t, s) // what is recorded is there, whole
 		}
 		c.revive()
 		c.del(s)

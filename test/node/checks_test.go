@@ -113,7 +113,7 @@ func TestC20CheckMindsShapingReservationAndDaemon(t *testing.T) {
 	want := func(pod, networks, lost string, lose func(netns string)) {
 		t.Helper()
 		s := n.Run(t, pod, networks)
-		check(t, n, s) // at once after ADD, too
+		n.Check(t, s) // at once after ADD, too
 		lose(filepath.Base(s.Netns))
 		if err := n.Runtime.Check(ctx, s); err == nil || !strings.Contains(err.Error(), lost) {
 			t.Errorf("%v, want %q", err, lost)
@@ -139,7 +139,7 @@ func TestC21C44CheckDelAndStatusReachTheDelegates(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good,good")
 	adds, _ := r.calls(t)
-	check(t, r.Node, s)
+	r.Check(t, s)
 	checks, short := r.calls(t)
 	if short != "CHECK good net1, CHECK good net2" {
 		t.Fatal(short)

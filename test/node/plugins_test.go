@@ -22,7 +22,7 @@ import (
 func TestOtherPluginsGetOurAddresses(t *testing.T) {
 	n := testnode.Standard(t)
 	a := n.Run(t, "a", `[{"name": "bridge", "ips": ["10.17.0.9"]}, {"name": "macvlan"}, {"name": "hostlocal"}, {"name": "chained"}]`)
-	check(t, n, a) // before b: a kernel bridge takes the lowest address of its ports, and bridge's CHECK minds
+	n.Check(t, a) // before b: a kernel bridge takes the lowest address of its ports, and bridge's CHECK minds
 	b := n.Run(t, "b", "bridge,macvlan,hostlocal,chained")
 	for nic, addr := range map[string]string{"net1": "10.17.0.9/24", "net2": "10.18.0.2/24", "net3": "10.19.0.", "net4": "10.12.0.2/24"} {
 		if out := testnode.Exec(t, a, "ip", "-br", "addr", "show", nic); !strings.Contains(out, addr) {
@@ -102,7 +102,7 @@ spec:
 	if r := routes(); strings.Contains(r, "eth0") || !strings.Contains(r, "via 10.12.0.1 dev net1") {
 		t.Errorf("default route: %s", r)
 	}
-	check(t, n, a)
+	n.Check(t, a)
 	if err := n.Client.Detach(context.Background(), "default", "a", "net1"); err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
 	"github.com/patchbay-cni/patchbay/internal/testnode"
 )
 
@@ -37,7 +36,7 @@ func TestAPodGetsItsInterfacesAndLosesThem(t *testing.T) {
 			t.Errorf("external_ids lack %s: %s", want, ports)
 		}
 	}
-	check(t, n, a)
+	n.Check(t, a)
 	for range 3 { // DEL may be repeated
 		if err := n.Runtime.Del(context.Background(), a); err != nil {
 			t.Error(err)
@@ -136,12 +135,4 @@ func TestDELRemovesHotAttachedInterfacesToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.AssertEmpty(t)
-}
-
-// check runs CHECK on a pod.
-func check(t *testing.T, n *testnode.Node, s *sandbox.Sandbox) {
-	t.Helper()
-	if err := n.Runtime.Check(context.Background(), s); err != nil {
-		t.Error(err)
-	}
 }

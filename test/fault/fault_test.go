@@ -1,4 +1,5 @@
-package node
+// Package fault tests a node whose parts go away, or lose what was made.
+package fault
 
 import (
 	"context"
@@ -16,6 +17,8 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/testnode"
 	"github.com/patchbay-cni/patchbay/meta"
 )
+
+func TestMain(m *testing.M) { testnode.Main(m) }
 
 func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
 	n := testnode.Standard(t)
@@ -125,7 +128,7 @@ func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
 	n.OVS.Vsctl(t, "del-port", strings.TrimSpace(l))
 	n.Start(t)
 	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
-	check(t, n, a)
+	n.Check(t, a)
 }
 
 // TestOpenVSwitchIsAwayAtTheStart starts the daemon without Open vSwitch: it serves, and when Open
@@ -150,7 +153,7 @@ func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
 		return !slices.Contains(ports, orphan) && slices.Contains(ports, lost)
 	})
 	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
-	check(t, n, a)
+	n.Check(t, a)
 	n.AssertClean(t)
 }
 
