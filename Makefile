@@ -22,7 +22,7 @@ MODULES     = . test/e2e test/e2e/kube test/e2e/containerd
 
 .PHONY: help deps build demo test testbin e2e e2ebin bench-e2e cluster bench lint fuzz clean
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 deps: ## install what is missing on a Debian machine: Open vSwitch, CNI plugins, tools
 	@test/deps.sh

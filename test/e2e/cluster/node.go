@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -114,7 +115,11 @@ func (n *Node) Run(name string, args ...string) (string, error) {
 // start starts a server on the node.
 func (n *Node) start(what string, env []string, name string, args ...string) (*Process, error) {
 	args = append(append(n.enter(), name), args...)
-	return start(n.log(what), env, "nsenter", args...)
+	p, err := start(n.log(what), env, "nsenter", args...)
+	if p != nil {
+		p.onNode = true
+	}
+	return p, err
 }
 
 // wire gives the node its interfaces, each on a bridge that joins all nodes.
@@ -278,8 +283,8 @@ func proxyArgs(kubeconfig, name string) []string {
 
 // StopNow kills a server of the node.
 func (n *Node) StopNow(p *Process) {
-	if pid := child(p.Pid()); pid != 0 {
-		_, _ = command("kill", "-9", strconv.Itoa(pid))
+	if pid := p.server(); pid != 0 {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	<-p.done
 }

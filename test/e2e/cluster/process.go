@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,9 +12,10 @@ import (
 
 // A Process is a server of the cluster.
 type Process struct {
-	cmd  *exec.Cmd
-	log  string
-	done chan struct{}
+	cmd    *exec.Cmd
+	log    string
+	done   chan struct{}
+	onNode bool // cmd is nsenter, which has forked
 }
 
 func start(log string, env []string, name string, args ...string) (*Process, error) {
@@ -53,11 +55,21 @@ func (p *Process) Stop() {
 	}
 }
 
-// Freeze stops the process where it is, until Thaw.
-func (p *Process) Freeze() { _ = p.cmd.Process.Signal(syscall.SIGSTOP) }
+// Freeze stops the server where it is, until Thaw.
+func (p *Process) Freeze() error { return syscall.Kill(p.server(), syscall.SIGSTOP) }
 
-// Thaw lets a frozen process go on.
-func (p *Process) Thaw() { _ = p.cmd.Process.Signal(syscall.SIGCONT) }
+// Thaw lets a frozen server go on; nsenter stops with it.
+func (p *Process) Thaw() error {
+	return errors.Join(syscall.Kill(p.server(), syscall.SIGCONT), p.cmd.Process.Signal(syscall.SIGCONT))
+}
+
+// server is the server's own process.
+func (p *Process) server() int {
+	if p.onNode {
+		return child(p.Pid())
+	}
+	return p.Pid()
+}
 
 // Pid returns the process's id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
