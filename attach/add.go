@@ -354,7 +354,6 @@ func (m *making) foreignIPAM(ctx context.Context, as []*delegates.Attachment) er
 }
 
 func (m *making) finish(ctx context.Context, record *Sandbox) error {
-	published := m.e.Reporter.Publish(record)
 	if err := m.e.Records.Save(ctx, record, etcd.Txn{}); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
 	}
@@ -362,7 +361,6 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 		return err
 	}
 	m.e.put(m.slot, record.ContainerID, record)
-	published()
 	for _, a := range m.as {
 		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}

@@ -29,9 +29,6 @@ const (
 // A Reporter tells others than the caller what becomes of pods. It never blocks for long and never
 // fails: it goes on trying by itself.
 type Reporter interface {
-	// Publish shows a sandbox's attachments to whoever reads the pod, before they are recorded; the
-	// returned function waits a moment for that.
-	Publish(s *Sandbox) (wait func())
 	// Changed says that the sandbox's record has changed.
 	Changed(s *Sandbox)
 	Notify(n Notice)
@@ -39,9 +36,6 @@ type Reporter interface {
 
 // Silent is the Reporter of a node without Kubernetes: the log has it all.
 type Silent struct{}
-
-// Publish implements Reporter.
-func (Silent) Publish(*Sandbox) func() { return func() {} }
 
 // Changed implements Reporter.
 func (Silent) Changed(*Sandbox) {}

@@ -29,8 +29,6 @@ import (
 )
 
 const (
-	// publishWait is how long a pod's ADD waits for its status to be written.
-	publishWait = 250 * time.Millisecond
 	// patchTimeout bounds one request.
 	patchTimeout = 10 * time.Second
 	workers      = 4
@@ -60,7 +58,6 @@ type key struct{ namespace, name string }
 type sent struct {
 	uid, status string
 	version     uint64
-	inFlight    int
 	invalid     string // the annotation that was complained of
 }
 
@@ -145,10 +142,6 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 	r.mu.Lock()
 	last := r.sent[k]
 	r.mu.Unlock()
-	if last.inFlight > 0 {
-		r.queue.AddAfter(k, publishWait)
-		return nil
-	}
 	if last.status == status && last.uid == pod.UID && older(pod.Version, last.version) {
 		return nil // written, and not yet in the cache
 	}
@@ -179,47 +172,6 @@ func (r *Reporter) checkEdit(k key, pod *meta.Pod) {
 func older(version string, v uint64) bool {
 	have, err := strconv.ParseUint(version, 10, 64)
 	return err == nil && have < v
-}
-
-// Publish implements attach.Reporter: it writes the status at once. What fails is written later.
-func (r *Reporter) Publish(s *attach.Sandbox) func() {
-	k := key{s.Namespace, s.Pod}
-	status, err := encode(s)
-	if err != nil || s.Pod == "" {
-		return func() {}
-	}
-	uid := s.UID
-	if pod := r.source.Cached(s.Namespace, s.Pod); pod != nil {
-		if pod.Annotations[meta.StatusAnnotation] == status || !pod.Is(uid) {
-			return func() {}
-		}
-		uid = pod.UID // a static pod's mirror has one of its own
-	}
-	r.flight(k, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer r.flight(k, -1)
-		ctx, cancel := context.WithTimeout(context.Background(), patchTimeout)
-		defer cancel()
-		if err := r.patch(ctx, k, uid, status); err != nil {
-			r.queue.AddRateLimited(k)
-		}
-	}()
-	return func() {
-		select {
-		case <-done:
-		case <-time.After(publishWait):
-		}
-	}
-}
-
-func (r *Reporter) flight(k key, n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	last := r.sent[k]
-	last.inFlight += n
-	r.sent[k] = last
 }
 
 // Changed implements attach.Reporter.

@@ -52,7 +52,7 @@ func BenchmarkNode(b *testing.B) {
 	defer conn.Close()
 	runtime := cri.NewRuntimeServiceClient(conn)
 	times := map[string][]time.Duration{}
-	const rounds = 60
+	const rounds = 150
 	for i := range rounds + 5 {
 		for name, handler := range map[string]string{"reference": "reference", "three": ""} {
 			took := sandbox(b, runtime, pods[name], handler, i)

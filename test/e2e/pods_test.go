@@ -71,9 +71,12 @@ func TestN32N35NetworkStatusIsWrittenAndRestored(t *testing.T) {
 	if _, err := d.Attach(ctx, ns, "a", client.Request{Network: "control", Interface: "hot0"}); err != nil {
 		t.Fatal(err)
 	}
-	if s := status(t, ns, "a"); len(s) != 3 || s[2].Interface != "hot0" {
-		t.Errorf("after the attach: %+v", s)
-	}
+	eventually(t, "it is in the status", func() error {
+		if s := status(t, ns, "a"); len(s) != 3 || s[2].Interface != "hot0" {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
 	event(t, ns, "a", "Attached", "hot0", ns+"/control")
 	if err := d.Detach(ctx, ns, "a", "hot0"); err != nil {
 		t.Fatal(err)

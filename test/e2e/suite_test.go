@@ -230,17 +230,17 @@ func tryIn(ns, pod string, args ...string) (string, error) {
 	return c.Kubectl(append([]string{"exec", "-n", ns, pod, "--"}, args...)...)
 }
 
-// status returns a pod's network-status.
+// status returns a pod's network-status, once it has one.
 func status(t *testing.T, ns, name string) []meta.NetworkStatus {
 	t.Helper()
-	p, err := c.Client.CoreV1().Pods(ns).Get(context.Background(), name, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var s []meta.NetworkStatus
-	if err := json.Unmarshal([]byte(p.Annotations[meta.StatusAnnotation]), &s); err != nil {
-		t.Fatalf("network-status of %s is %q: %v", name, p.Annotations[meta.StatusAnnotation], err)
-	}
+	eventually(t, "network-status of "+name, func() error {
+		p, err := c.Client.CoreV1().Pods(ns).Get(context.Background(), name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal([]byte(p.Annotations[meta.StatusAnnotation]), &s)
+	})
 	return s
 }
 
