@@ -42,6 +42,7 @@ func TestMistakesNameKeyAndLine(t *testing.T) {
 		"node: n1\novs: {bridges: {a: {name: b}, c: {name: b}}}":    "a and c are both bridge b",
 		"node: n1\nipam: {pools: {p: {network: x, subnetLen: 24}}}": "ipam.pools.p",
 		"node: n1\nkubernetes: {enabled: maybe}\n":                  "kubernetes.enabled",
+		"node: n1\nkubernetes: {events: some}\n":                    "kubernetes.events",
 	} {
 		if _, err := Parse([]byte(file), nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", file, err, want)

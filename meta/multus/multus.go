@@ -34,29 +34,29 @@ var understood = []string{"clusterNetwork", "delegates", "defaultNetworks", "sys
 	"globalNamespaces", "confDir", "binDir", "readinessindicatorfile",
 	"cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult"}
 
-// without are the keys that mean nothing here, with the reason.
+// without are the keys, in lower case, that mean nothing here, with the reason.
 var without = map[string]string{
 	"kubeconfig":            "the daemon has its own credentials; kubernetes.kubeconfig sets another",
-	"cniDir":                "records are in etcd",
-	"logFile":               "the log is the daemon's standard error",
-	"logLevel":              "log.level",
-	"logToStderr":           "the log is the daemon's standard error",
-	"logOptions":            "the log is the daemon's standard error",
-	"retryDeleteOnError":    "a DEL that fails is always kept and tried again",
-	"auxiliaryCNIChainName": "the plugins in the directory named like the cluster network's configuration, beside it, are chained behind it",
-	"chrootDir":             "meta.delegateRoot",
-	"socketDir":             "listen.cni",
-	"daemonSocketDir":       "listen.cni",
-	"metricsPort":           "listen.metrics",
-	"enablePprof":           "not served; metrics are",
-	"connectionLimit":       "meta.delegateLimit",
-	"perNodeCertificate":    "the service account's token is used",
-	"multusConfigFile":      "install.confFile",
-	"multusAutoconfigDir":   "meta.clusterNetwork, a directory: its first configuration",
-	"multusMasterCNI":       "meta.clusterNetwork",
-	"cniConfigDir":          "install.confFile",
-	"forceCNIVersion":       "results are converted to the version asked for",
-	"overrideNetworkName":   "the network's name is install's: patchbay",
+	"cnidir":                "records are in etcd",
+	"logfile":               "the log is the daemon's standard error",
+	"loglevel":              "log.level",
+	"logtostderr":           "the log is the daemon's standard error",
+	"logoptions":            "the log is the daemon's standard error",
+	"retrydeleteonerror":    "a DEL that fails is always kept and tried again",
+	"auxiliarycnichainname": "the plugins in the directory named like the cluster network's configuration, beside it, are chained behind it",
+	"chrootdir":             "meta.delegateRoot",
+	"socketdir":             "listen.cni",
+	"daemonsocketdir":       "listen.cni",
+	"metricsport":           "listen.metrics",
+	"enablepprof":           "not served; metrics are",
+	"connectionlimit":       "meta.delegateLimit",
+	"pernodecertificate":    "the service account's token is used",
+	"multusconfigfile":      "install.confFile",
+	"multusautoconfigdir":   "meta.clusterNetwork, a directory: its first configuration",
+	"multusmastercni":       "meta.clusterNetwork",
+	"cniconfigdir":          "install.confFile",
+	"forcecniversion":       "results are converted to the version asked for",
+	"overridenetworkname":   "the network's name is install's: patchbay",
 }
 
 // Parse reads a configuration; notes are the keys that have no effect, with the reason.
@@ -73,10 +73,11 @@ func Parse(b []byte) (c *Config, notes []string, err error) {
 		return nil, nil, fmt.Errorf("configuration of Multus: clusterNetwork and delegates exclude each other")
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
-		if slices.Contains(understood, k) {
+		// As encoding/json, and so Multus, takes them: in upper or lower case.
+		if slices.ContainsFunc(understood, func(u string) bool { return strings.EqualFold(u, k) }) {
 			continue
 		}
-		note, known := without[k]
+		note, known := without[strings.ToLower(k)]
 		switch {
 		case !known:
 			notes = append(notes, k+": not a key of Multus: ignored")

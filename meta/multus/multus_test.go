@@ -29,7 +29,7 @@ func TestConfigurationsOfMultusAreTaken(t *testing.T) {
 			return len(m.Inline) == 1 && m.Inline[0].Name == "default-cni-network" && len(m.Inline[0].Plugins) == 2
 		}},
 		{"cluster network by name", `{"type": "multus", "clusterNetwork": "ovn", "defaultNetworks": ["a", "b"], "multusNamespace": "m", "namespaceIsolation": true,
- "globalNamespaces": "x, y", "systemNamespaces": [], "readinessindicatorfile": "/run/ready", "confDir": "/etc/cni/multus/net.d"}`, func(m meta.Config) bool {
+ "globalNamespaces": "x, y", "systemNamespaces": [], "readinessIndicatorFile": "/run/ready", "confDir": "/etc/cni/multus/net.d"}`, func(m meta.Config) bool {
 			return m.ClusterNetwork == "ovn" && len(m.DefaultNetworks) == 2 && m.Namespace == "m" && m.NamespaceIsolation && strings.Join(m.GlobalNamespaces, "") == "xy" &&
 				len(m.SystemNamespaces) == 0 && m.ReadinessFile == "/run/ready" && m.CNIConfDir == "/etc/cni/multus/net.d"
 		}},

@@ -330,6 +330,7 @@ func TestANodeWithoutOpenVSwitchIsNotReady(t *testing.T) {
 	ns := namespace(t)
 	run(t, ns, "a", "n1", "data")
 	run(t, ns, "b", "n2", "data")
+	run(t, ns, "ends", "n1", "data")
 	n1 := c.Nodes[0]
 	ctx := context.Background()
 	n1.StopNow(n1.OVSDB)
@@ -345,6 +346,9 @@ func TestANodeWithoutOpenVSwitchIsNotReady(t *testing.T) {
 		}
 		return fmt.Errorf("%+v", n.Status.Conditions)
 	})
+	// What can't be unmade now is told, kept, and unmade later.
+	remove(t, ns, "ends")
+	event(t, ns, "ends", "FailedDetach", "net1", "Open vSwitch does not answer")
 	if err := n1.StartOVSDB(); err != nil {
 		t.Fatal(err)
 	}
