@@ -69,6 +69,13 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
 	}
+	specs := make([]portSpec, len(plans))
+	for i, p := range plans {
+		specs[i] = p.port
+	}
+	if err := d.ports.closed(ctx, specs); err != nil {
+		return err
+	}
 	for _, p := range plans {
 		p.a.Tried = true
 		if err := d.links.create(p.port.name, p.a.Interface, p.mac, p.conf.MTU, s.Netns); err != nil {
@@ -84,13 +91,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	announcers := make([]*announcer, len(plans))
 	defer d.closeLater(announcers)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		specs := make([]portSpec, len(plans))
-		for i, p := range plans {
-			specs[i] = p.port
-		}
-		return d.ports.add(gctx, specs)
-	})
+	g.Go(func() error { return d.ports.add(gctx, specs) })
 	g.Go(func() error {
 		err := s.Netns.Do(func() (err error) {
 			for i, p := range plans {

@@ -70,9 +70,6 @@ func (p *ports) add(ctx context.Context, specs []portSpec) error {
 		waits[i] = p.db.expect(s.name)
 		defer p.db.forget(s.name)
 	}
-	if err := p.closed(ctx, specs); err != nil {
-		return err
-	}
 	if err := p.batcher.Do(change{ctx: ctx, add: specs}); err != nil {
 		return err
 	}
@@ -97,7 +94,8 @@ func (p *ports) add(ctx context.Context, specs []portSpec) error {
 	return failpoint.Hit(failpoint.OvsPortUp)
 }
 
-// closed waits until ovs-vswitchd has closed what was removed and had the same names.
+// closed waits until ovs-vswitchd has closed what was removed and had the same names. Links are made
+// after that: ovs-vswitchd sets a closed link's flags back by name, which is down.
 func (p *ports) closed(ctx context.Context, specs []portSpec) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, portWait, errSwitchSlow)
 	defer cancel()

@@ -181,12 +181,15 @@ func TestWhatIsLostIsMended(t *testing.T) {
 	n := testnode.Standard(t, "listen.metrics=127.0.0.1:9408")
 	a := n.Run(t, "a", "data,bridge")
 	n.Run(t, "b", "data,bridge")
-	for what, lose := range map[string][]string{
-		"an address": {"ip", "addr", "flush", "dev", "net1"}, "the link": {"ip", "link", "del", "net1"},
-		"up": {"ip", "link", "set", "net2", "down"}, "a plugin's address": {"ip", "addr", "flush", "dev", "net2"},
+	for _, l := range []struct {
+		what string
+		lose []string
+	}{
+		{"an address", []string{"ip", "addr", "flush", "dev", "net1"}}, {"the link", []string{"ip", "link", "del", "net1"}},
+		{"up", []string{"ip", "link", "set", "net2", "down"}}, {"a plugin's address", []string{"ip", "addr", "flush", "dev", "net2"}},
 	} {
-		testnode.Exec(t, a, lose...)
-		testnode.Eventually(t, what+" is back", func() bool {
+		testnode.Exec(t, a, l.lose...)
+		testnode.Eventually(t, l.what+" is back", func() bool {
 			out := testnode.Exec(t, a, "ip", "-br", "addr", "show", "up")
 			return strings.Contains(out, "10.12.0.2/24") && strings.Contains(out, "10.17.0.2/24")
 		})
