@@ -245,14 +245,22 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 func (m *making) reserve(ctx context.Context) error {
 	for i, a := range m.work {
 		p := a.Config.Plugins[0]
-		if !m.e.Native.Handles(p.Type) || ipamType(p.IPAM) != ipam.Type {
+		if !m.e.Native.Handles(p.Type) {
 			continue
 		}
-		pool, err := ipam.ParseConfig(p.IPAM, m.e.Pools)
+		requested, err := Requested(a.RuntimeConfig["ips"])
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
-		requested, err := Requested(a.RuntimeConfig["ips"])
+		if p.IPAM == nil && len(requested) > 0 {
+			if a.Addresses, err = static(m.as[i].Spec.networkName(), requested); err != nil {
+				return fmt.Errorf("%s: %w", a.Interface, err)
+			}
+		}
+		if ipamType(p.IPAM) != ipam.Type {
+			continue
+		}
+		pool, err := ipam.ParseConfig(p.IPAM, m.e.Pools)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
@@ -321,6 +329,9 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 		begin = end
 	}
 	if err := m.awaitIntent(); err != nil {
+		return nil, err
+	}
+	if err := m.honoured(); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(m.loadDevices(), m.publishClaims(ctx)); err != nil {

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"net/netip"
+	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -33,7 +33,7 @@ func ipamType(raw json.RawMessage) string {
 }
 
 // Requested reads the capability argument ips: addresses with or without a prefix length.
-func Requested(raw json.RawMessage) ([]netip.Addr, error) {
+func Requested(raw json.RawMessage) ([]ipam.Request, error) {
 	if raw == nil {
 		return nil, nil
 	}
@@ -41,18 +41,33 @@ func Requested(raw json.RawMessage) ([]netip.Addr, error) {
 	if err := json.Unmarshal(raw, &texts); err != nil {
 		return nil, fmt.Errorf("ips: %w", err)
 	}
-	var addrs []netip.Addr
+	var all []ipam.Request
 	for _, t := range texts {
-		a, err := netip.ParseAddr(t)
-		if p, perr := netip.ParsePrefix(t); perr == nil {
-			a, err = p.Addr(), nil
-		}
+		r, err := ipam.ParseRequest(t)
 		if err != nil {
-			return nil, fmt.Errorf("ips: %q is neither an address nor an address with a prefix length: %w", t, ipam.ErrInvalid)
+			return nil, fmt.Errorf("ips: %w", err)
 		}
-		addrs = append(addrs, a)
+		if slices.ContainsFunc(all, func(have ipam.Request) bool { return have.Addr == r.Addr }) {
+			return nil, fmt.Errorf("ips: %w", ipam.Invalid("address %s is listed twice", r.Addr))
+		}
+		all = append(all, r)
 	}
-	return addrs, nil
+	return all, nil
+}
+
+// static gives the requested addresses as an IPAM plugin's result, for a network without IPAM.
+func static(network string, requested []ipam.Request) (*types100.Result, error) {
+	res := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
+	for _, r := range requested {
+		if r.Bits == 0 {
+			return nil, ipam.Invalid("ips: network %s has no \"ipam\", so %s needs a prefix length, such as %s/24", network, r.Addr, r.Addr)
+		}
+		if !r.Addr.IsGlobalUnicast() && !r.Addr.IsLinkLocalUnicast() {
+			return nil, ipam.Invalid("ips: %s is not an address that an interface can have", r.Addr)
+		}
+		res.IPs = append(res.IPs, &types100.IPConfig{Address: net.IPNet{IP: r.Addr.AsSlice(), Mask: net.CIDRMask(r.Bits, r.Addr.BitLen())}})
+	}
+	return res, nil
 }
 
 // Addresses gives a reservation as an IPAM plugin's result.

@@ -22,7 +22,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 	defer d.Netns.Close()
 	var errs []error
 	for _, a := range s.Attachments {
-		if a.Status.Result == nil || a.Status.Phase != Ready {
+		if a.Status.Result == nil || a.Status.Phase != Ready || !a.hasInterface() {
 			continue
 		}
 		lost := e.damage(ctx, d, a)

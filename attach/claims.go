@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -22,7 +21,7 @@ type Claims interface {
 }
 
 // claimed returns what a claim has of addresses, and itself as their owner.
-func (m *making) claimed(ctx context.Context, s *Spec) (requested []netip.Addr, owner ipam.Owner, err error) {
+func (m *making) claimed(ctx context.Context, s *Spec) (requested []ipam.Request, owner ipam.Owner, err error) {
 	refused := func(format string, args ...any) error {
 		return types.NewError(cniwire.ErrRefused, "IPAMClaim "+s.IPAMClaim+" "+fmt.Sprintf(format, args...), "")
 	}
@@ -44,11 +43,11 @@ func (m *making) claimed(ctx context.Context, s *Spec) (requested []netip.Addr, 
 		return nil, owner, refused("is for interface %s, not %s", c.Interface, s.Interface)
 	}
 	for _, text := range c.IPs {
-		p, err := netip.ParsePrefix(text)
+		r, err := ipam.ParseRequest(text)
 		if err != nil {
 			return nil, owner, refused("has %q in its status, which is no address", text)
 		}
-		requested = append(requested, p.Addr())
+		requested = append(requested, r)
 	}
 	return requested, owner, nil
 }

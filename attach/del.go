@@ -199,7 +199,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 // work is an attachment as delegates want it.
 func (a Attachment) work() *delegates.Attachment {
 	return &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
-		RuntimeConfig: a.Spec.RuntimeConfig, Result: a.Status.Result}
+		RuntimeConfig: a.Spec.RuntimeConfig, Args: a.Spec.cniArgs(), Result: a.Status.Result}
 }
 
 // neverMade reports that no plugin has answered an ADD of the attachment with success.

@@ -33,7 +33,7 @@ func applyDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
 		}
 		defer h.Close()
 		for n := range s.Attachments {
-			if n == i || s.Attachments[n].Status.Result == nil {
+			if n == i || s.Attachments[n].Status.Result == nil || !s.Attachments[n].hasInterface() {
 				continue
 			}
 			if err := displace(h, &s.Attachments[n], families(chosen)); err != nil {

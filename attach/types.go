@@ -131,6 +131,10 @@ func (s *Sandbox) pod() meta.Pod {
 	return meta.Pod{Namespace: s.Namespace, Name: s.Pod, UID: s.UID}
 }
 
+// hasInterface reports whether the attachment is an interface: the auxiliary chain only works on
+// those of others.
+func (a *Attachment) hasInterface() bool { return a.Spec.Role != meta.RoleChain }
+
 // describe says in a few words what an attachment is.
 func (a *Attachment) describe() string {
 	text := a.Spec.Interface

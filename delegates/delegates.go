@@ -57,7 +57,15 @@ type Attachment struct {
 	Tried bool
 }
 
-// CNIArgs joins the sandbox's CNI_ARGS and an attachment's.
+// CNIArgs joins the sandbox's CNI_ARGS and an attachment's. What is added must not trouble a plugin
+// that does not know it.
 func CNIArgs(s Sandbox, a *Attachment) string {
-	return strings.Trim(strings.Join([]string{s.Args, a.Args}, ";"), ";")
+	if a.Args == "" {
+		return s.Args
+	}
+	args := []string{s.Args, a.Args}
+	if !strings.Contains(";"+s.Args, ";IgnoreUnknown=") {
+		args = append([]string{"IgnoreUnknown=1"}, args...)
+	}
+	return strings.Trim(strings.Join(args, ";"), ";")
 }

@@ -35,6 +35,7 @@ type Config struct {
 	Routes    []*types.Route `json:"routes,omitempty" yaml:"-"`
 	DNS       types.DNS      `json:"dns,omitzero" yaml:"-"`
 	Cooldown  string         `json:"cooldown,omitempty" yaml:"cooldown"`
+	Overlap   string         `json:"overlap,omitempty" yaml:"overlap"`
 }
 
 // A Pool is a validated Config.
@@ -46,6 +47,7 @@ type Pool struct {
 	Routes   []*types.Route
 	DNS      types.DNS
 	Cooldown time.Duration
+	Overlap  bool // other pools that say so, too, may have the same addresses
 }
 
 // A Network is one network of a pool, cut into the nodes' subnets.
@@ -66,12 +68,12 @@ func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
 	dec := json.NewDecoder(strings.NewReader(string(raw)))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
-		return nil, invalid("ipam: %v", err)
+		return nil, Invalid("ipam: %v", err)
 	}
 	if def, ok := pools[c.Pool]; ok && c.Pool != "" {
 		def.Pool, def.Routes, def.DNS = c.Pool, c.Routes, c.DNS
 		if c.Network != "" && c.Network != def.Network {
-			return nil, invalid("ipam: pool %s is defined in the daemon's configuration with network %s, not %s", c.Pool, def.Network, c.Network)
+			return nil, Invalid("ipam: pool %s is defined in the daemon's configuration with network %s, not %s", c.Pool, def.Network, c.Network)
 		}
 		c = def
 	}
@@ -84,14 +86,14 @@ func (c Config) Validate() (*Pool, error) {
 		c.Mode = ModeNode
 	}
 	if c.Mode != ModeNode {
-		return nil, invalid("ipam: mode %q is not supported: set subnetLen (mode node)", c.Mode)
+		return nil, Invalid("ipam: mode %q is not supported: set subnetLen (mode node)", c.Mode)
 	}
 	texts := c.Networks
 	if c.Network != "" {
 		texts = append([]string{c.Network}, texts...)
 	}
 	if len(texts) == 0 {
-		return nil, invalid("ipam: network is missing: give a CIDR, such as 10.12.0.0/16")
+		return nil, Invalid("ipam: network is missing: give a CIDR, such as 10.12.0.0/16")
 	}
 	p := &Pool{Name: c.Pool, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
 	if p.Name == "" {
@@ -99,7 +101,7 @@ func (c Config) Validate() (*Pool, error) {
 		p.Name = strings.ReplaceAll(p.Name, "_", ".")
 	}
 	if !poolName.MatchString(p.Name) {
-		return nil, invalid("ipam: pool name %q: use lower-case letters, digits, dots, colons and dashes", p.Name)
+		return nil, Invalid("ipam: pool name %q: use lower-case letters, digits, dots, colons and dashes", p.Name)
 	}
 	for i, text := range texts {
 		n, err := c.network(i, text, p.Networks)
@@ -115,10 +117,10 @@ func (c Config) Validate() (*Pool, error) {
 func (c Config) network(i int, text string, before []Network) (Network, error) {
 	pfx, err := netip.ParsePrefix(text)
 	if err != nil {
-		return Network{}, invalid("ipam: network %q is not a CIDR", text)
+		return Network{}, Invalid("ipam: network %q is not a CIDR", text)
 	}
 	if pfx.Masked() != pfx {
-		return Network{}, invalid("ipam: network %s has host bits set: write %s", text, pfx.Masked())
+		return Network{}, Invalid("ipam: network %s has host bits set: write %s", text, pfx.Masked())
 	}
 	n := Network{Prefix: pfx, SubnetBits: c.SubnetLen}
 	if i > 0 {
@@ -126,10 +128,10 @@ func (c Config) network(i int, text string, before []Network) (Network, error) {
 	}
 	size := pfx.Addr().BitLen()
 	if n.SubnetBits < pfx.Bits() || n.SubnetBits > size-2 {
-		return n, invalid("ipam: subnetLen %d of network %s must be between %d and %d", n.SubnetBits, text, pfx.Bits(), size-2)
+		return n, Invalid("ipam: subnetLen %d of network %s must be between %d and %d", n.SubnetBits, text, pfx.Bits(), size-2)
 	}
 	if n.SubnetBits-pfx.Bits() > 24 {
-		return n, invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, text)
+		return n, Invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, text)
 	}
 	n.Min = netip.PrefixFrom(pfx.Addr(), n.SubnetBits)
 	n.Max = netip.PrefixFrom(lastAddr(pfx), n.SubnetBits).Masked()
@@ -145,12 +147,12 @@ func (c Config) network(i int, text string, before []Network) (Network, error) {
 		}
 		a, err := netip.ParseAddr(strings.TrimSuffix(b.text, fmt.Sprintf("/%d", n.SubnetBits)))
 		if err != nil || !pfx.Contains(a) || netip.PrefixFrom(a, n.SubnetBits).Masked().Addr() != a {
-			return n, invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, text)
+			return n, Invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, text)
 		}
 		*b.into = netip.PrefixFrom(a, n.SubnetBits)
 	}
 	if n.Max.Addr().Less(n.Min.Addr()) {
-		return n, invalid("ipam: subnetMin %s is above subnetMax %s", n.Min, n.Max)
+		return n, Invalid("ipam: subnetMin %s is above subnetMax %s", n.Min, n.Max)
 	}
 	return n, nil
 }
@@ -159,26 +161,32 @@ func (c Config) rest(p *Pool) error {
 	for _, text := range c.Exclude {
 		x, err := parsePrefixOrAddr(text)
 		if err != nil {
-			return invalid("ipam: exclude %q is neither an address nor a CIDR", text)
+			return Invalid("ipam: exclude %q is neither an address nor a CIDR", text)
 		}
 		p.Exclude = append(p.Exclude, x)
 	}
 	if c.Gateway != "" {
 		a, err := netip.ParseAddr(c.Gateway)
 		if err != nil || p.networkOf(a) == nil {
-			return invalid("ipam: gateway %q is not an address of the pool", c.Gateway)
+			return Invalid("ipam: gateway %q is not an address of the pool", c.Gateway)
 		}
 		p.Gateway = a
 	}
 	if c.Cooldown != "" {
 		d, err := time.ParseDuration(c.Cooldown)
 		if err != nil || d < 0 {
-			return invalid("ipam: cooldown %q is not a duration, such as 30s", c.Cooldown)
+			return Invalid("ipam: cooldown %q is not a duration, such as 30s", c.Cooldown)
 		}
 		p.Cooldown = d
 	}
+	if c.Overlap != "" && c.Overlap != overlapAllow {
+		return Invalid("ipam: overlap %q must be %q, or left out: then no other pool may have addresses of this one", c.Overlap, overlapAllow)
+	}
+	p.Overlap = c.Overlap == overlapAllow
 	return nil
 }
+
+const overlapAllow = "allow"
 
 func (p *Pool) networkOf(a netip.Addr) *Network {
 	for i := range p.Networks {
@@ -189,33 +197,6 @@ func (p *Pool) networkOf(a netip.Addr) *Network {
 	return nil
 }
 
-// Spec is what makes the pool the pool it is, the same on every node: the value of its spec key.
-func (p *Pool) Spec() string {
-	type network struct {
-		Network   string `json:"network"`
-		SubnetLen int    `json:"subnetLen"`
-		Min       string `json:"subnetMin"`
-		Max       string `json:"subnetMax"`
-	}
-	s := struct {
-		Mode     string    `json:"mode"`
-		Networks []network `json:"networks"`
-		Exclude  []string  `json:"exclude,omitempty"`
-		Gateway  string    `json:"gateway,omitempty"`
-	}{Mode: ModeNode}
-	for _, n := range p.Networks {
-		s.Networks = append(s.Networks, network{n.Prefix.String(), n.SubnetBits, n.Min.Addr().String(), n.Max.Addr().String()})
-	}
-	for _, x := range p.Exclude {
-		s.Exclude = append(s.Exclude, x.String())
-	}
-	if p.Gateway.IsValid() {
-		s.Gateway = p.Gateway.String()
-	}
-	b, _ := json.Marshal(s) // strings and numbers always marshal
-	return string(b)
-}
-
 // ErrInvalid marks a configuration or a request that can't be honoured as it is.
 var ErrInvalid = errors.New("invalid")
 
@@ -224,7 +205,8 @@ type invalidError struct{ text string }
 func (e invalidError) Error() string        { return e.text }
 func (e invalidError) Is(target error) bool { return target == ErrInvalid }
 
-func invalid(format string, args ...any) error { return invalidError{fmt.Sprintf(format, args...)} }
+// Invalid returns an error that is ErrInvalid and says what is wrong.
+func Invalid(format string, args ...any) error { return invalidError{fmt.Sprintf(format, args...)} }
 
 func parsePrefixOrAddr(text string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(text); err == nil {

@@ -112,19 +112,23 @@ func (s *Subnet) Choose(o Owner, now time.Time) (netip.Addr, error) {
 }
 
 // Request takes the very address a pod asked for, or says why it can't have it.
-func (s *Subnet) Request(a netip.Addr, o Owner) error {
+func (s *Subnet) Request(want Request, o Owner) error {
 	first, last := s.bounds()
+	a := want.Addr
 	switch owner, used := s.used[a]; {
+	case want.Bits != 0 && want.Bits != s.Prefix.Bits():
+		return Invalid("requested address %s of pool %s has another length than the subnet %s: ask for %s/%d, or leave the length out",
+			want, s.pool.Name, s.Prefix, a, s.Prefix.Bits())
 	case used && owner.SameInterface(o):
 		return nil
 	case used:
 		return fmt.Errorf("requested address %s of pool %s: %w by %s", a, s.pool.Name, ErrTaken, owner)
 	case a == s.Gateway:
-		return invalid("requested address %s of pool %s is the gateway of subnet %s", a, s.pool.Name, s.Prefix)
+		return Invalid("requested address %s of pool %s is the gateway of subnet %s", a, s.pool.Name, s.Prefix)
 	case a.Less(first) || last.Less(a):
-		return invalid("requested address %s of pool %s is the network or broadcast address of subnet %s", a, s.pool.Name, s.Prefix)
+		return Invalid("requested address %s of pool %s is the network or broadcast address of subnet %s", a, s.pool.Name, s.Prefix)
 	case s.excluded(a):
-		return invalid("requested address %s of pool %s is excluded from the pool", a, s.pool.Name)
+		return Invalid("requested address %s of pool %s is excluded from the pool", a, s.pool.Name)
 	}
 	s.take(a, o)
 	return nil

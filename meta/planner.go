@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -82,6 +83,9 @@ type Config struct {
 	AnyDevice bool
 	// ReadinessFile is written by whoever makes the cluster network; until then ADDs wait.
 	ReadinessFile string
+	// AuxiliaryChain names a chain of plugins that runs for every pod after its networks: the
+	// *.conf files of the directory of that name beside the cluster network's configuration.
+	AuxiliaryChain string
 	// Implied are the capabilities of plugin types that need no declaration: our own.
 	Implied map[string][]string
 }
@@ -94,6 +98,7 @@ const (
 	RoleCluster  Role = "cluster"  // the pod's eth0
 	RoleDefault  Role = "default"  // one of meta.defaultNetworks
 	RoleSelected Role = "selected" // the pod's annotation
+	RoleChain    Role = "chain"    // the auxiliary chain, which makes no interface
 	RoleAPI      Role = "api"      // the REST API
 )
 
@@ -186,7 +191,39 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		}
 		all = append(all, w)
 	}
+	chain, err := p.auxiliary()
+	if err != nil {
+		return nil, err
+	}
+	if chain != nil {
+		if chain.Interface, err = names.pick("", len(all)); err != nil {
+			return nil, err
+		}
+		all = append(all, *chain)
+	}
 	return all, p.allot(ctx, pod, all)
+}
+
+// auxiliary plans the auxiliary chain, nil if there is none or it has no plugins, as Multus does for
+// auxiliaryCNIChainName.
+func (p *Planner) auxiliary() (*Wanted, error) {
+	name := p.cfg.AuxiliaryChain
+	if name == "" {
+		return nil, nil
+	}
+	dir := p.cfg.ClusterNetwork
+	if !strings.HasPrefix(dir, "/") {
+		return nil, malformed("auxiliary chain %s: the cluster network must be a file or directory, beside which the chain's directory is; it is %q", name, dir)
+	}
+	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() {
+		dir = filepath.Dir(dir)
+	}
+	list, err := cniconf.Chain(dir, name)
+	if err != nil || list == nil {
+		return nil, err
+	}
+	w, err := p.want(list, Selection{}, RoleChain, "auxiliary chain "+name)
+	return &w, err
 }
 
 // ready reports whether the cluster network is (multi-network specification 6.1).
@@ -371,8 +408,12 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, e
 	return w, err
 }
 
+// inArgs reports whether a request is handed to plugins in CNI_ARGS besides its capability: IP and
+// MAC, which static, host-local, macvlan and others honour (CNI CONVENTIONS.md).
+func inArgs(capability string) bool { return capability == "ips" || capability == "mac" }
+
 // want joins a configuration and what the pod asked of it. A request that no plugin of the
-// configuration declares is refused, never dropped.
+// configuration can honour is refused, never dropped.
 func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) (Wanted, error) {
 	w := Wanted{Role: role, Config: list, DefaultRoute: s.DefaultRoute, RuntimeConfig: map[string]json.RawMessage{}}
 	for _, t := range list.Types() {
@@ -389,7 +430,9 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 		}
 	}
 	for _, c := range s.capabilities() {
-		if !list.Declares(c.name) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c.name) {
+		// Addresses and the hardware address reach every plugin in CNI_ARGS, too; the engine compares
+		// what comes of it with the request.
+		if !inArgs(c.name) && !list.Declares(c.name) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c.name) {
 			return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour %q: no plugin of it declares the capability %q", what, c.key, c.name),
 				fmt.Sprintf("add \"capabilities\": {%q: true} to a plugin that has it, or drop %q from the request", c.name, c.key))
 		}

@@ -49,10 +49,18 @@ func interfaces(ws []Wanted) string {
 	return strings.Join(l, " ")
 }
 
-func TestN14N15N17N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
+// Addresses and the hardware address are handed over as CNI_ARGS, too: what comes of it, the engine sees.
+func TestN14N17AddressesNeedNoDeclaration(t *testing.T) {
+	ws, err := plan(t, nads{"default/n": capable("")}, Config{}, `[{"name": "n", "ips": ["10.0.0.1"], "mac": "02:00:00:00:00:01"}]`, nil)
+	if err != nil || string(ws[0].RuntimeConfig["ips"]) != `["10.0.0.1"]` || string(ws[0].RuntimeConfig["mac"]) != `"02:00:00:00:00:01"` {
+		t.Errorf("%+v, %v", ws, err)
+	}
+}
+
+func TestN14N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
 	for name, element := range map[string]string{
-		"N15 ips": `"ips": ["10.0.0.1"]`, "N17 mac": `"mac": "02:00:00:00:00:01"`, "N22 portMappings": `"portMappings": [{"hostPort": 1, "containerPort": 2}]`,
-		"N24 bandwidth": `"bandwidth": {"ingressRate": 5}`, "N28 infinibandGUID": `"infiniband-guid": "02:00:00:00:00:00:00:01"`,
+		"N22 portMappings": `"portMappings": [{"hostPort": 1, "containerPort": 2}]`,
+		"N24 bandwidth":    `"bandwidth": {"ingressRate": 5}`, "N28 infinibandGUID": `"infiniband-guid": "02:00:00:00:00:00:00:01"`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			annotation := `[{"name": "n", ` + element + `}]`
@@ -62,7 +70,7 @@ func TestN14N15N17N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
 				t.Errorf("a request nobody honours: %v", err)
 			}
 			ws, err := plan(t, nads{"default/n": capable(`"` + capability + `": true`)}, Config{}, annotation, nil)
-			if err != nil || ws[0].RuntimeConfig[capability] == nil { // N14, N17, N22, N24
+			if err != nil || ws[0].RuntimeConfig[capability] == nil { // N14, N22, N24
 				t.Errorf("with the capability: %+v, %v", ws, err)
 			}
 			ws, err = plan(t, nads{"default/n": bare}, Config{Implied: map[string][]string{"bare": {capability}}}, annotation, nil)
@@ -209,6 +217,44 @@ func TestN45NothingIsAttachedBeforeTheClusterNetworkIsReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := plan(t, nads{"default/n": bare}, cfg, "n", nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// As Multus does for auxiliaryCNIChainName.
+func TestAnAuxiliaryChainIsPlannedForEveryPod(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("10-net.conflist", `{"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}]}`)
+	for _, cluster := range []string{dir, filepath.Join(dir, "10-net.conflist")} {
+		cfg := Config{ClusterNetwork: cluster, AuxiliaryChain: "vendor"}
+		ws, err := plan(t, nads{"default/n": bare}, cfg, "n", nil)
+		if err != nil || len(ws) != 2 {
+			t.Errorf("without files there is no chain: %+v, %v", ws, err)
+		}
+		write("vendor/b.conf", `{"name": "b", "type": "two"}`)
+		write("vendor/a.conf", `{"name": "a", "type": "one"}`)
+		ws, err = plan(t, nads{"default/n": bare}, cfg, "n", nil)
+		if err != nil || len(ws) != 3 {
+			t.Fatalf("%+v, %v", ws, err)
+		}
+		if w := ws[2]; w.Role != RoleChain || w.Interface != "net2" || w.Config.Name != "vendor" || strings.Join(w.Config.Types(), ",") != "passthru,one,two" {
+			t.Errorf("%+v", w)
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "vendor")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := plan(t, nads{"default/n": bare}, Config{ClusterNetwork: "default/n", AuxiliaryChain: "vendor"}, "", nil); err == nil || !strings.Contains(err.Error(), "auxiliary chain vendor: the cluster network must be a file or directory") {
 		t.Error(err)
 	}
 }

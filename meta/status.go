@@ -40,7 +40,7 @@ func Status(made []Made) []NetworkStatus {
 		if m.Result != nil {
 			s.fill(m.Result)
 		}
-		if s.Interface == "" {
+		if s.Interface == "" && m.Role != RoleChain {
 			s.Interface = m.Interface
 		}
 		list = append(list, s)

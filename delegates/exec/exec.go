@@ -136,6 +136,9 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 			}
 			continue
 		}
+		if p.Type == cniconf.Passthru {
+			continue
+		}
 		conf, err := list.Request(i, cniconf.Inject{})
 		if err != nil {
 			return err
@@ -159,8 +162,8 @@ func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCA
 	}
 	var errs []error
 	for i, p := range list.Plugins {
-		if d.native != nil && d.native.Handles(p.Type) {
-			continue // the daemon collects its own
+		if p.Type == cniconf.Passthru || d.native != nil && d.native.Handles(p.Type) {
+			continue // nothing to collect, or the daemon collects its own
 		}
 		conf, err := list.Request(i, cniconf.Inject{ValidAttachments: attachments})
 		if err == nil {
@@ -177,7 +180,7 @@ func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCA
 // one that can't be executed can't undo either.
 func (d *Delegate) Installed(list *cniconf.List, path []string) error {
 	for _, p := range list.Plugins {
-		if d.native == nil || !d.native.Handles(p.Type) {
+		if p.Type != cniconf.Passthru && (d.native == nil || !d.native.Handles(p.Type)) {
 			if _, err := d.run.find(p.Type, path); err != nil {
 				return err
 			}
@@ -227,6 +230,9 @@ func (d *Delegate) plugin(ctx context.Context, command string, s delegates.Sandb
 	conf, err := a.Config.Request(i, cniconf.Inject{RuntimeConfig: a.RuntimeConfig, PrevResult: encoded})
 	if err != nil {
 		return nil, err
+	}
+	if a.Config.Plugins[i].Type == cniconf.Passthru {
+		return encoded, nil // it passes on what was there before, and is not executed for that
 	}
 	ns := s.NetnsPath
 	if s.Netns == nil && command == "DEL" {

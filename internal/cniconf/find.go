@@ -98,6 +98,25 @@ func subdirectory(dir string) ([]json.RawMessage, error) {
 	return plugins, nil
 }
 
+// Passthru is the type of a plugin that does nothing and answers an empty result: the head of a
+// chain that has no network of its own.
+const Passthru = "passthru"
+
+// Chain makes a list of the *.conf files in the directory dir/name, with a passthru plugin at its
+// head; nil if there are none.
+func Chain(dir, name string) (*List, error) {
+	raws, err := subdirectory(filepath.Join(dir, name))
+	if err != nil || len(raws) == 0 {
+		return nil, err
+	}
+	plugins := append([]json.RawMessage{json.RawMessage(`{"type": "` + Passthru + `"}`)}, raws...)
+	b, err := json.Marshal(listFields{CNIVersion: "1.0.0", Name: name, Plugins: plugins})
+	if err != nil {
+		return nil, err
+	}
+	return Parse(b, name)
+}
+
 // configFiles lists lists first, then single configurations.
 func configFiles(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)

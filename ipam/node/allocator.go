@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +29,7 @@ type Allocator struct {
 	kv     clientv3.KV
 	commit *etcd.Committer
 	root   string // key prefix: <prefix>/ipam/
+	guard  string // <prefix>/ipam-pools: the pool that was defined last
 	node   string
 
 	mu    sync.Mutex
@@ -45,7 +45,7 @@ type pool struct {
 
 // New returns an allocator for the node; prefix is etcd.prefix of the configuration.
 func New(kv clientv3.KV, c *etcd.Committer, prefix, node string) *Allocator {
-	return &Allocator{kv: kv, commit: c, root: prefix + "/ipam/", node: node, pools: map[string]*pool{}}
+	return &Allocator{kv: kv, commit: c, root: prefix + "/ipam/", guard: prefix + "/ipam-pools", node: node, pools: map[string]*pool{}}
 }
 
 // A Reservation is a set of addresses chosen for one interface: not yet claimed in etcd, but given
@@ -62,7 +62,7 @@ type Reservation struct {
 }
 
 // Reserve chooses an address of each of the pool's networks: the requested ones, or any.
-func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []netip.Addr) (*Reservation, error) {
+func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []ipam.Request) (*Reservation, error) {
 	o.Node = a.node
 	st, err := a.open(ctx, p)
 	if err != nil {
@@ -80,23 +80,23 @@ func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, req
 	}
 	if len(left) > 0 {
 		r.forget(st, o)
-		return nil, a.outside(ctx, p, st, left[0])
+		return nil, a.outside(ctx, p, st, left[0].Addr)
 	}
 	return r, nil
 }
 
-func (r *Reservation) reserve(s *ipam.Subnet, o ipam.Owner, requested []netip.Addr) (left []netip.Addr, err error) {
+func (r *Reservation) reserve(s *ipam.Subnet, o ipam.Owner, requested []ipam.Request) (left []ipam.Request, err error) {
 	had := s.Of(o)
 	var got []netip.Addr
-	for _, a := range requested {
-		if !s.Prefix.Contains(a) {
-			left = append(left, a)
+	for _, want := range requested {
+		if !s.Prefix.Contains(want.Addr) {
+			left = append(left, want)
 			continue
 		}
-		if err := s.Request(a, o); err != nil {
+		if err := s.Request(want, o); err != nil {
 			return nil, err
 		}
-		got = append(got, a)
+		got = append(got, want.Addr)
 	}
 	switch {
 	case len(got) > 0:
@@ -186,7 +186,7 @@ func (r *Reservation) Cancel() {
 }
 
 // Claim commits a reservation by itself; it chooses again when another owner turns up.
-func (a *Allocator) Claim(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []netip.Addr) (*Reservation, error) {
+func (a *Allocator) Claim(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []ipam.Request) (*Reservation, error) {
 	for try := 0; ; try++ {
 		r, err := a.Reserve(ctx, p, o, requested)
 		if err != nil {
@@ -317,7 +317,7 @@ func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 	}
 	a.mu.Unlock()
 	st.mu.Lock()
-	if st.spec == p.Spec() {
+	if st.spec == p.Spec().Value() {
 		return st, nil
 	}
 	err := a.settle(ctx, p, st)
@@ -329,21 +329,7 @@ func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 }
 
 func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
-	key := path.Join(a.root, p.Name, "spec")
-	err := a.commit.Commit(ctx, etcd.Txn{If: []clientv3.Cmp{etcd.Absent(key)}, Then: []clientv3.Op{clientv3.OpPut(key, p.Spec())}})
-	if errors.Is(err, etcd.ErrConflict) {
-		resp, getErr := a.kv.Get(ctx, key)
-		if getErr != nil {
-			return fmt.Errorf("pool %s: %w", p.Name, getErr)
-		}
-		have := ""
-		if len(resp.Kvs) > 0 {
-			have = string(resp.Kvs[0].Value)
-		}
-		return fmt.Errorf("pool %s is redefined: it is %s, and this asks for %s; give the other one a \"pool\" name of its own: %w",
-			p.Name, have, p.Spec(), ipam.ErrInvalid)
-	}
-	if err != nil {
+	if err := a.define(ctx, p.Name, p.Spec()); err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
 	subnets := make([]*ipam.Subnet, 0, len(p.Networks))
@@ -358,7 +344,7 @@ func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
 		}
 		subnets = append(subnets, ipam.NewSubnet(p, prefix, claims))
 	}
-	st.spec, st.subnets = p.Spec(), subnets
+	st.spec, st.subnets = p.Spec().Value(), subnets
 	return nil
 }
 

@@ -109,7 +109,7 @@ func TestClaimsSurviveARestartAndAreIdempotent(t *testing.T) {
 	if err != nil || other.Addrs[0] == first.Addrs[0] {
 		t.Errorf("%v, %v", other, err)
 	}
-	_, err = a.Claim(ctx, p, owner(3), []netip.Addr{first.Addrs[0].Addr()})
+	_, err = a.Claim(ctx, p, owner(3), []ipam.Request{{Addr: first.Addrs[0].Addr()}})
 	if !errors.Is(err, ipam.ErrTaken) || !strings.Contains(err.Error(), "pod default/p net1") {
 		t.Error(err)
 	}
@@ -122,7 +122,7 @@ func TestClaimsSurviveARestartAndAreIdempotent(t *testing.T) {
 	if err != nil || len(claims) != 2 {
 		t.Errorf("%+v, %v", claims, err)
 	}
-	got, err := a.Claim(ctx, p, owner(3), []netip.Addr{first.Addrs[0].Addr()})
+	got, err := a.Claim(ctx, p, owner(3), []ipam.Request{{Addr: first.Addrs[0].Addr()}})
 	if err != nil || got.Addrs[0] != first.Addrs[0] || len(got.Addrs) != 2 {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -136,6 +136,81 @@ func TestAPoolCantBeRedefined(t *testing.T) {
 	}
 	_, err := a.Claim(context.Background(), newPool(t, `{"pool": "x", "network": "10.13.0.0/16", "subnetLen": 24}`), owner(2), nil)
 	if !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "10.12.0.0/16") || !strings.Contains(err.Error(), "10.13.0.0/16") {
+		t.Error(err)
+	}
+}
+
+// Two networks with addresses in common would give one address to two pods.
+func TestPoolsThatOverlapAreRefused(t *testing.T) {
+	kv := startEtcd(t)
+	claim := func(config string) error {
+		a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+		_, err := a.Claim(context.Background(), newPool(t, config), owner(1), nil)
+		return err
+	}
+	for _, c := range []struct{ name, config, want string }{
+		{"the first", `{"network": "10.12.0.0/16", "subnetLen": 24}`, ""},
+		{"the same network is the same pool", `{"network": "10.12.0.0/16", "subnetLen": 24}`, ""},
+		{"a part of it", `{"network": "10.12.4.0/22", "subnetLen": 24}`, "pool 10.12.4.0-22 (10.12.4.0/22 in subnets of /24) overlaps pool 10.12.0.0-16 (10.12.0.0/16 in subnets of /24)"},
+		{"all of it and more", `{"network": "10.0.0.0/8", "subnetLen": 24}`, "overlaps pool 10.12.0.0-16"},
+		{"under another name", `{"pool": "mine", "network": "10.12.0.0/16", "subnetLen": 24}`, "pool mine (10.12.0.0/16 in subnets of /24) overlaps pool 10.12.0.0-16"},
+		{"its second network", `{"networks": ["10.13.0.0/16", "10.12.0.0/16"], "subnetLen": 24}`, "overlaps pool 10.12.0.0-16"},
+		{"allowed by one of them only", `{"pool": "lab", "network": "10.12.0.0/16", "subnetLen": 24, "overlap": "allow"}`, "overlaps pool 10.12.0.0-16"},
+		{"the first allows it now", `{"network": "10.12.0.0/16", "subnetLen": 24, "overlap": "allow"}`, ""},
+		{"allowed by both", `{"pool": "lab", "network": "10.12.0.0/16", "subnetLen": 24, "overlap": "allow"}`, ""},
+		{"the first takes it back", `{"network": "10.12.0.0/16", "subnetLen": 24}`, "pool 10.12.0.0-16 (10.12.0.0/16 in subnets of /24) overlaps pool lab"},
+		{"a part of a network that is left out by subnetMax", `{"network": "10.14.0.0/16", "subnetLen": 24, "subnetMax": "10.14.99.0"}`, ""},
+		{"the part that was left out", `{"network": "10.14.128.0/17", "subnetLen": 24}`, ""},
+		{"IPv6", `{"network": "fd00:14::/48", "subnetLen": 64}`, ""},
+		{"a part of the IPv6 network", `{"network": "fd00:14:0:8000::/49", "subnetLen": 64}`, "overlaps pool fd00:14::-48"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := claim(c.config)
+			if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+// Sixteen nodes define pools at once, of which any two overlap: one pool is left.
+func TestOfPoolsDefinedAtOnceOneWins(t *testing.T) {
+	kv := startEtcd(t)
+	won := make(chan string, 16)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			p := newPool(t, fmt.Sprintf(`{"pool": "p%d", "network": "10.0.0.0/%d", "subnetLen": 28}`, i, 8+i))
+			_, err := New(kv, etcd.NewCommitter(kv), "/p", fmt.Sprintf("n%d", i)).Claim(context.Background(), p, owner(i), nil)
+			if err == nil {
+				won <- p.Name
+			} else if !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "overlaps pool") {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(won) != 1 {
+		t.Errorf("%d pools were defined", len(won))
+	}
+}
+
+func TestARequestedLengthMustBeTheSubnets(t *testing.T) {
+	kv := startEtcd(t)
+	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	p := newPool(t, `{"network": "10.50.0.0/16", "subnetLen": 24}`)
+	request := func(text string) error {
+		r, err := ipam.ParseRequest(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = a.Claim(context.Background(), p, owner(1), []ipam.Request{r})
+		return err
+	}
+	if err := request("10.50.0.9/8"); !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "10.50.0.9/8") || !strings.Contains(err.Error(), "ask for 10.50.0.9/24") {
+		t.Error(err)
+	}
+	if err := errors.Join(request("10.50.0.9/24"), request("10.50.0.9")); err != nil {
 		t.Error(err)
 	}
 }
@@ -164,7 +239,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 				a := allocators[r.IntN(2)]
 				addr := netip.MustParseAddr(fmt.Sprintf("10.12.0.%d", 2+r.IntN(12)))
 				call := time.Since(begin).Nanoseconds()
-				got, err := a.Claim(context.Background(), p, owner(id), []netip.Addr{addr})
+				got, err := a.Claim(context.Background(), p, owner(id), []ipam.Request{{Addr: addr}})
 				ret := time.Since(begin).Nanoseconds()
 				if err != nil && !errors.Is(err, ipam.ErrTaken) && !errors.Is(err, etcd.ErrConflict) {
 					t.Error(err)

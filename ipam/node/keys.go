@@ -14,7 +14,8 @@ import (
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
-// The keys, below <prefix>/ipam/: <pool>/spec, <pool>/subnets/<cidr>, <pool>/ips/<ip>.
+// The keys, below <prefix>/ipam/: <pool>/spec, <pool>/subnets/<cidr>, <pool>/ips/<ip>; and
+// <prefix>/ipam-pools.
 
 type subnetValue struct {
 	Node string `json:"node"`
@@ -23,6 +24,8 @@ type subnetValue struct {
 func (a *Allocator) key(c ipam.Claim) string {
 	return path.Join(a.root, c.Pool, "ips", c.Addr.String())
 }
+
+func (a *Allocator) specKey(poolName string) string { return path.Join(a.root, poolName, "spec") }
 
 func (a *Allocator) subnetKey(poolName string, s netip.Prefix) string {
 	return path.Join(a.root, poolName, "subnets", s.String())

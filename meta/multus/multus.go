@@ -27,36 +27,36 @@ type Config struct {
 	ConfDir            string            `json:"confDir"`
 	BinDir             string            `json:"binDir"`
 	ReadinessFile      string            `json:"readinessindicatorfile"`
+	AuxiliaryChain     string            `json:"auxiliaryCNIChainName"`
 }
 
 // keys that have a meaning here, besides those of every CNI configuration.
 var understood = []string{"clusterNetwork", "delegates", "defaultNetworks", "systemNamespaces", "multusNamespace", "namespaceIsolation",
-	"globalNamespaces", "confDir", "binDir", "readinessindicatorfile",
+	"globalNamespaces", "confDir", "binDir", "readinessindicatorfile", "auxiliaryCNIChainName",
 	"cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult"}
 
 // without are the keys, in lower case, that mean nothing here, with the reason.
 var without = map[string]string{
-	"kubeconfig":            "the daemon has its own credentials; kubernetes.kubeconfig sets another",
-	"cnidir":                "records are in etcd",
-	"logfile":               "the log is the daemon's standard error",
-	"loglevel":              "log.level",
-	"logtostderr":           "the log is the daemon's standard error",
-	"logoptions":            "the log is the daemon's standard error",
-	"retrydeleteonerror":    "a DEL that fails is always kept and tried again",
-	"auxiliarycnichainname": "the plugins in the directory named like the cluster network's configuration, beside it, are chained behind it",
-	"chrootdir":             "meta.delegateRoot",
-	"socketdir":             "listen.cni",
-	"daemonsocketdir":       "listen.cni",
-	"metricsport":           "listen.metrics",
-	"enablepprof":           "not served; metrics are",
-	"connectionlimit":       "meta.delegateLimit",
-	"pernodecertificate":    "the service account's token is used",
-	"multusconfigfile":      "install.confFile",
-	"multusautoconfigdir":   "meta.clusterNetwork, a directory: its first configuration",
-	"multusmastercni":       "meta.clusterNetwork",
-	"cniconfigdir":          "install.confFile",
-	"forcecniversion":       "results are converted to the version asked for",
-	"overridenetworkname":   "the network's name is install's: patchbay",
+	"kubeconfig":          "the daemon has its own credentials; kubernetes.kubeconfig sets another",
+	"cnidir":              "records are in etcd",
+	"logfile":             "the log is the daemon's standard error",
+	"loglevel":            "log.level",
+	"logtostderr":         "the log is the daemon's standard error",
+	"logoptions":          "the log is the daemon's standard error",
+	"retrydeleteonerror":  "a DEL that fails is always kept and tried again",
+	"chrootdir":           "meta.delegateRoot",
+	"socketdir":           "listen.cni",
+	"daemonsocketdir":     "listen.cni",
+	"metricsport":         "listen.metrics",
+	"enablepprof":         "not served; metrics are",
+	"connectionlimit":     "meta.delegateLimit",
+	"pernodecertificate":  "the service account's token is used",
+	"multusconfigfile":    "install.confFile",
+	"multusautoconfigdir": "meta.clusterNetwork, a directory: its first configuration",
+	"multusmastercni":     "meta.clusterNetwork",
+	"cniconfigdir":        "install.confFile",
+	"forcecniversion":     "results are converted to the version asked for",
+	"overridenetworkname": "the network's name is install's: patchbay",
 }
 
 // Parse reads a configuration; notes are the keys that have no effect, with the reason.
@@ -92,7 +92,7 @@ func Parse(b []byte) (c *Config, notes []string, err error) {
 
 // Any reports whether the configuration says anything that matters here.
 func (c *Config) Any() bool {
-	return c.ClusterNetwork != "" || len(c.Delegates) > 0 || len(c.DefaultNetworks) > 0 || c.NamespaceIsolation != nil || c.ReadinessFile != "" || c.Namespace != "" || c.SystemNamespaces != nil
+	return c.ClusterNetwork != "" || len(c.Delegates) > 0 || len(c.DefaultNetworks) > 0 || c.NamespaceIsolation != nil || c.ReadinessFile != "" || c.Namespace != "" || c.SystemNamespaces != nil || c.AuxiliaryChain != ""
 }
 
 // Globals are the namespaces whose networks every pod may use.
@@ -125,6 +125,7 @@ func (c *Config) Over(base meta.Config) (meta.Config, error) {
 	}
 	base.DefaultNetworks = c.DefaultNetworks
 	base.ReadinessFile = c.ReadinessFile
+	base.AuxiliaryChain = c.AuxiliaryChain
 	if c.ClusterNetwork != "" {
 		base.ClusterNetwork = c.ClusterNetwork
 	}

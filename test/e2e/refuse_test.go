@@ -50,7 +50,7 @@ func TestWhatCantWorkIsToldOnThePod(t *testing.T) {
 		"trick":      {`[{"name": "../other/secret"}]`, []string{"../other/secret"}},
 		"trick2":     {`[{"name": "secret", "namespace": "other"}]`, []string{"other/secret", "forbidden"}},
 		"no-such-ip": {`[{"name": "data", "ips": ["192.0.2.1/24"]}]`, []string{"192.0.2.1", "10.12.0.0"}},
-		"no-plugin":  {`[{"name": "bridge", "mac": "02:00:00:00:00:01"}]`, []string{"mac", "capability"}},
+		"no-plugin":  {`[{"name": "bridge", "bandwidth": {"ingressRate": 1000000}}]`, []string{"bandwidth", "capability"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			create(t, ns, name, "n1", p.annotation)

@@ -38,7 +38,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 		{"long interface name", "data@abcdefghijklmnop", "longer than 15 bytes"},
 		{"slash in interface name", `[{"name": "data", "interface": "a/b"}]`, "slash"},
 		{"loopback", `[{"name": "data", "interface": "lo"}]`, "loopback"},
-		{"no plugin has the capability", `[{"name": "macvlan", "mac": "02:00:00:00:00:01"}]`, `declares the capability "mac"`},
+		{"no plugin has the capability", `[{"name": "macvlan", "bandwidth": {"ingressRate": 1000000}}]`, `declares the capability "bandwidth"`},
 		{"plugin is missing", "missing", `"no-such-plugin" is not in`},
 		{"configuration names itself", "itself", "meta-plugin"},
 		{"third of three fails", "data,control,vlan5000", "vlan 5000"},

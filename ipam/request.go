@@ -1,0 +1,33 @@
+package ipam
+
+import (
+	"net/netip"
+	"strconv"
+)
+
+// A Request is an address that a pod asks for. Bits is the prefix length that it expects with it, 0 if
+// it names none.
+type Request struct {
+	Addr netip.Addr
+	Bits int
+}
+
+// ParseRequest reads 10.12.0.9 or 10.12.0.9/24.
+func ParseRequest(text string) (Request, error) {
+	if p, err := netip.ParsePrefix(text); err == nil && p.Bits() > 0 {
+		return Request{p.Addr(), p.Bits()}, nil
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return Request{}, Invalid("%q is neither an address, such as 10.12.0.9, nor an address with a prefix length, such as 10.12.0.9/24", text)
+	}
+	return Request{Addr: a}, nil
+}
+
+// String gives the request as ParseRequest reads it.
+func (r Request) String() string {
+	if r.Bits == 0 {
+		return r.Addr.String()
+	}
+	return r.Addr.String() + "/" + strconv.Itoa(r.Bits)
+}

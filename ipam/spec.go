@@ -1,0 +1,100 @@
+package ipam
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// A Spec is what makes a pool the pool it is, the same on every node: the value of its spec key.
+type Spec struct {
+	Mode     string        `json:"mode"`
+	Networks []NetworkSpec `json:"networks"`
+	Exclude  []string      `json:"exclude,omitempty"`
+	Gateway  string        `json:"gateway,omitempty"`
+	Overlap  string        `json:"overlap,omitempty"`
+}
+
+// A NetworkSpec is one network of a Spec.
+type NetworkSpec struct {
+	Network   netip.Prefix `json:"network"`
+	SubnetLen int          `json:"subnetLen"`
+	Min       netip.Addr   `json:"subnetMin"` // first addresses of the first and the last subnet
+	Max       netip.Addr   `json:"subnetMax"`
+}
+
+// Spec returns the pool's specification.
+func (p *Pool) Spec() Spec {
+	s := Spec{Mode: ModeNode}
+	for _, n := range p.Networks {
+		s.Networks = append(s.Networks, NetworkSpec{n.Prefix, n.SubnetBits, n.Min.Addr(), n.Max.Addr()})
+	}
+	for _, x := range p.Exclude {
+		s.Exclude = append(s.Exclude, x.String())
+	}
+	if p.Gateway.IsValid() {
+		s.Gateway = p.Gateway.String()
+	}
+	if p.Overlap {
+		s.Overlap = overlapAllow
+	}
+	return s
+}
+
+// Value is the specification as its key holds it.
+func (s Spec) Value() string {
+	b, _ := json.Marshal(s) // strings and numbers always marshal
+	return string(b)
+}
+
+// OnlyOverlapDiffers reports whether the two are the same but for whether they may overlap others,
+// which can be changed.
+func (s Spec) OnlyOverlapDiffers(o Spec) bool {
+	s.Overlap, o.Overlap = "", ""
+	return s.Value() == o.Value()
+}
+
+// Clash reports why pool cannot be, as another pool has addresses of it; nil if it has none, or if
+// both allow it. An address would have two owners.
+func (s Spec) Clash(pool, otherPool string, other Spec) error {
+	if s.Overlap == overlapAllow && other.Overlap == overlapAllow {
+		return nil
+	}
+	for _, a := range s.Networks {
+		for _, b := range other.Networks {
+			if first, last := a.bounds(); !b.overlaps(first, last) {
+				continue
+			}
+			return Invalid("pool %s (%s) overlaps pool %s (%s), so that an address could be given twice: let both networks name one \"pool\" and the same values, or say \"overlap\": \"allow\" in both",
+				pool, s, otherPool, other)
+		}
+	}
+	return nil
+}
+
+// String lists the networks.
+func (s Spec) String() string {
+	var t []string
+	for _, n := range s.Networks {
+		t = append(t, fmt.Sprintf("%s in subnets of /%d", n.Network, n.SubnetLen))
+	}
+	return strings.Join(t, ", ")
+}
+
+func (n NetworkSpec) overlaps(first, last netip.Addr) bool {
+	f, l := n.bounds()
+	return f.BitLen() == first.BitLen() && !last.Less(f) && !l.Less(first)
+}
+
+// bounds are the first and last address that can be handed out.
+func (n NetworkSpec) bounds() (first, last netip.Addr) {
+	first, last = n.Network.Addr(), lastAddr(n.Network)
+	if n.Min.IsValid() {
+		first = n.Min
+	}
+	if n.Max.IsValid() && n.SubnetLen > 0 {
+		last = lastAddr(netip.PrefixFrom(n.Max, n.SubnetLen))
+	}
+	return first, last
+}
