@@ -360,3 +360,49 @@ func addrs(t *testing.T, texts []string) *[]netip.Addr {
 	}
 	return &l
 }
+
+// The chain runs for every pod, on the interfaces of others, and has none of its own: nothing takes that
+// for damage.
+func TestAuxiliaryCNIChainNameWorksAsInMultus(t *testing.T) {
+	dir := testnode.ShortDir(t)
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("10-net.conflist", `{"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge", "bridge": "abr0",
+ "ipam": {"type": "host-local", "dataDir": "/run/aux", "ranges": [[{"subnet": "10.71.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0", "gw": "10.71.0.1"}]}}]}`)
+	write("vendor-cni-chain/sysctltwiddle.conf", `{"cniVersion": "0.3.1", "name": "sysctltwiddle", "type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}}`)
+	write("multus.json", `{"multusConfigFile": "auto", "auxiliaryCNIChainName": "vendor-cni-chain"}`)
+	n := testnode.Standard(t, "meta.clusterNetwork="+dir+"/10-net.conflist", "meta.multus="+dir+"/multus.json")
+	s := n.Run(t, "a", `[{"name": "data", "default-route": ["10.12.0.1"]}]`)
+	if out := testnode.Exec(t, s, "cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"); strings.TrimSpace(out) != "1" {
+		t.Errorf("arp_filter is %q", out)
+	}
+	l, err := n.Client.Sandboxes(context.Background())
+	if err != nil || len(l) != 1 || len(l[0].Attachments) != 3 || l[0].Attachments[2].Source != "chain" {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	if !strings.Contains(string(l[0].NetworkStatus), `"name":"vendor-cni-chain"`) && !strings.Contains(string(l[0].NetworkStatus), `"name": "vendor-cni-chain"`) {
+		t.Errorf("network-status: %s", l[0].NetworkStatus)
+	}
+	n.Check(t, s)
+	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control"}); err != nil {
+		t.Error(err)
+	}
+	n.Daemon.Stop()
+	n.Start(t) // which mends what it finds damaged
+	n.Check(t, s)
+	if log := n.LogTail(); strings.Contains(log, "interface is damaged") {
+		t.Error(log)
+	}
+	if err := n.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	n.AssertEmpty(t)
+}
