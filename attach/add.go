@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -35,6 +37,10 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 		}
 		if err := e.remove(ctx, slot, have, nil); err != nil {
 			return nil, fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", s.ContainerID, err)
+		}
+		if left := slot.record; left != nil {
+			return nil, types.NewError(cniwire.ErrRefused, fmt.Sprintf("sandbox %s has interfaces that could not be removed and were given up: %s",
+				s.ContainerID, strings.Join(left.Interfaces(), ", ")), "\"patchctl leftovers rm\" removes them")
 		}
 	}
 	made, err := e.add(ctx, "ADD", slot, &s, d, wanted)
@@ -290,6 +296,7 @@ func (m *making) writeIntent(ctx context.Context) {
 		t.If, t.Then = append(t.If, claim.If...), append(t.Then, claim.Then...)
 	}
 	record := m.before.with(m.as...)
+	record.Ending = m.slot.record == nil || record.Ending // until the ADD is answered
 	m.intent = make(chan error, 1)
 	go func() { m.intent <- m.e.Records.Save(context.WithoutCancel(ctx), record, t) }()
 }
@@ -341,7 +348,9 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 		st := &m.as[i].Status
 		st.Phase, st.Result, st.Bridge, st.Port = Ready, a.Result, a.Bridge, a.Port
 	}
-	record, err := applyDefaultRoutes(m.sandbox, m.before.with(m.as...))
+	whole := m.before.with(m.as...)
+	whole.Ending = false
+	record, err := applyDefaultRoutes(m.sandbox, whole)
 	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))
 }
 
@@ -390,35 +399,57 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	names := make([]string, len(m.as))
 	for i := range m.as {
 		names[i] = m.as[i].Spec.Interface
-		m.as[i].Status.Phase, m.as[i].Status.Message = Failed, cause.Error()
 	}
-	err := m.unmake(ctx)
+	gone, failed := m.unmake(ctx)
+	rest := m.slot.record // what was there before
+	if len(failed) > 0 {
+		rest = m.before.with(failed...)
+		rest.Ending = m.slot.record == nil || m.slot.record.Ending
+	}
+	err := failpoint.Hit(failpoint.UndoUnmade)
 	if err == nil {
-		err = failpoint.Hit(failpoint.UndoUnmade)
+		err = m.e.forget(ctx, m.slot, m.before, rest, releasable(gone))
 	}
-	if err == nil {
-		err = m.e.forget(ctx, m.slot, m.before, m.slot.record, releasable(m.as))
+	switch {
+	case err != nil:
+		m.e.logger(m.before).Error("roll-back is not recorded; it will be tried again", "error", err)
+		left := m.before.with(m.as...)
+		left.Ending = m.slot.record == nil || m.slot.record.Ending
+		m.e.put(m.slot, m.before.ContainerID, left)
+	case len(failed) > 0:
+		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "interface", names, "error", failed[0].Status.Message)
+	default:
+		m.e.logger(m.before).Warn("attach failed and was undone", "interface", names, "error", cause)
 	}
-	if err != nil {
-		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "error", err)
-		m.e.put(m.slot, m.before.ContainerID, m.before.with(m.as...))
-		return m.explain(cause)
+	if err == nil && len(failed) == 0 || !m.intended {
+		m.cancel()
 	}
-	m.cancel()
-	m.e.logger(m.before).Warn("attach failed and was undone", "interface", names, "error", cause)
 	return m.explain(cause)
 }
 
-// unmake takes back what was tried.
-func (m *making) unmake(ctx context.Context) error {
+// unmake takes back what was tried, and returns what is not there and what could not be unmade.
+func (m *making) unmake(ctx context.Context) (gone, failed []Attachment) {
 	var tried []Attachment
 	for i, a := range m.work {
-		m.as[i].Status.Result = a.Result
+		m.as[i].Status.Phase, m.as[i].Status.Result = Failed, a.Result
 		if a.Tried || a.Addresses != nil {
 			tried = append(tried, m.as[i])
+		} else {
+			gone = append(gone, m.as[i])
 		}
 	}
-	return m.e.unmake(ctx, m.sandbox, tried)
+	for i, err := range m.e.unmake(ctx, m.sandbox, tried) {
+		if err != nil {
+			f := m.e.failed(tried[i], err, time.Now().UTC())
+			if !m.intended {
+				f.Status.Claims = nil // never claimed
+			}
+			failed = append(failed, f)
+		} else {
+			gone = append(gone, tried[i])
+		}
+	}
+	return gone, failed
 }
 
 // cancel gives back what was reserved and not claimed.

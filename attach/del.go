@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -34,11 +34,16 @@ func (e *Engine) del(ctx context.Context, containerID string) error {
 	if s == nil {
 		return e.removeUnrecorded(ctx, containerID)
 	}
+	if s.over() {
+		return nil
+	}
 	if err := e.remove(ctx, slot, s, nil); err != nil {
 		e.Failed(ReasonFailedDetach, s.pod(), err)
 		return err
 	}
-	e.routine(s, ReasonDetached, s.Attachments...)
+	e.routine(s, ReasonDetached, slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool {
+		return slot.record != nil && slot.record.Find(a.Spec.Interface) != nil
+	})...)
 	return nil
 }
 
@@ -52,7 +57,7 @@ func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) e
 	}
 	defer e.release(containerID, slot)
 	s := slot.record
-	if s == nil || s.Find(ifName) == nil {
+	if s == nil || s.Find(ifName) == nil || s.Find(ifName).Status.Phase == Abandoned {
 		return nil
 	}
 	rest := s.without(ifName)
@@ -69,6 +74,29 @@ func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) e
 
 // Detach unmakes one attachment of a running pod.
 func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) error {
+	return e.detach(ctx, namespace, pod, ifName, func(slot *slot, s *Sandbox, a Attachment) error {
+		err := e.removeThese(ctx, slot, s, s, []Attachment{a})
+		if left := slot.record.Find(ifName); err == nil && left != nil {
+			err = fmt.Errorf("detach %s/%s %s: given up: %s", namespace, pod, ifName, left.Status.Message)
+		}
+		if err != nil {
+			err = fmt.Errorf("%w; \"patchctl detach pod/%s -n %s --interface %s --force\" discards it", err, pod, namespace, ifName)
+		}
+		return err
+	})
+}
+
+// ForceDetach is Detach, but discards what can't be unmade; unmade says why that is, nil if it was.
+func (e *Engine) ForceDetach(ctx context.Context, namespace, pod, ifName string) (unmade, err error) {
+	err = e.detach(ctx, namespace, pod, ifName, func(slot *slot, s *Sandbox, a Attachment) (err error) {
+		unmade, err = e.discard(ctx, slot, s, a)
+		return err
+	})
+	return unmade, err
+}
+
+// detach has do unmake an attachment of a running pod, and tells the pod's owner.
+func (e *Engine) detach(ctx context.Context, namespace, pod, ifName string, do func(*slot, *Sandbox, Attachment) error) error {
 	e.collecting.RLock()
 	defer e.collecting.RUnlock()
 	have, err := e.Pod(namespace, pod)
@@ -83,8 +111,8 @@ func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) erro
 	if slot.record == nil || slot.record.Find(ifName) == nil {
 		return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
 	}
-	s, a := slot.record, slot.record.Find(ifName)
-	if err := e.remove(ctx, slot, s, s.without(ifName)); err != nil {
+	s, a := slot.record, *slot.record.Find(ifName)
+	if err := do(slot, s, a); err != nil {
 		e.Failed(ReasonFailedDetach, s.pod(), err)
 		return err
 	}
@@ -93,8 +121,23 @@ func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) erro
 }
 
 // remove unmakes the attachments of a recorded sandbox that rest, nil for none, does not have, and
-// leaves rest as the record. On an error everything stays recorded.
+// leaves rest as the record. What can't be unmade stays in the record, and the error says so, unless it
+// is given up. What was given up before is left alone.
 func (e *Engine) remove(ctx context.Context, slot *slot, s, rest *Sandbox) error {
+	var as []Attachment
+	for _, a := range s.Attachments {
+		if a.Status.Phase != Abandoned && (rest == nil || rest.Find(a.Spec.Interface) == nil) {
+			as = append(as, a)
+		}
+	}
+	next := s.with()
+	next.Ending = s.Ending || rest == nil
+	return e.removeThese(ctx, slot, s, next, as)
+}
+
+// removeThese unmakes attachments of a recorded sandbox and takes them out of next, which becomes the
+// record; they are still in it.
+func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, as []Attachment) error {
 	if err := failpoint.Hit(failpoint.DelBegin); err != nil {
 		return err
 	}
@@ -103,34 +146,36 @@ func (e *Engine) remove(ctx context.Context, slot *slot, s, rest *Sandbox) error
 	if err == nil {
 		defer d.Netns.Close()
 	} // else it is gone, or another's by now, and nothing in it is touched
-	var as []Attachment
-	var names []string
-	for _, a := range s.Attachments {
-		if rest == nil || rest.Find(a.Spec.Interface) == nil {
-			as, names = append(as, a), append(names, a.Spec.Interface)
-		}
-	}
-	if err := e.unmake(ctx, d, as); err != nil {
-		e.logger(s).Error("detach failed", "interface", names, "error", err)
-		return fmt.Errorf("detach %s/%s %s: %w", s.Namespace, s.Pod, strings.Join(names, ", "), err)
-	}
+	errs := e.unmake(ctx, d, as)
 	clock("unmake")
 	if err := failpoint.Hit(failpoint.DelUnmade); err != nil {
 		return err
 	}
-	if d.Netns != nil && rest != nil {
-		if rest, err = restoreDefaultRoutes(d, rest); err != nil {
+	var gone, before, after []Attachment
+	var causes []error
+	for i, a := range as {
+		if errs[i] == nil {
+			gone, next = append(gone, a), next.without(a.Spec.Interface)
+			continue
+		}
+		e.logger(s).Error("detach failed", "interface", a.Spec.Interface, "error", errs[i])
+		f := e.failed(a, errs[i], time.Now().UTC())
+		before, after, causes, next = append(before, a), append(after, f), append(causes, errs[i]), next.with(f)
+	}
+	if d.Netns != nil && !next.Ending {
+		if next, err = restoreDefaultRoutes(d, next); err != nil {
 			e.logger(s).Warn("default route is not restored", "error", err)
 		}
 	}
-	if err := e.forget(ctx, slot, s, rest, releasable(as)); err != nil {
-		return err
+	if err := e.forget(ctx, slot, s, next, releasable(gone)); err != nil {
+		return errors.Join(err, e.stuck(s, after, causes))
 	}
 	clock("record")
-	for _, a := range as {
+	for _, a := range gone {
 		e.logger(s).Info("detached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
-	return failpoint.Hit(failpoint.DelRecorded)
+	e.tellAbandoned(s, before, after)
+	return errors.Join(e.stuck(s, after, causes), failpoint.Hit(failpoint.DelRecorded))
 }
 
 func claimsOf(as []Attachment) []ipam.Claim {
@@ -149,6 +194,9 @@ func releasable(as []Attachment) []ipam.Claim {
 // forget records what is left of a sandbox, nil for nothing, and frees addresses in the same
 // transaction.
 func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claims []ipam.Claim) error {
+	if rest != nil && rest.Ending && len(rest.Attachments) == 0 {
+		rest = nil
+	}
 	var err error
 	ops := e.IPAM.ReleaseOps(claims)
 	if rest == nil {
@@ -164,14 +212,14 @@ func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claim
 	return nil
 }
 
-// unmake has the delegates unmake attachments, in reverse order. One that fails doesn't keep the
-// others from theirs.
-func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachment) error {
+// unmake has the delegates unmake attachments, in reverse order, and returns an error for each that is
+// still there. One that fails doesn't keep the others from theirs.
+func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachment) []error {
 	work := make([]*delegates.Attachment, len(as))
 	for i, a := range as {
 		work[i] = a.work()
 	}
-	var errs []error
+	errs := make([]error, len(as))
 	for end := len(work); end > 0; {
 		del := e.delegate(work[end-1].Config)
 		begin := end - 1
@@ -179,21 +227,24 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 			begin--
 		}
 		err := del.Del(ctx, d, work[begin:end])
-		switch {
-		case err != nil && as[begin].neverMade() && definite(err):
+		if err != nil && as[begin].neverMade() && definite(err) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
 			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", work[begin].Interface, "error", err)
-		case err != nil:
-			errs = append(errs, err)
-		default:
-			errs = append(errs, e.foreignRelease(ctx, d, work[begin:end]))
+			err = nil
+		} else if err == nil {
+			err = e.foreignRelease(ctx, d, work[begin:end])
+		}
+		for i := begin; i < end; i++ {
+			errs[i] = err
 		}
 		end = begin
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
+	for i := range as {
+		if errs[i] == nil {
+			errs[i] = cleanDevices(d.ContainerID, as[i:i+1])
+		}
 	}
-	return cleanDevices(d.ContainerID, as)
+	return errs
 }
 
 // work is an attachment as delegates want it.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -26,6 +28,8 @@ var (
 	ErrNoPod = errors.New("no running pod of that name on this node")
 	// ErrNoAttachment says that the pod has no such interface of ours.
 	ErrNoAttachment = errors.New("no such attachment")
+	// ErrNoLeftover says that there is no such leftover.
+	ErrNoLeftover = errors.New("no such leftover")
 	// ErrConflict says that the interface exists with another specification.
 	ErrConflict = errors.New("the interface exists with another specification")
 )
@@ -66,6 +70,7 @@ type Options struct {
 	Pools   map[string]ipam.Config
 	Claims  Claims // IPAMClaims; nil without Kubernetes
 	GCGrace time.Duration
+	GiveUp  GiveUp
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
 	Mend  bool
 	Log   *slog.Logger
@@ -94,11 +99,14 @@ type Meter interface {
 //     call for the sandbox, or by recovery.
 //   - Addresses are freed after everything that used them is gone, in the transaction that removes
 //     the attachment from the record.
-//   - A record that a DEL could not act on stays, and the DEL says so.
+//   - A record that a DEL could not act on stays, and the DEL says so, until it has failed so often and
+//     for so long that the attachment is given up: then the pod may end, and what is left is kept as a
+//     leftover that keeps its addresses.
 type Engine struct {
 	Options
 	bootID string
 	hub    *hub
+	kept   atomic.Pointer[[]string] // see Kept
 
 	// collecting is held for writing while GC runs: no ADD or DEL is in progress then (CNI 3, GC).
 	collecting sync.RWMutex
@@ -125,7 +133,9 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}, nil
+	e := &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}
+	e.kept.Store(&[]string{})
+	return e, nil
 }
 
 // acquire locks a sandbox's slot, making it if need be.
@@ -168,7 +178,10 @@ func (e *Engine) put(s *slot, containerID string, record *Sandbox) {
 	if old != nil && e.byPod[podKey{old.Namespace, old.Pod}] == containerID && record == nil {
 		delete(e.byPod, podKey{old.Namespace, old.Pod})
 	}
-	if record != nil && record.Pod != "" {
+	if old != nil && record != nil && record.Ending && e.byPod[podKey{old.Namespace, old.Pod}] == containerID {
+		delete(e.byPod, podKey{old.Namespace, old.Pod})
+	}
+	if record != nil && record.Pod != "" && !record.Ending {
 		e.byPod[podKey{record.Namespace, record.Pod}] = containerID
 	}
 	e.mu.Unlock()
@@ -192,6 +205,12 @@ func (e *Engine) Sandboxes() []*Sandbox {
 		}
 	}
 	return all
+}
+
+// Running returns the records of sandboxes that are not over: of which there is more than what was
+// given up.
+func (e *Engine) Running() []*Sandbox {
+	return slices.DeleteFunc(e.Sandboxes(), func(s *Sandbox) bool { return s.over() })
 }
 
 // Pod returns the record of a running pod, or ErrNoPod.

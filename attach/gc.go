@@ -18,13 +18,17 @@ func (e *Engine) Collect(ctx context.Context) error {
 	var errs []error
 	for _, s := range e.Sandboxes() {
 		switch {
-		case e.provenGone(s):
+		case !s.over() && e.provenGone(s):
 			e.logger(s).Warn("sandbox is gone and was never deleted: collected")
 			e.Meter.Leaked("sandbox", 1)
 			errs = append(errs, e.Del(ctx, s.ContainerID))
 		default:
 			e.collecting.RLock()
-			errs = append(errs, e.reconcile(ctx, s.ContainerID, e.Mend))
+			how := unmaking
+			if e.Mend {
+				how = mending
+			}
+			errs = append(errs, e.reconcile(ctx, s.ContainerID, how))
 			e.collecting.RUnlock()
 		}
 	}
@@ -84,6 +88,9 @@ func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
 	lists := map[string]*cniconf.List{}
 	attachments := map[string][]types.GCAttachment{}
 	for _, s := range e.Sandboxes() {
+		if s.over() {
+			continue // nobody waits for what is left of it
+		}
 		for _, a := range s.Attachments {
 			name := a.Spec.Config.Name
 			lists[name] = a.Spec.Config

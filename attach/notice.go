@@ -19,6 +19,7 @@ type Notice struct {
 const (
 	ReasonFailedAttach = "FailedAttach"
 	ReasonFailedDetach = "FailedDetach"
+	ReasonAbandoned    = "DetachAbandoned"
 	ReasonAttached     = "Attached"
 	ReasonDetached     = "Detached"
 	ReasonRepaired     = "InterfaceRepaired"

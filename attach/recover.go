@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
@@ -32,21 +35,37 @@ func (e *Engine) Load(ctx context.Context) error {
 // for are unmade, sandboxes of an earlier boot are dropped, interfaces that lost their port or link
 // are made again, and what has no record is removed. It goes on after errors and returns them all.
 // Calls in progress are waited for and new ones wait.
-func (e *Engine) Recover(ctx context.Context) error {
+//
+// With lost, this node's records are known to be incomplete: an interface without a record may be a
+// running pod's, and is kept. kept reports whether there are such.
+func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) {
 	e.collecting.Lock()
 	defer e.collecting.Unlock()
 	var errs []error
 	for _, s := range e.Sandboxes() {
-		if err := e.reconcile(ctx, s.ContainerID, true); err != nil {
+		if err := e.reconcile(ctx, s.ContainerID, starting); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
 		}
 	}
-	errs = append(errs, e.removeOrphans(ctx))
-	return errors.Join(errs...)
+	names, err := e.removeUnowned(ctx, lost)
+	e.kept.Store(&names)
+	return len(names) > 0, errors.Join(append(errs, err)...)
 }
 
-// reconcile unmakes what was never answered for and, with mend, repairs the rest.
-func (e *Engine) reconcile(ctx context.Context, containerID string, mend bool) error {
+// Kept are the interfaces without a record that the last Recover kept.
+func (e *Engine) Kept() []string { return *e.kept.Load() }
+
+// An effort is what reconcile does.
+type effort int
+
+const (
+	unmaking effort = iota // unmakes what was never answered for, or could not be unmade
+	mending                // mends the rest, too
+	starting               // and tries at once to unmake what was given up
+)
+
+// reconcile drives what is of a sandbox to what is recorded.
+func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) error {
 	slot, err := e.acquire(ctx, containerID)
 	if err != nil {
 		return err
@@ -59,34 +78,40 @@ func (e *Engine) reconcile(ctx context.Context, containerID string, mend bool) e
 	if err := failpoint.Hit(failpoint.RecoverSandbox); err != nil {
 		return err
 	}
-	if s.BootID != e.bootID {
+	if s.BootID != e.bootID && !s.over() {
 		e.logger(s).Info("sandbox is of an earlier boot: dropped")
 		return e.remove(ctx, slot, s, nil)
 	}
-	kept := s.without()
-	kept.Attachments = slices.DeleteFunc(kept.Attachments, func(a Attachment) bool { return a.Status.Phase != Ready })
-	if len(kept.Attachments) < len(s.Attachments) {
-		e.logger(s).Info("unmaking what an interrupted call left")
-		rest := kept
-		if len(kept.Attachments) == 0 {
-			rest = nil // the ADD itself was interrupted; the runtime adds again or has given up
-		}
-		if err := e.remove(ctx, slot, s, rest); err != nil || rest == nil {
+	now := time.Now()
+	undone := slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool {
+		return a.Status.Phase == Ready || how != starting && !a.due(now)
+	})
+	if len(undone) > 0 {
+		e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))
+		if err := e.removeThese(ctx, slot, s, s, undone); err != nil || slot.record == nil {
 			return err
 		}
 	}
-	if !mend {
+	if how == unmaking {
 		return nil
 	}
 	return e.repair(ctx, slot, slot.record)
 }
 
-// removeOrphans removes ports, links and claims of this node that no record accounts for.
-func (e *Engine) removeOrphans(ctx context.Context) error {
+// removeUnowned removes ports, links and claims of this node that no record accounts for. With lost, it
+// returns the ports whose links are there, and leaves them.
+func (e *Engine) removeUnowned(ctx context.Context, lost bool) (kept []string, err error) {
 	if err := failpoint.Hit(failpoint.RecoverOrphans); err != nil {
-		return err
+		return nil, err
 	}
 	names, err := e.leftoverPorts(ctx)
+	if lost {
+		kept = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isLink(n) })
+		names = slices.DeleteFunc(names, isLink)
+		if len(kept) > 0 {
+			e.Log.Error("etcd has lost records of this node: interfaces without a record are kept; patchctl leftovers lists them", "ports", kept)
+		}
+	}
 	if err == nil && len(names) > 0 {
 		e.Log.Warn("removing ports and links without a record", "ports", names)
 		err = e.Native.RemoveLeftovers(ctx, names)
@@ -102,7 +127,14 @@ func (e *Engine) removeOrphans(ctx context.Context) error {
 		claimErr = e.IPAM.Release(ctx, claims)
 		e.Meter.Leaked("address", len(claims))
 	}
-	return errors.Join(err, allErr, claimErr)
+	return kept, errors.Join(err, allErr, claimErr)
+}
+
+// isLink reports whether the host has a link of that name. A veth goes with its pod's namespace: where
+// it is there, so is the pod.
+func isLink(name string) bool {
+	_, err := netlink.LinkByName(name)
+	return err == nil
 }
 
 func (e *Engine) leftoverPorts(ctx context.Context) ([]string, error) {
@@ -138,37 +170,4 @@ func (e *Engine) accountsFor(c ipam.Claim) bool {
 	}
 	a := slot.record.Find(c.Owner.IfName)
 	return a != nil && slices.ContainsFunc(a.Status.Claims, func(have ipam.Claim) bool { return have.Pool == c.Pool && have.Addr == c.Addr })
-}
-
-// Leftovers is what doctor reports: things of ours without a record. Calls in progress are waited
-// for, so that nothing half-made is counted.
-type Leftovers struct {
-	Ports     []string     `json:"ports"`     // ports and links
-	Claims    []ipam.Claim `json:"claims"`    // addresses without an owner
-	Unclaimed []ipam.Claim `json:"unclaimed"` // owners whose address is not claimed
-}
-
-// Inspect looks for leftovers and changes nothing.
-func (e *Engine) Inspect(ctx context.Context) (Leftovers, error) {
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
-	l := Leftovers{Ports: []string{}, Claims: []ipam.Claim{}, Unclaimed: []ipam.Claim{}}
-	ports, err := e.leftoverPorts(ctx)
-	if err != nil {
-		return l, err
-	}
-	l.Ports = append(l.Ports, ports...)
-	claims, err := e.leftoverClaims(ctx)
-	if err != nil {
-		return l, err
-	}
-	l.Claims = append(l.Claims, claims...)
-	for _, s := range e.Sandboxes() {
-		missing, err := e.IPAM.Missing(ctx, claimsOf(s.Attachments))
-		if err != nil {
-			return l, err
-		}
-		l.Unclaimed = append(l.Unclaimed, missing...)
-	}
-	return l, nil
 }

@@ -2,6 +2,7 @@ package attach
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -34,38 +36,53 @@ func (s *Spec) cniArgs() string {
 // ignores it, and the pod would run with another address than it relies on.
 func (m *making) honoured() error {
 	for i := range m.as {
-		a := &m.as[i]
-		if err := a.Spec.ipsHonoured(m.work[i].Result); err != nil {
+		if err := m.ipsHonoured(&m.as[i].Spec, m.work[i].Result); err != nil {
 			return err
 		}
-		if err := m.macHonoured(&a.Spec, m.work[i].Result); err != nil {
+		if err := m.macHonoured(&m.as[i].Spec, m.work[i].Result); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Spec) ipsHonoured(res *types100.Result) error {
+func (m *making) ipsHonoured(s *Spec, res *types100.Result) error {
 	requested, err := Requested(s.RuntimeConfig["ips"])
-	if err != nil {
+	if err != nil || len(requested) == 0 {
 		return err
 	}
-	var have []string
+	var have []*net.IPNet
 	for _, ip := range res.IPs {
-		have = append(have, ip.Address.String())
+		have = append(have, &ip.Address)
 	}
-	for _, r := range requested {
-		if !slices.ContainsFunc(res.IPs, func(ip *types100.IPConfig) bool { return given(r, ip.Address) }) {
-			return s.ignored("ips", r.String(), strings.Join(have, ", "), "give the network an IPAM that honours requests (patchbay-ipam, static, host-local)")
+	if ignoredOf(requested, have) != "" { // a plugin of a chain may have dropped what the others told
+		if _, have, err = m.actual(s.Interface); err != nil {
+			return err
 		}
+	}
+	if missing := ignoredOf(requested, have); missing != "" {
+		var texts []string
+		for _, h := range have {
+			texts = append(texts, h.String())
+		}
+		return s.ignored("ips", missing, strings.Join(texts, ", "), "give the network an IPAM that honours requests (patchbay-ipam, static, host-local)")
 	}
 	return nil
 }
 
-// given reports whether an address is the requested one, with the requested length if there is one.
-func given(r ipam.Request, have net.IPNet) bool {
-	bits, _ := have.Mask.Size()
-	return have.IP.Equal(r.Addr.AsSlice()) && (r.Bits == 0 || r.Bits == bits)
+// ignoredOf returns the first requested address that is not there, with the requested length if there is
+// one.
+func ignoredOf(requested []ipam.Request, have []*net.IPNet) string {
+	for _, r := range requested {
+		given := slices.ContainsFunc(have, func(h *net.IPNet) bool {
+			bits, _ := h.Mask.Size()
+			return h.IP.Equal(r.Addr.AsSlice()) && (r.Bits == 0 || r.Bits == bits)
+		})
+		if !given {
+			return r.String()
+		}
+	}
+	return ""
 }
 
 func (m *making) macHonoured(s *Spec, res *types100.Result) error {
@@ -84,7 +101,7 @@ func (m *making) macHonoured(s *Spec, res *types100.Result) error {
 		}
 	}
 	if have == "" { // results before 0.3.0, and some plugins' later ones, do not tell
-		if have, err = m.actualMAC(s.Interface); err != nil {
+		if have, _, err = m.actual(s.Interface); err != nil {
 			return err
 		}
 	}
@@ -94,16 +111,30 @@ func (m *making) macHonoured(s *Spec, res *types100.Result) error {
 	return nil
 }
 
-func (m *making) actualMAC(ifName string) (mac string, err error) {
+// actual is what the interface has in the pod: nothing, if it is not there.
+func (m *making) actual(ifName string) (mac string, addrs []*net.IPNet, err error) {
 	err = m.sandbox.Netns.Do(func() error {
 		l, err := netlink.LinkByName(ifName)
+		var missing netlink.LinkNotFoundError
+		if errors.As(err, &missing) {
+			return nil
+		}
 		if err != nil {
-			return fmt.Errorf("%s: mac was requested, and the interface can't be looked at: %w", ifName, err)
+			return err
 		}
 		mac = l.Attrs().HardwareAddr.String()
-		return nil
+		list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		for _, a := range list {
+			if a.Scope != unix.RT_SCOPE_LINK {
+				addrs = append(addrs, a.IPNet)
+			}
+		}
+		return err
 	})
-	return mac, err
+	if err != nil {
+		return "", nil, fmt.Errorf("%s: look at what it has got: %w", ifName, err)
+	}
+	return mac, addrs, nil
 }
 
 // ignored is the refusal of a request that nobody honoured.

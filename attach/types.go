@@ -32,6 +32,9 @@ type Sandbox struct {
 	CNIPath     []string     `json:"cniPath,omitempty"`
 	CreatedAt   time.Time    `json:"createdAt"`
 	Attachments []Attachment `json:"attachments"`
+	// Ending says that the record goes with its last attachment: the ADD has not been answered yet, or
+	// failed, or the DEL was called.
+	Ending bool `json:"ending,omitempty"`
 }
 
 // An Attachment is one interface of a sandbox: what was asked, and what was made.
@@ -58,11 +61,13 @@ type Spec struct {
 type Phase string
 
 // The phases. A Pending attachment was never answered for: recovery unmakes it. A Failed one could
-// not be unmade and is tried again.
+// not be unmade and is tried again, by its caller and by GC. An Abandoned one could not be unmade for so
+// long that no caller waits for it any more; only GC goes on trying, now and then.
 const (
-	Pending Phase = "Pending"
-	Ready   Phase = "Ready"
-	Failed  Phase = "Failed"
+	Pending   Phase = "Pending"
+	Ready     Phase = "Ready"
+	Failed    Phase = "Failed"
+	Abandoned Phase = "Abandoned"
 )
 
 // A Status is what was made.
@@ -76,6 +81,7 @@ type Status struct {
 	Displaced []Route          `json:"displaced,omitempty"`
 	CreatedAt time.Time        `json:"createdAt"`
 	Message   string           `json:"message,omitempty"`
+	Deletion  *Deletion        `json:"deletion,omitempty"` // of a Failed or Abandoned attachment
 }
 
 // A Route is a default route that gave way to another attachment's.
@@ -162,6 +168,11 @@ func (s *Sandbox) with(as ...Attachment) *Sandbox {
 		}
 	}
 	return &c
+}
+
+// over reports whether nothing is left of the sandbox but what was given up.
+func (s *Sandbox) over() bool {
+	return s.Ending && !slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Abandoned })
 }
 
 // without returns a copy of the record without those interfaces.

@@ -63,6 +63,9 @@ func (h *hub) publish(before, after *Sandbox) {
 
 func diff(before, after *Sandbox) []Event {
 	var events []Event
+	if after != nil && after.over() {
+		after = nil
+	}
 	if after != nil {
 		for _, a := range after.Attachments {
 			if a.Status.Phase == Pending {

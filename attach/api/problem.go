@@ -22,6 +22,7 @@ var statuses = []struct {
 }{
 	{attach.ErrNoPod, http.StatusNotFound},
 	{attach.ErrNoAttachment, http.StatusNotFound},
+	{attach.ErrNoLeftover, http.StatusNotFound},
 	{netns.ErrGone, http.StatusNotFound},
 	{netns.ErrOther, http.StatusNotFound},
 	{attach.ErrConflict, http.StatusConflict},

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -78,6 +79,11 @@ type IfPath struct {
 	Interface string `path:"interface"`
 }
 
+type detachInput struct {
+	IfPath
+	Force bool `query:"force" doc:"discard what can't be unmade, and free its addresses"`
+}
+
 type body[T any] struct{ Body T }
 
 type made struct {
@@ -108,7 +114,7 @@ func (s *server) register(api huma.API) {
 			return s.attach(ctx, in.PodPath, in.Body)
 		})
 	huma.Register(api, op("detach", http.MethodDelete, attachments+"/{interface}", "Detach an interface", http.StatusNoContent),
-		func(ctx context.Context, in *IfPath) (*struct{}, error) { return nil, s.detach(ctx, in) })
+		func(ctx context.Context, in *detachInput) (*struct{}, error) { return nil, s.detach(ctx, in) })
 	huma.Register(api, op("get", http.MethodGet, attachments+"/{interface}", "One attachment of a pod", http.StatusOK), s.get)
 	huma.Register(api, op("listPod", http.MethodGet, attachments, "The attachments of a pod", http.StatusOK),
 		func(_ context.Context, in *PodPath) (*body[[]client.Attachment], error) {
@@ -201,14 +207,29 @@ func (s *server) inline(config json.RawMessage, sel meta.Selection, have *attach
 	return w, nil
 }
 
-func (s *server) detach(ctx context.Context, in *IfPath) error {
+func (s *server) detach(ctx context.Context, in *detachInput) error {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
-	err := s.Engine.Detach(ctx, in.Namespace, in.Pod, in.Interface)
+	verb := "detach"
+	var unmade, err error
+	if in.Force {
+		verb = "detach --force"
+		unmade, err = s.Engine.ForceDetach(ctx, in.Namespace, in.Pod, in.Interface)
+	} else {
+		err = s.Engine.Detach(ctx, in.Namespace, in.Pod, in.Interface)
+	}
 	s.Observe("DETACH", "total", time.Since(begin))
-	s.audit("detach", in.PodPath, in.Interface, "", err)
+	s.audit(verb, in.PodPath, in.Interface, "", errors.Join(err, discarded(unmade)))
 	return problem(err)
+}
+
+// discarded says for the audit that something was dropped from the record which may still be there.
+func discarded(unmade error) error {
+	if unmade == nil {
+		return nil
+	}
+	return fmt.Errorf("discarded, as it can't be unmade: %w", unmade)
 }
 
 func (s *server) audit(verb string, p PodPath, ifName, network string, err error) {
@@ -233,7 +254,7 @@ func (s *server) get(_ context.Context, in *IfPath) (*body[client.Attachment], e
 
 func (s *server) list(f filter) []client.Attachment {
 	all := []client.Attachment{}
-	for _, sb := range s.Engine.Sandboxes() {
+	for _, sb := range s.Engine.Running() {
 		for _, v := range views(sb) {
 			if f.match(v) {
 				all = append(all, v)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -36,6 +37,32 @@ func (s *server) registerState(api huma.API, op func(id, method, path, summary s
 		}) (*struct{}, error) {
 			return nil, problem(s.releaseClaim(ctx, in.Pool, in.IP))
 		})
+	show(api, op("leftovers", http.MethodGet, "/v1/leftovers", "What is there without a record, or was given up", http.StatusOK), s.leftovers)
+	huma.Register(api, op("removeLeftover", http.MethodDelete, "/v1/leftovers/{kind}/{id}", "Remove a leftover", http.StatusNoContent),
+		func(ctx context.Context, in *struct {
+			Kind string `path:"kind" doc:"port, address or attachment"`
+			ID   string `path:"id" doc:"a port's name; pool/ip; containerID/interface; the slash escaped as %2F"`
+		}) (*struct{}, error) {
+			unmade, err := s.Engine.RemoveLeftover(ctx, in.Kind, in.ID)
+			s.audit("remove leftover "+in.Kind+"/"+in.ID, PodPath{}, "", "", errors.Join(err, discarded(unmade)))
+			return nil, problem(err)
+		})
+}
+
+func (s *server) leftovers(ctx context.Context) ([]client.Leftover, error) {
+	l, err := s.Engine.Inspect(ctx)
+	all := []client.Leftover{}
+	for _, name := range l.Ports {
+		all = append(all, client.Leftover{Kind: attach.LeftoverPort, ID: name, Node: s.Engine.Node, Message: "a port or link without a record"})
+	}
+	for _, c := range l.Claims {
+		all = append(all, client.Leftover{Kind: attach.LeftoverAddress, ID: c.Pool + "/" + c.Addr.String(), Node: s.Engine.Node, Pod: c.Owner.Pod, Message: "claimed by " + c.Owner.String() + ", which is not there"})
+	}
+	for _, a := range l.Abandoned {
+		all = append(all, client.Leftover{Kind: attach.LeftoverAttachment, ID: a.Sandbox.ContainerID + "/" + a.Attachment.Spec.Interface, Node: s.Engine.Node,
+			Pod: a.Sandbox.Namespace + "/" + a.Sandbox.Pod, Message: a.String()})
+	}
+	return all, err
 }
 
 func show[T any](api huma.API, op huma.Operation, get func(context.Context) (T, error)) {
@@ -47,7 +74,7 @@ func show[T any](api huma.API, op huma.Operation, get func(context.Context) (T, 
 
 func (s *server) sandboxes(context.Context) ([]client.Sandbox, error) {
 	all := []client.Sandbox{}
-	for _, sb := range s.Engine.Sandboxes() {
+	for _, sb := range s.Engine.Running() {
 		status, err := json.Marshal(meta.Status(sb.Made()))
 		if err != nil {
 			return nil, err
@@ -65,7 +92,7 @@ func (s *server) nodes(ctx context.Context) ([]client.Node, error) {
 	nodes, err := s.Nodes(ctx)
 	all := []client.Node{}
 	for _, n := range nodes {
-		all = append(all, client.Node(n))
+		all = append(all, client.Node{Node: n.Node, BootID: n.BootID, Version: n.Version, Bridges: n.Bridges})
 	}
 	return all, err
 }

@@ -69,6 +69,21 @@ func (c *Client) Detach(ctx context.Context, namespace, pod, ifName string) erro
 	return c.do(ctx, http.MethodDelete, path(namespace, pod, ifName), nil, nil)
 }
 
+// ForceDetach removes an attachment, from the record alone if it can't be unmade.
+func (c *Client) ForceDetach(ctx context.Context, namespace, pod, ifName string) error {
+	return c.do(ctx, http.MethodDelete, path(namespace, pod, ifName)+"?force=true", nil, nil)
+}
+
+// Leftovers returns what is on the daemon's node without a record, or was given up.
+func (c *Client) Leftovers(ctx context.Context) ([]Leftover, error) {
+	return list[Leftover](ctx, c, "/v1/leftovers")
+}
+
+// RemoveLeftover removes one of them.
+func (c *Client) RemoveLeftover(ctx context.Context, kind, id string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/leftovers/"+url.PathEscape(kind)+"/"+url.PathEscape(id), nil, nil)
+}
+
 // Get returns one attachment.
 func (c *Client) Get(ctx context.Context, namespace, pod, ifName string) (*Attachment, error) {
 	var a Attachment

@@ -118,6 +118,15 @@ type Finding struct {
 	Message string `json:"message"`
 }
 
+// A Leftover is something of ours that is there without a record, or was given up.
+type Leftover struct {
+	Kind    string `json:"kind"` // port, address or attachment
+	ID      string `json:"id"`   // the port's name; pool/ip; containerID/interface
+	Node    string `json:"node"`
+	Pod     string `json:"pod,omitempty"` // namespace/name, where it is known
+	Message string `json:"message"`
+}
+
 // A Leak tells claims without an owner and owners without a claim.
 type Leak struct {
 	Claims    []Claim `json:"claims"`

@@ -78,7 +78,7 @@ func New(cfg *rest.Config, source *kube.Source, node string, all bool, log *slog
 		return nil, fmt.Errorf("client for events: %w", err)
 	}
 	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
-	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")})
+	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node})
 	return &Reporter{log: log, all: all, source: source, pods: pods, sent: map[key]sent{},
 		events: &broadcaster{b, b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node})},
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),

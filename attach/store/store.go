@@ -41,6 +41,9 @@ type Node struct {
 	BootID  string            `json:"bootID"`
 	Version string            `json:"version"`
 	Bridges map[string]string `json:"bridges"` // role -> bridge
+	// RecordsLost says that etcd did not know the node when its daemon started, and that interfaces
+	// without a record may be those of running pods.
+	RecordsLost bool `json:"recordsLost,omitempty"`
 }
 
 type podValue struct {
@@ -79,7 +82,11 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with etcd.Txn) err
 		if err != nil {
 			return err
 		}
-		t.Then = append(t.Then, clientv3.OpPut(key, pod))
+		put := clientv3.OpPut(key, pod)
+		if sb.Ending { // the name may lead to the pod's next sandbox by now
+			put = etcd.DeleteIfValue(key, pod)
+		}
+		t.Then = append(t.Then, put)
 	}
 	return s.commit.Commit(ctx, t)
 }
@@ -95,6 +102,23 @@ func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with []clientv3.
 		t.Then = append(t.Then, etcd.DeleteIfValue(key, pod))
 	}
 	return s.commit.Commit(ctx, t)
+}
+
+// Lost reports whether records of this node are missing from etcd: the node's own is, as at the very
+// first start, or it says so.
+func (s *Store) Lost(ctx context.Context) (bool, error) {
+	resp, err := s.kv.Get(ctx, path.Join(s.prefix, "nodes", s.node))
+	if err != nil {
+		return false, fmt.Errorf("read node %s: %w", s.node, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return true, nil
+	}
+	var n Node
+	if err := json.Unmarshal(resp.Kvs[0].Value, &n); err != nil {
+		return false, fmt.Errorf("the record of node %s is damaged: %w", s.node, err)
+	}
+	return n.RecordsLost, nil
 }
 
 // Register writes the node's record.

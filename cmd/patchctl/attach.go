@@ -63,6 +63,7 @@ func attachCommand(o *options) *cobra.Command {
 
 func detachCommand(o *options) *cobra.Command {
 	var ifName string
+	var force bool
 	cmd := &cobra.Command{
 		Use: "detach pod/NAME --interface NAME", Short: "Detach an interface from a running pod",
 		Args: exactly(1, "one pod: pod/NAME"), ValidArgsFunction: completePods(o),
@@ -78,7 +79,11 @@ func detachCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.Detach(cmd.Context(), o.namespace, pod, ifName); err != nil {
+			detach := c.Detach
+			if force {
+				detach = c.ForceDetach
+			}
+			if err := detach(cmd.Context(), o.namespace, pod, ifName); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s of pod %s/%s detached\n", ifName, o.namespace, pod)
@@ -86,6 +91,7 @@ func detachCommand(o *options) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&ifName, "interface", "", "the interface's name in the pod")
+	cmd.Flags().BoolVar(&force, "force", false, "if it can't be unmade, discard it and free its addresses")
 	return cmd
 }
 

@@ -83,7 +83,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.tokenFile, "token", "", "file with a bearer token, for https")
 	flags.StringVarP(&o.namespace, "namespace", "n", "default", "namespace of the pod")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
-	root.AddCommand(attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o))
+	root.AddCommand(attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o))
 	return root
 }
 

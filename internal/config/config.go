@@ -118,6 +118,14 @@ type GC struct {
 	Grace    Duration `yaml:"grace"`
 	// Mend says whether interfaces that lost their port, an address or a route are mended.
 	Mend bool `yaml:"mend"`
+	// GiveUp bounds how long a pod's end waits for a DEL that fails.
+	GiveUp GiveUp `yaml:"giveUp"`
+}
+
+// GiveUp says how often, and for how long, a DEL must have failed to be given up.
+type GiveUp struct {
+	Attempts int      `yaml:"attempts"`
+	After    Duration `yaml:"after"`
 }
 
 // Install says where the CNI plugin and its configuration go when the daemon starts; empty: nowhere.
@@ -165,7 +173,7 @@ func Default() Config {
 			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
 			DelegateTimeout: Duration(30 * time.Second), DelegateLimit: 16},
 		OVS: OVS{DB: "unix:/var/run/openvswitch/db.sock"},
-		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute), Mend: true},
+		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute), Mend: true, GiveUp: GiveUp{Attempts: 5, After: Duration(5 * time.Minute)}},
 		Log: Log{Level: "info", Format: "text"},
 	}
 }
@@ -300,6 +308,9 @@ func (c *Config) validate() error {
 	}
 	if c.GC.Interval < Duration(time.Second) || c.GC.Grace < Duration(time.Second) {
 		return errors.New("gc.interval and gc.grace must be 1s or more")
+	}
+	if c.GC.GiveUp.Attempts < 1 || c.GC.GiveUp.After < 0 {
+		return errors.New("gc.giveUp.attempts must be 1 or more, and gc.giveUp.after 0s or more")
 	}
 	return nil
 }

@@ -142,9 +142,10 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	d.planner = meta.NewPlanner(d.source, plan)
-	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, DelQueue: d.countQueue, Ready: d.countReady})
+	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.countReady})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
-		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims})
+		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace),
+		GiveUp: attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims})
 	if err != nil {
 		return err
 	}
@@ -210,21 +211,34 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 	if err := d.engine.Load(ctx); err != nil {
 		return err
 	}
-	bridges := map[string]string{}
-	for role, b := range d.cfg.OVS.Bridges {
-		bridges[role] = b.Name
-	}
-	if err := d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: boot, Version: d.version, Bridges: bridges}); err != nil {
+	// Until it is known which interfaces have no record, the node says that records may be lost.
+	lost, err := d.store.Lost(ctx)
+	if err != nil {
 		return err
 	}
+	if err := d.register(ctx, boot, lost); err != nil {
+		return err
+	}
+	mend := func(ctx context.Context) {
+		kept, err := d.engine.Recover(ctx, lost)
+		if err != nil {
+			d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
+			return
+		}
+		if lost && !kept {
+			if err := d.register(ctx, boot, false); err != nil {
+				d.log.Error("the node's record is not written", "error", err)
+			}
+		}
+	}
 	if d.native.Await(ctx, ovsWait) {
-		d.mend(ctx)
+		mend(ctx)
 	} else if ctx.Err() == nil {
 		d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
 		d.tasks.Go(func() {
 			for background.Err() == nil {
 				if d.native.Await(background, ovsWait) {
-					d.mend(background)
+					mend(background)
 					return
 				}
 			}
@@ -241,10 +255,12 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 	return ctx.Err()
 }
 
-func (d *Daemon) mend(ctx context.Context) {
-	if err := d.engine.Recover(ctx); err != nil {
-		d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
+func (d *Daemon) register(ctx context.Context, boot string, lost bool) error {
+	bridges := map[string]string{}
+	for role, b := range d.cfg.OVS.Bridges {
+		bridges[role] = b.Name
 	}
+	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: boot, Version: d.version, Bridges: bridges, RecordsLost: lost})
 }
 
 func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }
@@ -280,6 +296,10 @@ func (d *Daemon) countAttachments() float64 {
 		n += len(s.Attachments)
 	}
 	return float64(n)
+}
+
+func (d *Daemon) countStuck(phase attach.Phase) func() float64 {
+	return func() float64 { return float64(len(d.engine.Stuck(phase))) }
 }
 
 func (d *Daemon) countQueue() float64 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 )
@@ -48,13 +49,46 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	} else {
 		report("del-queue", "empty", nil)
 	}
+	d.examineDetach(report)
+	d.examineLeftovers(ctx, report)
+	return all
+}
+
+// examineLeftovers tells what has no record from what was kept as records were lost.
+func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, string, error)) {
 	left, err := d.engine.Inspect(ctx)
-	if n := len(left.Ports) + len(left.Claims) + len(left.Unclaimed); err == nil && n > 0 {
-		err = fmt.Errorf("ports or links without a record: %s; addresses without an owner: %d; owners without an address: %d; restart patchbayd to clear them",
-			orNone(left.Ports), len(left.Claims), len(left.Unclaimed))
+	kept := slices.DeleteFunc(slices.Clone(left.Ports), func(n string) bool { return !slices.Contains(d.engine.Kept(), n) })
+	ports := slices.DeleteFunc(slices.Clone(left.Ports), func(n string) bool { return slices.Contains(kept, n) })
+	if n := len(ports) + len(left.Claims) + len(left.Unclaimed) + len(left.Abandoned); err == nil && n > 0 {
+		err = fmt.Errorf("ports or links without a record: %s; addresses without an owner: %d; owners without an address: %d; given up: %s; patchctl leftovers lists them, and patchctl leftovers rm removes one",
+			orNone(ports), len(left.Claims), len(left.Unclaimed), orNone(texts(left.Abandoned)))
 	}
 	report("leftovers", "none", err)
-	return all
+	err = nil
+	if len(kept) > 0 {
+		err = fmt.Errorf("etcd did not know this node when patchbayd started: records are lost, and interfaces without one are kept, as running pods use them: %s; they go when their pods end; addresses that they have may be given out again",
+			strings.Join(kept, ", "))
+	}
+	report("records", "etcd has this node's records", err)
+}
+
+// examineDetach names the interfaces that can't be removed.
+func (d *Daemon) examineDetach(report func(string, string, error)) {
+	failing := d.engine.Stuck(attach.Failed)
+	var err error
+	if len(failing) > 0 {
+		err = fmt.Errorf("%s; it is tried again, and given up after %d attempts in %s (gc.giveUp)",
+			strings.Join(texts(failing), "; "), d.cfg.GC.GiveUp.Attempts, time.Duration(d.cfg.GC.GiveUp.After))
+	}
+	report("detach", "no DEL fails", err)
+}
+
+func texts(all []attach.Stuck) []string {
+	var t []string
+	for _, s := range all {
+		t = append(t, s.String())
+	}
+	return t
 }
 
 func (d *Daemon) examineBridges(report func(string, string, error)) {

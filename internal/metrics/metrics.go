@@ -22,6 +22,8 @@ type Metrics struct {
 // Gauges are read when metrics are collected.
 type Gauges struct {
 	Attachments func() float64
+	Failing     func() float64
+	Abandoned   func() float64
 	DelQueue    func() float64
 	Ready       func() float64
 }
@@ -44,6 +46,8 @@ func New(g Gauges) *Metrics {
 	m.repaired.WithLabelValues("interface")
 	m.registry.MustRegister(m.duration, m.inflight, m.repaired, m.leaked, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("patchbay_attachments", "Attachments recorded on this node.", g.Attachments),
+		gauge("patchbay_attachments_failing", "Attachments whose DEL fails and is tried again.", g.Failing),
+		gauge("patchbay_attachments_abandoned", "Attachments whose DEL was given up; patchctl leftovers lists them.", g.Abandoned),
 		gauge("patchbay_del_queue", "DELs that wait on disk.", g.DelQueue),
 		gauge("patchbay_ready", "1 when ADDs can be served.", g.Ready))
 	return m

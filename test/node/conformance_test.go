@@ -30,7 +30,7 @@ type recorded struct {
 }
 
 // newRecorded is a node with the plugins good and wrong, which write down their calls.
-func newRecorded(t *testing.T) *recorded {
+func newRecorded(t *testing.T, set ...string) *recorded {
 	t.Helper()
 	dir := testnode.ShortDir(t)
 	r := &recorded{log: dir + "/log"}
@@ -39,7 +39,7 @@ func newRecorded(t *testing.T) *recorded {
 			t.Fatal(err)
 		}
 	}
-	r.Node = testnode.Standard(t, "meta.cniBinDirs=["+dir+","+testnode.Bin()+","+testnode.PluginDirs+"]")
+	r.Node = testnode.Standard(t, append(set, "meta.cniBinDirs=["+dir+","+testnode.Bin()+","+testnode.PluginDirs+"]")...)
 	for _, name := range []string{"good", "wrong"} {
 		r.Write(t, name+".yaml", nad(name, `{"cniVersion": "1.0.0", "name": "`+name+`", "type": "`+name+`", "kept": [1.50, null], "runtimeConfig": {"stale": 1}, "cni.dev/x": 1, "capabilities": {"a": true}}`))
 	}

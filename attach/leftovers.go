@@ -1,0 +1,141 @@
+package attach
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+// Leftovers is what is there without a record, or was given up.
+type Leftovers struct {
+	Ports     []string     // ports and links
+	Claims    []ipam.Claim // addresses without an owner
+	Unclaimed []ipam.Claim // owners whose address is not claimed
+	Abandoned []Stuck
+}
+
+// Stuck is an attachment whose DEL fails.
+type Stuck struct {
+	Sandbox    *Sandbox
+	Attachment Attachment
+}
+
+func (s Stuck) String() string {
+	a := s.Attachment
+	return fmt.Sprintf("%s/%s %s: DEL failed %d times since %s: %s", s.Sandbox.Namespace, s.Sandbox.Pod, a.Spec.Interface,
+		a.Status.Deletion.Attempts, a.Status.Deletion.Since.Format("2006-01-02 15:04:05"), a.Status.Message)
+}
+
+// Stuck returns the attachments whose DEL fails and is tried again, or was given up.
+func (e *Engine) Stuck(phase Phase) []Stuck {
+	var all []Stuck
+	for _, s := range e.Sandboxes() {
+		for _, a := range s.Attachments {
+			if a.Status.Phase == phase && a.Status.Deletion != nil {
+				all = append(all, Stuck{s, a})
+			}
+		}
+	}
+	return all
+}
+
+// Inspect looks for leftovers and changes nothing. Calls in progress are waited for, so that nothing
+// half-made is counted.
+func (e *Engine) Inspect(ctx context.Context) (Leftovers, error) {
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
+	return e.leftovers(ctx)
+}
+
+func (e *Engine) leftovers(ctx context.Context) (l Leftovers, err error) {
+	l.Abandoned = e.Stuck(Abandoned)
+	if l.Ports, err = e.leftoverPorts(ctx); err != nil {
+		return l, err
+	}
+	if l.Claims, err = e.leftoverClaims(ctx); err != nil {
+		return l, err
+	}
+	for _, s := range e.Sandboxes() {
+		missing, err := e.IPAM.Missing(ctx, claimsOf(s.Attachments))
+		if err != nil {
+			return l, err
+		}
+		l.Unclaimed = append(l.Unclaimed, missing...)
+	}
+	return l, nil
+}
+
+// The kinds of leftovers that can be removed, with what names one of them.
+const (
+	LeftoverPort       = "port"       // its name
+	LeftoverAddress    = "address"    // pool/ip
+	LeftoverAttachment = "attachment" // containerID/interface
+)
+
+// RemoveLeftover removes one leftover. What is none, or no longer, is ErrNoLeftover. unmake says why an
+// attachment could not be unmade before it was discarded.
+func (e *Engine) RemoveLeftover(ctx context.Context, kind, id string) (unmade, err error) {
+	switch kind {
+	case LeftoverPort:
+		return nil, e.removeLeftoverPort(ctx, id)
+	case LeftoverAddress:
+		return nil, e.removeLeftoverAddress(ctx, id)
+	case LeftoverAttachment:
+		return e.removeAbandoned(ctx, id)
+	}
+	return nil, fmt.Errorf("leftover %s/%s: %w: kinds are port, address, attachment", kind, id, ErrNoLeftover)
+}
+
+func (e *Engine) removeLeftoverPort(ctx context.Context, name string) error {
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
+	names, err := e.leftoverPorts(ctx)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(names, name) {
+		return fmt.Errorf("port %s: %w", name, ErrNoLeftover)
+	}
+	return e.Native.RemoveLeftovers(ctx, []string{name})
+}
+
+func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
+	pool, ip, _ := strings.Cut(id, "/")
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return fmt.Errorf("leftover address %s: %w", id, ipam.Invalid("name it as POOL/IP"))
+	}
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
+	claims, err := e.leftoverClaims(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(claims, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
+	if i < 0 {
+		return fmt.Errorf("address %s of pool %s: %w", ip, pool, ErrNoLeftover)
+	}
+	return e.IPAM.Release(ctx, claims[i:i+1])
+}
+
+// removeAbandoned tries once more to unmake what was given up, and discards it.
+func (e *Engine) removeAbandoned(ctx context.Context, id string) (unmade, err error) {
+	containerID, ifName, _ := strings.Cut(id, "/")
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	slot, err := e.acquire(ctx, containerID)
+	if err != nil {
+		return nil, err
+	}
+	defer e.release(containerID, slot)
+	if slot.record != nil {
+		if a := slot.record.Find(ifName); a != nil && a.Status.Phase == Abandoned {
+			return e.discard(ctx, slot, slot.record, *a)
+		}
+	}
+	return nil, fmt.Errorf("attachment %s: %w: it is not one that was given up", id, ErrNoLeftover)
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/patchbay-cni/patchbay/attach/client"
+)
+
+func leftoversCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "leftovers", Short: "What is on this node without a record, or was given up", Args: cobra.NoArgs,
+		Long: `leftovers lists ports and links of ours that no record accounts for, addresses whose
+owner is not there, and attachments whose DEL failed for so long that it was given up
+(gc.giveUp in the daemon's configuration).`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := o.client()
+			if err != nil {
+				return err
+			}
+			l, err := c.Leftovers(cmd.Context())
+			return show(cmd.OutOrStdout(), o.output, l, err, leftoverTable)
+		},
+	}
+	outputFlag(cmd, o, "table", "json", "yaml")
+	cmd.AddCommand(leftoversRemove(o))
+	return cmd
+}
+
+func leftoversRemove(o *options) *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use: "rm KIND/ID... | --all", Short: "Remove leftovers; the daemon's log has an audit line of each",
+		Long: `rm removes a port or link, frees an address, or discards an attachment that was given up:
+its DEL is tried once more, then it goes from the record, and its addresses are free.`,
+		Example: `  patchctl leftovers rm attachment/5c5ffe213910/net1 address/10.12.0.0-16/10.12.0.9
+  patchctl leftovers rm --all`,
+		ValidArgsFunction: completeLeftovers(o),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if all == (len(args) > 0) {
+				return usage("give what to remove, as patchctl leftovers lists it (KIND/ID), or --all")
+			}
+			c, err := o.client()
+			if err != nil {
+				return err
+			}
+			if all {
+				l, err := c.Leftovers(cmd.Context())
+				if err != nil {
+					return err
+				}
+				args = leftoverNames(l)
+			}
+			for _, name := range args {
+				kind, id, ok := strings.Cut(name, "/")
+				if !ok {
+					return usage("%q is not KIND/ID", name)
+				}
+				if err := c.RemoveLeftover(cmd.Context(), kind, id); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", name)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all of them")
+	return cmd
+}
+
+func completeLeftovers(o *options) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		c, err := o.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		l, err := c.Leftovers(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return slices.DeleteFunc(leftoverNames(l), func(n string) bool { return slices.Contains(args, n) }), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func leftoverNames(l []client.Leftover) []string {
+	var names []string
+	for _, v := range l {
+		names = append(names, v.Kind+"/"+v.ID)
+	}
+	return names
+}
+
+func leftoverTable(l []client.Leftover, _ bool) [][]string {
+	t := [][]string{{"LEFTOVER", "POD", "NODE", "MESSAGE"}}
+	for _, v := range l {
+		t = append(t, []string{v.Kind + "/" + v.ID, orDash(v.Pod), v.Node, v.Message})
+	}
+	return t
+}
