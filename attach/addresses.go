@@ -2,7 +2,6 @@ package attach
 
 import (
 	"encoding/json"
-	"fmt"
 	"net"
 	"slices"
 
@@ -39,16 +38,16 @@ func Requested(raw json.RawMessage) ([]ipam.Request, error) {
 	}
 	var texts []string
 	if err := json.Unmarshal(raw, &texts); err != nil {
-		return nil, fmt.Errorf("ips: %w", err)
+		return nil, ipam.Invalid("ips: %s", cniconf.Explain(raw, err))
 	}
 	var all []ipam.Request
 	for _, t := range texts {
 		r, err := ipam.ParseRequest(t)
 		if err != nil {
-			return nil, fmt.Errorf("ips: %w", err)
+			return nil, ipam.Invalid("ips: %v", err)
 		}
 		if slices.ContainsFunc(all, func(have ipam.Request) bool { return have.Addr == r.Addr }) {
-			return nil, fmt.Errorf("ips: %w", ipam.Invalid("address %s is listed twice", r.Addr))
+			return nil, ipam.Invalid("ips: address %s is listed twice", r.Addr)
 		}
 		all = append(all, r)
 	}

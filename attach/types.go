@@ -128,7 +128,7 @@ func (s *Sandbox) Interfaces() []string {
 func (s *Sandbox) Made() []meta.Made {
 	var made []meta.Made
 	for _, a := range s.Attachments {
-		made = append(made, meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Interface: a.Spec.Interface, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device})
+		made = append(made, meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Config: a.Spec.Config.Name, Interface: a.Spec.Interface, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device})
 	}
 	return made
 }

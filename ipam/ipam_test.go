@@ -41,7 +41,7 @@ func TestTwoSettingsAreAPool(t *testing.T) {
 func TestBadPoolsAreRefused(t *testing.T) {
 	for config, want := range map[string]string{
 		`{"subnetLen": 24}`:                                                                             "network is missing",
-		`{"network": "10.0.0.0/16"}`:                                                                    "set subnetLen",
+		`{"network": "10.0.0.0/16"}`:                                                                    "subnetLen is missing",
 		`{"network": "10.0.0.1/16", "subnetLen": 24}`:                                                   "write 10.0.0.0/16",
 		`{"network": "ten", "subnetLen": 24}`:                                                           "not a CIDR",
 		`{"network": "10.0.0.0/16", "subnetLen": 8}`:                                                    "between 16 and 30",

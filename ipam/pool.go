@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 )
 
 // Type is the name of the IPAM plugin in a configuration's "ipam" object.
@@ -65,9 +67,7 @@ var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.:\-]*[a-z0-9])?$`)
 // defined in pools takes its fields from the definition.
 func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
 	var c Config
-	dec := json.NewDecoder(strings.NewReader(string(raw)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
+	if err := cniconf.Strict(raw, &c); err != nil {
 		return nil, Invalid("ipam: %v", err)
 	}
 	if def, ok := pools[c.Pool]; ok && c.Pool != "" {
@@ -86,7 +86,10 @@ func (c Config) Validate() (*Pool, error) {
 		c.Mode = ModeNode
 	}
 	if c.Mode != ModeNode {
-		return nil, Invalid("ipam: mode %q is not supported: set subnetLen (mode node)", c.Mode)
+		if c.Mode == "" {
+			return nil, Invalid("ipam: subnetLen is missing: the length of each node's subnet, such as 24")
+		}
+		return nil, Invalid("ipam: mode %q is not supported: leave it out and set subnetLen (mode node)", c.Mode)
 	}
 	texts := c.Networks
 	if c.Network != "" {
@@ -117,7 +120,7 @@ func (c Config) Validate() (*Pool, error) {
 func (c Config) network(i int, text string, before []Network) (Network, error) {
 	pfx, err := netip.ParsePrefix(text)
 	if err != nil {
-		return Network{}, Invalid("ipam: network %q is not a CIDR", text)
+		return Network{}, Invalid("ipam: network %q is not a CIDR, such as 10.12.0.0/16", text)
 	}
 	if pfx.Masked() != pfx {
 		return Network{}, Invalid("ipam: network %s has host bits set: write %s", text, pfx.Masked())

@@ -98,3 +98,37 @@ func (n NetworkSpec) bounds() (first, last netip.Addr) {
 	}
 	return first, last
 }
+
+// Differences says in words in which fields another specification differs.
+func (s Spec) Differences(o Spec) string {
+	was, is := s.fields(), o.fields()
+	var parts []string
+	for i := range was {
+		derived := len(parts) > 0 && strings.HasPrefix(was[i].name, "subnetM") // they follow from network and subnetLen
+		if was[i].value != is[i].value && !derived {
+			parts = append(parts, fmt.Sprintf("%s is %s, and this asks for %s", was[i].name, was[i].value, is[i].value))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+type field struct{ name, value string }
+
+// fields are what a specification says, by the names that a configuration has for it.
+func (s Spec) fields() []field {
+	var networks, lengths, mins, maxs []string
+	for _, n := range s.Networks {
+		networks, lengths = append(networks, n.Network.String()), append(lengths, fmt.Sprint(n.SubnetLen))
+		mins, maxs = append(mins, n.Min.String()), append(maxs, n.Max.String())
+	}
+	return []field{{"mode", s.Mode}, {"network", strings.Join(networks, ", ")}, {"subnetLen", strings.Join(lengths, ", ")},
+		{"subnetMin", strings.Join(mins, ", ")}, {"subnetMax", strings.Join(maxs, ", ")},
+		{"exclude", orUnset(strings.Join(s.Exclude, ", "))}, {"gateway", orUnset(s.Gateway)}, {"overlap", orUnset(s.Overlap)}}
+}
+
+func orUnset(s string) string {
+	if s == "" {
+		return "not set"
+	}
+	return s
+}

@@ -83,7 +83,7 @@ func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
 		return nil, err
 	}
 	if len(sels) > maxNetworks {
-		return nil, malformed("annotation %s asks for %d networks, more than %d", NetworksAnnotation, len(sels), maxNetworks)
+		return nil, malformed("annotation %s asks for %d networks: %d are the most that one pod can have", NetworksAnnotation, len(sels), maxNetworks)
 	}
 	routes := 0
 	for i := range sels {
@@ -99,7 +99,7 @@ func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
 		}
 	}
 	if routes > 1 {
-		return nil, malformed("annotation %s: %d elements have default-route, only one may", NetworksAnnotation, routes)
+		return nil, malformed("annotation %s: %d elements have default-route: only one may", NetworksAnnotation, routes)
 	}
 	return sels, duplicateNames(sels)
 }
@@ -126,15 +126,18 @@ func parseShortItem(text string) (s Selection, why string) {
 		return s, "a network's name is missing"
 	}
 	rest, ifName, hasIf := strings.Cut(text, "@")
+	if strings.Contains(ifName, "@") {
+		return s, "it has more than one @: write name@interface"
+	}
 	ns, name, hasNS := strings.Cut(rest, "/")
 	if !hasNS {
 		ns, name = "", rest
 	}
 	switch {
 	case hasNS && !objectName.MatchString(ns):
-		return s, fmt.Sprintf("%q is not a namespace", ns)
+		return s, notName("namespace", ns)
 	case !objectName.MatchString(name):
-		return s, fmt.Sprintf("%q is not a network's name", name)
+		return s, notName("network's name", name)
 	case hasIf && cniwire.CheckIfName(ifName) != "":
 		return s, cniwire.CheckIfName(ifName)
 	}
@@ -163,68 +166,88 @@ func parseJSON(annotation string) ([]Selection, error) {
 func parseElement(raw json.RawMessage, s *Selection) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &keys); err != nil || keys == nil {
-		return fmt.Errorf("is not an object")
+		return fmt.Errorf("it must be an object, such as {\"name\": \"blue\"}")
 	}
 	for k := range keys {
 		if !slices.Contains(elementKeys, k) && !strings.Contains(k, ".") {
-			return fmt.Errorf("unknown key %q", k)
+			return fmt.Errorf("unknown key %q%s", k, cniconf.Hint(k, slices.Clone(elementKeys)))
 		}
+	}
+	if err := checkGateways(keys["default-route"]); err != nil {
+		return err
 	}
 	if err := json.Unmarshal(raw, s); err != nil {
 		return fmt.Errorf("%s", cniconf.Explain(raw, err))
 	}
 	if old := keys["interfaceRequest"]; old != nil && s.Interface == "" {
 		if err := json.Unmarshal(old, &s.Interface); err != nil {
-			return fmt.Errorf("interfaceRequest: %w", err)
+			return fmt.Errorf("\"interfaceRequest\": %s", cniconf.Explain(old, err))
 		}
 	}
 	switch {
 	case s.Name == "":
-		return fmt.Errorf("\"name\" is missing")
+		return fmt.Errorf("\"name\" is missing: the network's")
 	case keys["ips"] != nil && len(s.IPs) == 0:
-		return fmt.Errorf("\"ips\" is empty")
+		return fmt.Errorf("\"ips\" is empty: give an address, or leave it out")
 	case keys["portMappings"] != nil && len(s.PortMappings) == 0:
-		return fmt.Errorf("\"portMappings\" is empty")
+		return fmt.Errorf("\"portMappings\" is empty: give a mapping, or leave it out")
 	case keys["interface"] != nil && s.Interface == "":
-		return fmt.Errorf("\"interface\" is empty")
-	case s.DefaultRoute == nil && keys["default-route"] != nil:
-		return fmt.Errorf("\"default-route\" must be a list")
+		return fmt.Errorf("\"interface\" is empty: give a name, or leave it out")
 	}
 	return nil
+}
+
+// checkGateways checks a default-route key, if there is one: a list of addresses, which may be empty.
+func checkGateways(raw json.RawMessage) error {
+	if raw == nil {
+		return nil
+	}
+	var texts []string
+	if err := json.Unmarshal(raw, &texts); err != nil || texts == nil {
+		return fmt.Errorf("\"default-route\" must be a list of gateways, such as [\"10.12.0.1\"]")
+	}
+	for _, t := range texts {
+		if _, err := netip.ParseAddr(t); err != nil {
+			return fmt.Errorf("\"default-route\": %q is not a gateway's address, such as 10.12.0.1", t)
+		}
+	}
+	return nil
+}
+
+func notName(what, text string) string {
+	if text == "" {
+		return "the " + what + " is missing"
+	}
+	return fmt.Sprintf("%q is not a %s: lower-case letters, digits, dashes and dots", text, what)
 }
 
 // Validate checks the element by itself.
 func (s *Selection) Validate() error {
 	if !objectName.MatchString(s.Name) {
-		return malformed("%q is not a network's name", s.Name)
+		return malformed("%s", notName("network's name", s.Name))
 	}
 	if s.Namespace != "" && !objectName.MatchString(s.Namespace) {
-		return malformed("%q is not a namespace", s.Namespace)
+		return malformed("%s", notName("namespace", s.Namespace))
 	}
 	if s.Interface != "" {
 		if why := cniwire.CheckIfName(s.Interface); why != "" {
-			return malformed("%s", why)
+			return malformed("interface: %s", why)
 		}
 		if s.Interface == "lo" {
-			return malformed("interface name \"lo\" is the loopback's")
+			return malformed("interface: \"lo\" is the loopback's name: choose another")
 		}
 	}
-	for _, ip := range s.IPs {
-		if _, err := parseIP(ip); err != nil {
-			return malformed("ips: %q is neither an address nor an address with a prefix length", ip)
-		}
-	}
-	if len(s.IPs) > 0 && s.IPAMClaim != "" {
-		return malformed("ips and ipam-claim-reference exclude each other")
+	if err := s.validateIPs(); err != nil {
+		return err
 	}
 	if s.MAC != "" {
-		if hw, err := net.ParseMAC(s.MAC); err != nil || len(hw) != 6 {
-			return malformed("mac: %q is not a hardware address of six bytes", s.MAC)
+		if _, err := cniconf.HardwareAddr(s.MAC); err != nil {
+			return malformed("mac: %s", err)
 		}
 	}
 	if s.InfinibandGUID != "" {
 		if guid, err := net.ParseMAC(s.InfinibandGUID); err != nil || len(guid) != 8 {
-			return malformed("infiniband-guid: %q is not a GUID of eight bytes", s.InfinibandGUID)
+			return malformed("infiniband-guid: %q is not a GUID of eight bytes, such as 02:00:00:00:00:00:00:01", s.InfinibandGUID)
 		}
 	}
 	for i := range s.PortMappings {
@@ -234,6 +257,26 @@ func (s *Selection) Validate() error {
 	}
 	if s.Bandwidth != nil {
 		return s.Bandwidth.validate()
+	}
+	return nil
+}
+
+func (s *Selection) validateIPs() error {
+	if len(s.IPs) > 0 && s.IPAMClaim != "" {
+		return malformed("ips and ipam-claim-reference exclude each other: the IPAMClaim has the addresses")
+	}
+	seen := map[netip.Addr]bool{}
+	for _, ip := range s.IPs {
+		a, err := parseIP(ip)
+		switch {
+		case err != nil:
+			return malformed("ips: %q is neither an address nor an address with a prefix length, such as 10.12.0.9/24", ip)
+		case seen[a]:
+			return malformed("ips: address %s stands there twice", a)
+		case a.IsUnspecified() || a.IsMulticast():
+			return malformed("ips: %s can't be an interface's address", a)
+		}
+		seen[a] = true
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func TestInvalidAnnotationsFailClosed(t *testing.T) {
 		{"N29 claim with ips", `[{"name": "a", "ips": ["10.0.0.1"], "ipam-claim-reference": "c"}]`, "exclude each other"},
 		{"not a list", `{"name": "a"}`, "not a JSON list"},
 		{"syntax error", `[{"name": "a"},]`, "character 16"},
-		{"wrong type", `[{"name": 7}]`, `"name" can't be a number`},
+		{"wrong type", `[{"name": 7}]`, `"name" must be a text`},
 		{"upper case", "Blue", `"Blue" is not a network's name`},
 		{"empty item", "a,,b", "character 3"},
 		{"path trick", "../a", `".." is not a namespace`},

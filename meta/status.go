@@ -11,7 +11,8 @@ import (
 // A Made is an attachment as far as results and status are concerned.
 type Made struct {
 	Role         Role
-	Network      string
+	Network      string // namespace/name; "" if no NetworkAttachmentDefinition made it
+	Config       string // the configuration's name
 	Interface    string
 	Result       *types100.Result
 	DefaultRoute *[]netip.Addr
@@ -37,6 +38,9 @@ func Status(made []Made) []NetworkStatus {
 	list := make([]NetworkStatus, 0, len(made))
 	for i, m := range made {
 		s := NetworkStatus{Name: m.Network, Default: i == 0, DefaultRoute: m.DefaultRoute, DeviceInfo: m.Device}
+		if s.Name == "" {
+			s.Name = m.Config // of a cluster network on disk, or an inline configuration
+		}
 		if m.Result != nil {
 			s.fill(m.Result)
 		}

@@ -131,7 +131,7 @@ func (s *server) leaks(ctx context.Context) (client.Leak, error) {
 func (s *server) releaseClaim(ctx context.Context, pool, ip string) error {
 	addr, err := netip.ParseAddr(ip)
 	if err != nil {
-		return fmt.Errorf("%q is not an address: %w", ip, ipam.ErrInvalid)
+		return ipam.Invalid("%q is not an address, such as 10.12.0.9", ip)
 	}
 	leaks, err := s.Engine.Inspect(ctx)
 	if err != nil {

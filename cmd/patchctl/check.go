@@ -25,7 +25,7 @@ func ipamShow(o *options) *cobra.Command {
 				return err
 			}
 			pools, err := c.Pools(cmd.Context())
-			var claims []client.Claim
+			claims := []client.Claim{}
 			for _, p := range pools {
 				for _, cl := range p.Claims {
 					if len(args) == 0 || args[0] == p.Name || args[0] == cl.IP {

@@ -70,7 +70,7 @@ func parseConf(a *delegates.Attachment) (*conf, error) {
 	if p.Type == Type {
 		for k := range p.Raw {
 			if !slices.Contains(keys, k) && !strings.HasPrefix(k, "cni.dev/") {
-				return nil, refuse("unknown key %q", k)
+				return nil, refuse("unknown key %q%s", k, cniconf.Hint(k, slices.Clone(keys)))
 			}
 		}
 	}
@@ -100,13 +100,13 @@ func (c *conf) request(a *delegates.Attachment) error {
 	}
 	if raw := a.RuntimeConfig["mac"]; raw != nil {
 		if err := json.Unmarshal(raw, &c.MAC); err != nil {
-			return refuse("capability mac: %v", err)
+			return refuse("capability mac: %s", cniconf.Explain(raw, err))
 		}
 	}
 	if raw := a.RuntimeConfig["bandwidth"]; raw != nil {
 		var b struct{ IngressRate, EgressRate uint64 }
 		if err := json.Unmarshal(raw, &b); err != nil {
-			return refuse("capability bandwidth: %v", err)
+			return refuse("capability bandwidth: %s", cniconf.Explain(raw, err))
 		}
 		if b.IngressRate > 0 {
 			c.QoS.IngressRate = rate(b.IngressRate)
@@ -143,11 +143,10 @@ func (c *conf) validate() error {
 		return refuse("ofport_request %d must be between 1 and 65279", *c.OfportRequest)
 	}
 	if c.MAC != "" {
-		hw, err := net.ParseMAC(c.MAC)
-		if err != nil || len(hw) != 6 || hw[0]&1 == 1 {
-			return refuse("mac %q is not a unicast hardware address of six bytes", c.MAC)
+		var err error
+		if c.hwaddr, err = cniconf.HardwareAddr(c.MAC); err != nil {
+			return refuse("mac: %s", err)
 		}
-		c.hwaddr = hw
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ package cniconf
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -225,10 +224,10 @@ func (l *List) MergeArgs(cniArgs map[string]json.RawMessage) error {
 		raw := l.Plugins[i].Raw
 		args, cni := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 		if err := unmarshalObject(raw["args"], &args); err != nil {
-			return invalid("\"args\" of network %q must be an object: %v", l.Name, err)
+			return invalid("\"args\" of network %q must be an object: %s", l.Name, Explain(raw["args"], err))
 		}
 		if err := unmarshalObject(args["cni"], &cni); err != nil {
-			return invalid("\"args.cni\" of network %q must be an object: %v", l.Name, err)
+			return invalid("\"args.cni\" of network %q must be an object: %s", l.Name, Explain(args["cni"], err))
 		}
 		for k, v := range cniArgs {
 			cni[k] = v
@@ -253,30 +252,4 @@ func unmarshalObject(b json.RawMessage, into *map[string]json.RawMessage) error 
 
 func invalid(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
-}
-
-// Explain tells where in b a JSON error is: line and column.
-func Explain(b []byte, err error) string {
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		return fmt.Sprintf("%s at %s", err, position(b, int(syntax.Offset)))
-	case errors.As(err, &typ):
-		return fmt.Sprintf("%q can't be a %s, at %s", typ.Field, typ.Value, position(b, int(typ.Offset)))
-	}
-	return err.Error()
-}
-
-func position(b []byte, offset int) string {
-	offset = min(max(offset, 1), len(b))
-	if offset == 0 {
-		return "character 1"
-	}
-	before := b[:offset]
-	line := bytes.Count(before[:offset-1], []byte("\n")) + 1
-	if line == 1 {
-		return fmt.Sprintf("character %d", offset)
-	}
-	return fmt.Sprintf("line %d, character %d", line, offset-1-bytes.LastIndexByte(before[:offset-1], '\n'))
 }

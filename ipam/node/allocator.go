@@ -139,10 +139,10 @@ func (a *Allocator) outside(ctx context.Context, p *ipam.Pool, st *pool, addr ne
 		if taken, err := a.subnets(ctx, p.Name); err == nil && taken[subnet] != "" {
 			whose = "node " + taken[subnet]
 		}
-		return fmt.Errorf("requested address %s of pool %s is in subnet %s of %s; node %s has %s: %w",
-			addr, p.Name, subnet, whose, a.node, prefixes(st), ipam.ErrInvalid)
+		return ipam.Invalid("requested address %s of pool %s is in subnet %s of %s; node %s has %s",
+			addr, p.Name, subnet, whose, a.node, prefixes(st))
 	}
-	return fmt.Errorf("requested address %s is outside pool %s (%s): %w", addr, p.Name, networks(p), ipam.ErrInvalid)
+	return ipam.Invalid("requested address %s is outside pool %s (%s)", addr, p.Name, networks(p))
 }
 
 func prefixes(st *pool) string {

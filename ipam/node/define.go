@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -38,7 +40,7 @@ func (a *Allocator) tryDefine(ctx context.Context, pool string, want ipam.Spec) 
 		}
 		var is ipam.Spec
 		if err := json.Unmarshal([]byte(value), &is); err != nil || !is.OnlyOverlapDiffers(want) {
-			return redefined(value, want)
+			return a.redefined(ctx, pool, is, want)
 		}
 		t.If = []clientv3.Cmp{etcd.Holds(a.specKey(pool), value)}
 	}
@@ -54,8 +56,14 @@ func (a *Allocator) tryDefine(ctx context.Context, pool string, want ipam.Spec) 
 	return a.commit.Commit(ctx, t)
 }
 
-func redefined(have string, want ipam.Spec) error {
-	return ipam.Invalid("is redefined: it is %s, and this asks for %s; give the other one a \"pool\" name of its own", have, want.Value())
+// redefined says in which fields a pool differs from what it is, who uses it, and the ways out.
+func (a *Allocator) redefined(ctx context.Context, pool string, have, want ipam.Spec) error {
+	users := "no node has a subnet of it"
+	if taken, err := a.subnets(ctx, pool); err == nil && len(taken) > 0 {
+		users = "in use on node " + strings.Join(slices.Compact(slices.Sorted(maps.Values(taken))), ", ")
+	}
+	return ipam.Invalid("is there already with other values (%s): %s; write the same values, or give this network a \"pool\" name and a range of its own",
+		users, have.Differences(want))
 }
 
 // clash looks at every other pool.

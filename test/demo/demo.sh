@@ -143,5 +143,5 @@ show "$BIN/patchctl" doctor
 ports=$(vsctl --bare --columns=name find port 'external_ids:patchbay-sandbox!=""')
 claims=$("$BIN/patchctl" ipam show -o json)
 links=$(in_node ip -br link show type veth)
-[ -z "$ports" ] && [ -z "$links" ] && [ "$(echo "$claims" | tr -d ' \n')" = "null" ] || die "left: ports '$ports' links '$links' claims '$claims'"
+[ -z "$ports" ] && [ -z "$links" ] && [ "$(echo "$claims" | tr -d ' \n')" = "[]" ] || die "left: ports '$ports' links '$links' claims '$claims'"
 note "no port, no link, no address; the demo took $(($(date +%s) - begin)) s"

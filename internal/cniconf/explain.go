@@ -1,0 +1,199 @@
+package cniconf
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Explain says in words what is wrong with the JSON in b, and where: line and character.
+func Explain(b []byte, err error) string {
+	var syntax *json.SyntaxError
+	var typ *json.UnmarshalTypeError
+	switch {
+	case len(bytes.TrimSpace(b)) == 0:
+		return "it is empty"
+	case errors.As(err, &syntax):
+		return explainSyntax(b, int(syntax.Offset))
+	case errors.As(err, &typ):
+		what := "it"
+		if typ.Field != "" {
+			what = fmt.Sprintf("%q", typ.Field)
+		}
+		return fmt.Sprintf("%s must be %s, not %s, at %s", what, wanted(typ.Type), found(typ.Value), position(b, int(typ.Offset)))
+	}
+	return err.Error()
+}
+
+// explainSyntax looks at the character that JSON does not allow: the parser's own words speak of
+// its state.
+func explainSyntax(b []byte, offset int) string {
+	at := position(b, offset)
+	if offset >= len(bytes.TrimRight(b, " \t\r\n")) && opened(b) {
+		return "it ends before it is complete, at " + at + ": a bracket or a quote is not closed"
+	}
+	c := b[offset-1]
+	switch {
+	case c == '\'':
+		return "' at " + at + " is not JSON: texts and keys stand in double quotes"
+	case c == '\n' || c == '\r':
+		return "the line ends inside a text, at " + at + ": a double quote is missing"
+	case c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_':
+		return fmt.Sprintf("%c at %s is not JSON: texts and keys stand in double quotes, or a comma is missing before it", c, at)
+	case c == '}' || c == ']':
+		return fmt.Sprintf("%c at %s comes too early: something is missing before it, or a comma is too much", c, at)
+	}
+	return fmt.Sprintf("%s at %s is not JSON there: a comma, colon, bracket or quote before it is missing or too much", string(rune(c)), at)
+}
+
+// opened reports whether brackets or a quote are still open at the end.
+func opened(b []byte) bool {
+	depth, text := 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case text && c == '\\':
+			i++
+		case c == '"':
+			text = !text
+		case text:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return text || depth > 0
+}
+
+// found is what JSON has, in words; the decoder calls it "string", "number 1.5", "array".
+func found(value string) string {
+	switch value {
+	case "string":
+		return "a text"
+	case "number":
+		return "a number"
+	case "array":
+		return "a list"
+	case "object":
+		return "an object"
+	case "bool":
+		return "true or false"
+	}
+	return value
+}
+
+// wanted is what a Go type is in JSON, in words.
+func wanted(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a text in double quotes"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list in square brackets"
+	case reflect.Map, reflect.Struct:
+		return "an object in braces"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	}
+	return "a whole number"
+}
+
+// Strict reads an object into a struct. A key that the struct does not have is an error, which names
+// the key that was probably meant.
+func Strict(b []byte, into any) error {
+	if err := json.Unmarshal(b, into); err != nil {
+		return errors.New(Explain(b, err))
+	}
+	return unknownKey(b, reflect.TypeOf(into).Elem(), "")
+}
+
+var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+// unknownKey looks into structs within structs; what reads itself has its own rules.
+func unknownKey(b json.RawMessage, t reflect.Type, at string) error {
+	var keys map[string]json.RawMessage
+	if reflect.PointerTo(t).Implements(unmarshaler) || t.Kind() != reflect.Struct || json.Unmarshal(b, &keys) != nil {
+		return nil
+	}
+	known := map[string]reflect.Type{}
+	for f := range t.Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
+			known[name] = f.Type
+		}
+	}
+	names := slices.Sorted(maps.Keys(known))
+	for _, k := range slices.Sorted(maps.Keys(keys)) {
+		i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, k) }) // as encoding/json takes them
+		if i < 0 {
+			return fmt.Errorf("unknown key %q%s", at+k, Hint(k, names))
+		}
+		if err := unknownKey(keys[k], known[names[i]], at+k+"."); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Hint names what a mistyped key was probably meant to be, or what there is: an ending for an error's
+// text.
+func Hint(key string, known []string) string {
+	slices.Sort(known)
+	best, least := "", 3
+	for _, k := range known {
+		if d := distance(strings.ToLower(key), strings.ToLower(k)); d < least && d < len(key) {
+			best, least = k, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf(": did you mean %q?", best)
+	}
+	return ": there are " + strings.Join(known, ", ")
+}
+
+// distance is how many characters differ, two that changed places counting as one (optimal string
+// alignment).
+func distance(a, b string) int {
+	d := make([][]int, len(a)+1)
+	for i := range d {
+		d[i] = make([]int, len(b)+1)
+		d[i][0] = i
+	}
+	for j := range b {
+		d[0][j+1] = j + 1
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
+			}
+		}
+	}
+	return d[len(a)][len(b)]
+}
+
+func position(b []byte, offset int) string {
+	offset = min(max(offset, 1), len(b))
+	if offset == 0 {
+		return "character 1"
+	}
+	before := b[:offset]
+	line := bytes.Count(before[:offset-1], []byte("\n")) + 1
+	if line == 1 {
+		return fmt.Sprintf("character %d", offset)
+	}
+	return fmt.Sprintf("line %d, character %d", line, offset-1-bytes.LastIndexByte(before[:offset-1], '\n'))
+}
