@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	yamlv3 "go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -39,6 +41,9 @@ func Pods(path string) ([]meta.Pod, error) {
 
 func parseFile(path string) (objects, error) {
 	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return objects{}, fmt.Errorf("%s: there is no such file", path)
+	}
 	if err != nil {
 		return objects{}, err
 	}
@@ -49,85 +54,228 @@ func parseFile(path string) (objects, error) {
 	return o, nil
 }
 
+// An objectError says which object of a file is wrong.
+type objectError struct {
+	kind string
+	key
+	err error
+}
+
+func (e *objectError) Error() string {
+	if e.name == "" {
+		return e.kind + ": " + e.err.Error()
+	}
+	return fmt.Sprintf("%s %s/%s: %s", e.kind, e.namespace, e.name, e.err)
+}
+func (e *objectError) Unwrap() error { return e.err }
+
 // parse reads all documents of a file. Errors tell the line in the file.
 func parse(b []byte) (objects, error) {
 	o := objects{pods: map[key]*meta.Pod{}, networks: map[key]*meta.Network{}}
-	dec := yamlv3.NewDecoder(bytes.NewReader(b))
+	dec := yaml.NewDecoder(bytes.NewReader(b))
 	for {
-		var doc yamlv3.Node
+		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
 			return o, nil
 		}
 		if err != nil {
-			return o, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+			return o, fmt.Errorf("%s (is the indentation right, with spaces only?)", strings.TrimPrefix(err.Error(), "yaml: "))
 		}
-		if err := o.add(&doc); err != nil {
-			return o, fmt.Errorf("line %d: %w", firstLine(&doc), err)
+		if len(doc.Content) == 0 {
+			continue
+		}
+		if err := o.add(doc.Content[0]); err != nil {
+			return o, fmt.Errorf("line %d: %w", doc.Content[0].Line, err)
 		}
 	}
 }
 
-func firstLine(doc *yamlv3.Node) int {
-	if len(doc.Content) > 0 {
-		return doc.Content[0].Line
-	}
-	return doc.Line
+// An object is what is needed of a manifest. Scalars are taken as they are written: y, 1.10 and 0x10
+// are names as any other, whatever YAML would make of them.
+type object struct {
+	kind, apiVersion string
+	key
+	uid         string
+	annotations map[string]string
+	spec        *yaml.Node
 }
 
-func (o objects) add(doc *yamlv3.Node) error {
-	text, err := yamlv3.Marshal(doc)
+// versions are the kinds that are read, with their apiVersion.
+var versions = map[string]string{"Pod": "v1", "NetworkAttachmentDefinition": nad.SchemeGroupVersion.String()}
+
+// Keys of our objects; a misspelt one would be dropped in silence.
+var (
+	networkKeys  = []string{"apiVersion", "kind", "metadata", "spec"}
+	podKeys      = []string{"apiVersion", "kind", "metadata", "spec", "status"}
+	metadataKeys = []string{"name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp",
+		"deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations", "ownerReferences", "finalizers", "managedFields"}
+)
+
+// objectName is what the API server takes for a name.
+var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+
+// add keeps the object of a document, if it is one of ours.
+func (o objects) add(doc *yaml.Node) error {
+	switch {
+	case doc.Tag == "!!null":
+		return nil // an empty document
+	case doc.Kind != yaml.MappingNode:
+		return fmt.Errorf("it must be a Kubernetes object, not %s", kindOf(doc))
+	}
+	kind := value(doc, "kind")
+	if kind == nil || versions[kind.Value] == "" {
+		return nil // other kinds are none of our business
+	}
+	obj := object{kind: kind.Value, key: key{namespace: metav1.NamespaceDefault}, spec: value(doc, "spec")}
+	if err := obj.head(doc); err != nil {
+		return &objectError{obj.kind, obj.key, err}
+	}
+	if obj.kind == "Pod" {
+		o.pods[obj.key] = &meta.Pod{Namespace: obj.namespace, Name: obj.name, UID: obj.uid, Annotations: obj.annotations}
+		return nil
+	}
+	config, err := obj.config()
 	if err != nil {
+		return &objectError{obj.kind, obj.key, err}
+	}
+	o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: config}
+	return nil
+}
+
+// head reads all but the spec. The name comes first: errors tell it.
+func (obj *object) head(doc *yaml.Node) error {
+	m := value(doc, "metadata")
+	for _, f := range []struct {
+		in   *yaml.Node
+		key  string
+		what string
+		into *string
+	}{{m, "namespace", "metadata.namespace", &obj.namespace}, {m, "name", "metadata.name", &obj.name}, {m, "uid", "metadata.uid", &obj.uid},
+		{doc, "apiVersion", "apiVersion", &obj.apiVersion}} {
+		if err := scalar(value(f.in, f.key), f.what, f.into); err != nil {
+			return err
+		}
+	}
+	known := networkKeys
+	if obj.kind == "Pod" {
+		known = podKeys
+	}
+	if err := errors.Join(checkKeys(doc, "the object", known), checkKeys(m, "metadata", metadataKeys)); err != nil {
 		return err
 	}
-	var head struct {
-		metav1.TypeMeta   `json:",inline"`
-		metav1.ObjectMeta `json:"metadata"`
+	switch want := versions[obj.kind]; {
+	case obj.name == "":
+		return errors.New("metadata.name is missing")
+	case !objectName.MatchString(obj.name):
+		return fmt.Errorf("metadata.name: %q is not a name: lower-case letters, digits, dashes and dots", obj.name)
+	case !objectName.MatchString(obj.namespace):
+		return fmt.Errorf("metadata.namespace: %q is not a name: lower-case letters, digits and dashes", obj.namespace)
+	case obj.apiVersion != want:
+		return fmt.Errorf("apiVersion must be %s, not %q", want, obj.apiVersion)
 	}
-	if err := yaml.Unmarshal(text, &head); err != nil {
-		return fmt.Errorf("not a Kubernetes object: %w", err)
-	}
-	if head.Namespace == "" {
-		head.Namespace = metav1.NamespaceDefault
-	}
-	at := key{head.Namespace, head.Name}
-	switch {
-	case head.Kind == "Pod" && head.APIVersion == "v1":
-		if head.Name == "" {
-			return errors.New("pod without metadata.name")
-		}
-		o.pods[at] = &meta.Pod{Namespace: at.namespace, Name: at.name, UID: string(head.UID), Annotations: head.Annotations}
-	case head.Kind == "NetworkAttachmentDefinition" && head.APIVersion == nad.SchemeGroupVersion.String():
-		if head.Name == "" {
-			return errors.New("NetworkAttachmentDefinition without metadata.name")
-		}
-		var n nad.NetworkAttachmentDefinition
-		if err := yaml.UnmarshalStrict(text, &n); err != nil {
-			return fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", at.namespace, at.name, err)
-		}
-		if n.Spec.Config != "" {
-			if _, err := cniconf.Parse([]byte(n.Spec.Config), n.Name); err != nil {
-				return fmt.Errorf("NetworkAttachmentDefinition %s/%s: spec.config (line %d): %w", at.namespace, at.name, configLine(doc), err)
-			}
-		}
-		o.networks[at] = &meta.Network{Namespace: at.namespace, Name: at.name, Config: n.Spec.Config}
-	}
-	return nil // other kinds are none of our business
+	return obj.readAnnotations(value(m, "annotations"))
 }
 
-// configLine is the line of spec.config in the file.
-func configLine(doc *yamlv3.Node) int {
-	n := doc
-	if len(n.Content) > 0 && n.Kind == yamlv3.DocumentNode {
-		n = n.Content[0]
+func (obj *object) readAnnotations(n *yaml.Node) error {
+	if n == nil || n.Tag == "!!null" {
+		return nil
 	}
-	for _, name := range []string{"spec", "config"} {
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			if n.Content[i].Value == name {
-				n = n.Content[i+1]
-				break
-			}
+	if err := checkKeys(n, "metadata.annotations", nil); err != nil {
+		return err
+	}
+	obj.annotations = map[string]string{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		var t string
+		if err := scalar(n.Content[i+1], "annotation "+n.Content[i].Value, &t); err != nil {
+			return err
+		}
+		obj.annotations[n.Content[i].Value] = t
+	}
+	return nil
+}
+
+// config reads spec.config and checks it; "" is a configuration on disk.
+func (obj *object) config() (config string, err error) {
+	if obj.spec == nil || obj.spec.Tag == "!!null" {
+		return "", nil
+	}
+	if err := checkKeys(obj.spec, "spec", []string{"config"}); err != nil {
+		return "", err
+	}
+	n := value(obj.spec, "config")
+	if err := scalar(n, "spec.config", &config); err != nil || config == "" {
+		return "", err
+	}
+	if _, err := cniconf.Parse([]byte(config), obj.name); err != nil {
+		return "", fmt.Errorf("spec.config (line %d): %w", n.Line, err)
+	}
+	return config, nil
+}
+
+// value is what a mapping has under a key, of its own or merged in; nil if nothing.
+func value(n *yaml.Node, key string) *yaml.Node {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	var merged *yaml.Node
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		v := n.Content[i+1]
+		if v.Kind == yaml.AliasNode {
+			v = v.Alias
+		}
+		switch n.Content[i].Value {
+		case key:
+			return v
+		case "<<":
+			merged = v
 		}
 	}
-	return n.Line
+	return value(merged, key)
+}
+
+// scalar reads a text as it was written; a node that is missing or null leaves into as it is.
+func scalar(n *yaml.Node, what string, into *string) error {
+	switch {
+	case n == nil || n.Tag == "!!null":
+		return nil
+	case n.Kind == yaml.AliasNode:
+		return scalar(n.Alias, what, into)
+	case n.Kind != yaml.ScalarNode:
+		return fmt.Errorf("line %d: %s must be a text, not %s: put it into quotes, or behind a |", n.Line, what, kindOf(n))
+	}
+	*into = n.Value
+	return nil
+}
+
+// checkKeys refuses a key that is unknown or there twice; nil knows all.
+func checkKeys(n *yaml.Node, what string, known []string) error {
+	if n == nil {
+		return nil
+	}
+	if n.Kind != yaml.MappingNode {
+		return fmt.Errorf("line %d: %s must be an object, not %s", n.Line, what, kindOf(n))
+	}
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k := n.Content[i]
+		switch {
+		case seen[k.Value]:
+			return fmt.Errorf("line %d: %s has the key %q twice", k.Line, what, k.Value)
+		case known != nil && k.Value != "<<" && !slices.Contains(known, k.Value):
+			return fmt.Errorf("line %d: unknown key %q in %s%s", k.Line, k.Value, what, cniconf.Hint(k.Value, slices.Clone(known)))
+		}
+		seen[k.Value] = true
+	}
+	return nil
+}
+
+func kindOf(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.MappingNode:
+		return "an object"
+	}
+	return fmt.Sprintf("the text %q", n.Value)
 }

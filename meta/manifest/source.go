@@ -12,10 +12,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
+	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -32,10 +32,14 @@ type Source struct {
 }
 
 type file struct {
-	modified time.Time
-	size     int64
-	objects  objects
-	err      error
+	info    os.FileInfo
+	objects objects
+	err     error
+}
+
+// is reports whether the file is still the one that was read.
+func (f *file) is(info os.FileInfo) bool {
+	return f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size()
 }
 
 // New returns a source for the directory, which need not exist yet; "" has nothing in it.
@@ -43,33 +47,6 @@ func New(dir string, log *slog.Logger) *Source {
 	s := &Source{dir: dir, log: log, files: map[string]file{}}
 	s.scan()
 	return s
-}
-
-// Run watches the directory until the context ends.
-func (s *Source) Run(ctx context.Context) error {
-	if s.dir == "" {
-		return nil
-	}
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch manifests: %w", err)
-	}
-	defer w.Close()
-	if err := w.Add(s.dir); err != nil {
-		return fmt.Errorf("watch manifests in %s: %w", s.dir, err)
-	}
-	s.scan()
-	for {
-		select {
-		case <-w.Events:
-			s.scan()
-		case err := <-w.Errors:
-			s.log.Warn("watch of manifests", "directory", s.dir, "error", err)
-			s.scan()
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }
 
 // Errors returns what is wrong with which file, by path.
@@ -87,8 +64,8 @@ func (s *Source) Errors() map[string]error {
 
 // Pod implements meta.Source.
 func (s *Source) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod, error) {
-	p, err := find(s, func(o objects) *meta.Pod { return o.pods[key{namespace, name}] },
-		fmt.Sprintf("pod %s/%s", namespace, name))
+	at := key{namespace, name}
+	p, err := find(s, "Pod", at, func(o objects) *meta.Pod { return o.pods[at] })
 	if err == nil && !p.Is(uid) {
 		return nil, fmt.Errorf("pod %s/%s has UID %s, the sandbox is for %s: %w", namespace, name, p.UID, uid, meta.ErrReplaced)
 	}
@@ -97,8 +74,8 @@ func (s *Source) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod,
 
 // Network implements meta.Source.
 func (s *Source) Network(_ context.Context, namespace, name string) (*meta.Network, error) {
-	return find(s, func(o objects) *meta.Network { return o.networks[key{namespace, name}] },
-		fmt.Sprintf("NetworkAttachmentDefinition %s/%s", namespace, name))
+	at := key{namespace, name}
+	return find(s, "NetworkAttachmentDefinition", at, func(o objects) *meta.Network { return o.networks[at] })
 }
 
 // Networks returns all networks, sorted by namespace and name.
@@ -118,7 +95,7 @@ func (s *Source) Networks() []meta.Network {
 }
 
 // find looks in what is known, and once more in the directory itself: the watch may be behind.
-func find[T any](s *Source, pick func(objects) *T, what string) (*T, error) {
+func find[T any](s *Source, kind string, at key, pick func(objects) *T) (*T, error) {
 	for range 2 {
 		s.mu.Lock()
 		for _, path := range slices.Sorted(maps.Keys(s.files)) {
@@ -130,14 +107,29 @@ func find[T any](s *Source, pick func(objects) *T, what string) (*T, error) {
 		s.mu.Unlock()
 		s.scan()
 	}
-	hint := ""
-	for path, err := range s.Errors() {
-		hint = fmt.Sprintf("; %s can't be read: %v", filepath.Base(path), err)
-	}
+	what := strings.Replace(kind, "Pod", "pod", 1) + " " + at.namespace + "/" + at.name
 	if s.dir == "" {
 		return nil, fmt.Errorf("%s: %w: standalone.manifests names no directory", what, meta.ErrNotFound)
 	}
-	return nil, fmt.Errorf("%s: %w in %s%s", what, meta.ErrNotFound, s.dir, hint)
+	return nil, s.missing(kind, at, what)
+}
+
+// missing says why an object is not there: its manifest is broken, or no file has it. Files that
+// can't be read, and may have it, are named.
+func (s *Source) missing(kind string, at key, what string) error {
+	var others []string
+	errs := s.Errors()
+	for _, path := range slices.Sorted(maps.Keys(errs)) {
+		var broken *objectError
+		if errors.As(errs[path], &broken) && broken.kind == kind && broken.key == at {
+			return types.NewError(types.ErrInvalidNetworkConfig, "its manifest is broken: "+errs[path].Error(), "")
+		}
+		others = append(others, errs[path].Error())
+	}
+	if len(others) > 0 {
+		return fmt.Errorf("%s: %w in %s; also unreadable: %s", what, meta.ErrNotFound, s.dir, strings.Join(others, "; "))
+	}
+	return fmt.Errorf("%s: %w in %s", what, meta.ErrNotFound, s.dir)
 }
 
 // scan reads the files that are new or have changed.
@@ -163,11 +155,11 @@ func (s *Source) scan() {
 			continue
 		}
 		seen[path] = true
-		have, known := s.files[path]
-		if known && have.modified.Equal(info.ModTime()) && have.size == info.Size() {
+		have := s.files[path]
+		if have.is(info) {
 			continue
 		}
-		f := file{modified: info.ModTime(), size: info.Size()}
+		f := file{info: info}
 		if f.objects, f.err = parseFile(path); f.err != nil {
 			f.objects = have.objects
 			s.log.Error("manifest can't be read; its last good version stays in force", "error", f.err)
