@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -191,16 +193,27 @@ func removeCgroups(name string) {
 // WriteEnter writes a script by which a user outside runs a command inside: next to the control
 // plane, or, with a node's name before it, on that node.
 func (c *Cluster) WriteEnter(path string) error {
-	// Process 1 of the namespace, as it is known outside.
+	// The process that has process 1 of the namespace as its child, as it is known outside.
 	outside, err := os.ReadFile(filepath.Join(filepath.Dir(path), "pid"))
 	if err != nil {
 		return err
 	}
-	script := "#!/bin/sh\n# Runs a command in the test cluster: enter [n1|n2] COMMAND...\n" +
-		"init=$(cat /proc/" + strings.TrimSpace(string(outside)) + "/task/*/children)\ninit=${init%% *}\n" +
-		"inside=\"nsenter -t $init -m -n -p --wd=$PWD\"\ncase $1 in\n"
+	nodes := map[string]int{}
 	for _, n := range c.Nodes {
-		script += fmt.Sprintf("%s) shift; exec $inside nsenter -t %d -m -n -u -p -- env PATH=%s/bin:$PATH \"$@\" ;;\n", n.Name, n.pid, c.Root)
+		nodes[n.Name] = n.pid
 	}
-	return os.WriteFile(path, []byte(script+"*) exec $inside \"$@\" ;;\nesac\n"), 0o755)
+	return os.WriteFile(path, []byte(enterScript(strings.TrimSpace(string(outside)), c.Root, nodes)), 0o755)
+}
+
+// enterScript keeps the caller's working directory where it is there inside, too: a mount namespace
+// is entered at its root.
+func enterScript(outside, root string, nodes map[string]int) string {
+	const stay = `sh -c 'cd "$0" 2>/dev/null; exec "$@"' "$PWD" "$@"`
+	script := "#!/bin/sh\n# Runs a command in the test cluster: enter [n1|n2] COMMAND...\n" +
+		"init=$(cat /proc/" + outside + "/task/*/children)\ninit=${init%% *}\n" +
+		"inside=\"nsenter -t $init -m -n -p --\"\ncase $1 in\n"
+	for _, n := range slices.Sorted(maps.Keys(nodes)) {
+		script += fmt.Sprintf("%s) shift; exec $inside nsenter -t %d -m -n -u -p -- env PATH=%s/bin:$PATH %s ;;\n", n, nodes[n], root, stay)
+	}
+	return script + "*) exec $inside " + stay + " ;;\nesac\n"
 }
