@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -90,7 +91,7 @@ func command() *cobra.Command {
 func (o *options) client() (*client.Client, error) {
 	token := ""
 	if o.tokenFile != "" {
-		b, err := os.ReadFile(o.tokenFile)
+		b, err := readFile("--token", o.tokenFile)
 		if err != nil {
 			return nil, err
 		}
@@ -101,6 +102,19 @@ func (o *options) client() (*client.Client, error) {
 		return nil, usage("%v", err)
 	}
 	return c, nil
+}
+
+// readFile reads a file that a flag names.
+func readFile(flag, path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	var cause *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, usage("%s %s: there is no such file", flag, path)
+	case errors.As(err, &cause):
+		return nil, usage("%s %s can't be read: %v", flag, path, cause.Err)
+	}
+	return b, err
 }
 
 // podName reads pod/NAME, pods/NAME or NAME.

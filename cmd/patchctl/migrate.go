@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
-	"os"
+	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
@@ -31,18 +34,16 @@ func migrateCheck(o *options) *cobra.Command {
 Multus' configuration, from its ConfigMaps and from --multus-config, and changes
 nothing. Exit code 1 if something will not work.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			rules := clientcmd.NewDefaultClientConfigLoadingRules()
-			rules.ExplicitPath = kubeconfig
-			cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
-			if err != nil {
-				return fmt.Errorf("%w; --kubeconfig names the file", err)
-			}
-			snapshot, err := kube.TakeSnapshot(cmd.Context(), cfg)
+			cfg, err := clusterConfig(kubeconfig)
 			if err != nil {
 				return err
 			}
+			snapshot, err := kube.TakeSnapshot(cmd.Context(), cfg)
+			if err != nil {
+				return noAnswer(cfg.Host, err)
+			}
 			if file != "" {
-				b, err := os.ReadFile(file)
+				b, err := readFile("--multus-config", file)
 				if err != nil {
 					return err
 				}
@@ -73,9 +74,40 @@ nothing. Exit code 1 if something will not work.`,
 	return cmd
 }
 
+// clusterConfig finds out how to reach the cluster, and says where it looked if it can't.
+func clusterConfig(kubeconfig string) (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	if kubeconfig != "" {
+		if _, err := readFile("--kubeconfig", kubeconfig); err != nil {
+			return nil, err
+		}
+		rules.ExplicitPath = kubeconfig
+	}
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	switch {
+	case err == nil:
+		return cfg, nil
+	case !clientcmd.IsEmptyConfig(err):
+		files := strings.Join(rules.GetLoadingPrecedence(), ", ")
+		return nil, fmt.Errorf("%s can't be used as a kubeconfig: kubectl config view --kubeconfig FILE says what is wrong with it", files)
+	case kubeconfig != "":
+		return nil, fmt.Errorf("--kubeconfig %s names no cluster: its current-context is missing or empty", kubeconfig)
+	}
+	return nil, errors.New("no cluster to look at: give --kubeconfig FILE, or set $KUBECONFIG, or have ~/.kube/config; inside a pod, a service account does")
+}
+
+// noAnswer tells a cluster that can't be reached from one that refuses.
+func noAnswer(server string, err error) error {
+	var network *url.Error
+	if errors.As(err, &network) {
+		return fmt.Errorf("the API server %s does not answer (%w): is it the right kubeconfig?", server, network.Err)
+	}
+	return err
+}
+
 // judge looks at everything, and at each pod as the first readable configuration has it.
 func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
-	cfg := meta.Config{AnyDevice: true, Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
+	cfg := meta.Config{Devices: s, Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
 	var findings []multus.Finding
 	for _, object := range slices.Sorted(maps.Keys(s.Configs)) {
 		text := []byte(s.Configs[object])
@@ -88,8 +120,12 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 	}
 	for _, n := range s.Networks {
 		findings = append(findings, multus.CheckNetwork(n)...)
+		if handed, _ := s.Hands(ctx, n.Resource); !handed { // never fails
+			findings = append(findings, multus.Finding{Object: "network " + n.Namespace + "/" + n.Name, Grade: multus.Works,
+				Message: "its resource " + n.Resource + " is the scheduler's: pods that request it get a node with that bridge, where ovs.marker publishes it"})
+		}
 	}
-	planner := meta.NewPlanner(s, cfg)
+	planner := meta.NewPlanner(multus.Seen{Source: s}, cfg)
 	for _, p := range s.Pods {
 		findings = append(findings, multus.CheckPod(ctx, planner, p)...)
 	}

@@ -7,19 +7,24 @@ import (
 	"strings"
 
 	nadclient "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/client/clientset/versioned"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// A Snapshot is what a cluster has, read once: a meta.Source too.
+// A Snapshot is what a cluster has, read once: a meta.Source, and a meta.DeviceSource that takes it
+// that pods get the devices they request.
 type Snapshot struct {
 	Networks []meta.Network
-	Pods     []meta.Pod // those that ask for networks
+	Pods     []meta.Pod // those that ask for networks and have not ended
+	// Requests are the extended resources that those pods request, by pod, as namespace/name, and
+	// resource. A pod with resource claims may have any device: what it gets is not in its manifest.
+	Requests map[string]map[string]int
+	Claimers map[string]bool
 	// Configs are the configurations of Multus in ConfigMaps, by namespace/name/key.
 	Configs map[string]string
 }
@@ -29,7 +34,7 @@ const pageSize = 500
 
 // TakeSnapshot reads a cluster.
 func TakeSnapshot(ctx context.Context, cfg *rest.Config) (*Snapshot, error) {
-	s := &Snapshot{Configs: map[string]string{}}
+	s := &Snapshot{Configs: map[string]string{}, Requests: map[string]map[string]int{}, Claimers: map[string]bool{}}
 	nads, err := nadclient.NewForConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -48,25 +53,88 @@ func TakeSnapshot(ctx context.Context, cfg *rest.Config) (*Snapshot, error) {
 }
 
 func (s *Snapshot) readPods(ctx context.Context, cfg *rest.Config) error {
-	pods, err := metadata.NewForConfig(cfg)
+	clients, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return err
 	}
 	opts := metav1.ListOptions{Limit: pageSize}
 	for {
-		l, err := pods.Resource(Pods).List(ctx, opts)
+		l, err := clients.CoreV1().Pods("").List(ctx, opts)
 		if err != nil {
 			return fmt.Errorf("list pods: %w", err)
 		}
 		for i := range l.Items {
-			if p := toPod(&l.Items[i]); p.Annotations[meta.NetworksAnnotation] != "" || p.Annotations[meta.DefaultNetworkAnnotation] != "" {
-				s.Pods = append(s.Pods, *p)
-			}
+			s.addPod(&l.Items[i])
 		}
 		if opts.Continue = l.Continue; opts.Continue == "" {
 			return nil
 		}
 	}
+}
+
+func (s *Snapshot) addPod(o *corev1.Pod) {
+	p := toPod(&metav1.PartialObjectMetadata{ObjectMeta: o.ObjectMeta})
+	ended := o.Status.Phase == corev1.PodSucceeded || o.Status.Phase == corev1.PodFailed
+	if ended || p.Annotations[meta.NetworksAnnotation] == "" && p.Annotations[meta.DefaultNetworkAnnotation] == "" {
+		return
+	}
+	s.Pods = append(s.Pods, *p)
+	s.Requests[p.Namespace+"/"+p.Name] = requests(&o.Spec)
+	s.Claimers[p.Namespace+"/"+p.Name] = len(o.Spec.ResourceClaims) > 0
+}
+
+// requests sums up the extended resources of a pod's containers. Init containers run before the
+// others and pass their devices on, but for those that stay.
+func requests(spec *corev1.PodSpec) map[string]int {
+	sum := map[string]int{}
+	add := func(c *corev1.Container, join func(have, more int) int) {
+		for name, q := range c.Resources.Limits { // of extended resources, requests are the same
+			if strings.Contains(string(name), "/") {
+				sum[string(name)] = join(sum[string(name)], int(q.Value()))
+			}
+		}
+	}
+	plus := func(have, more int) int { return have + more }
+	for i := range spec.Containers {
+		add(&spec.Containers[i], plus)
+	}
+	for i := range spec.InitContainers {
+		if c := &spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			add(c, plus)
+		}
+	}
+	for i := range spec.InitContainers {
+		if c := &spec.InitContainers[i]; c.RestartPolicy == nil {
+			add(c, func(have, more int) int { return max(have, more) })
+		}
+	}
+	return sum
+}
+
+// SchedulerResources is what ovs-cni's marker calls the bridges of a node. kubelet has no devices of
+// them: they lead a pod to a node that has the bridge.
+const SchedulerResources = "ovs-cni.network.kubevirt.io/"
+
+// Hands implements meta.DeviceSource.
+func (s *Snapshot) Hands(_ context.Context, resource string) (bool, error) {
+	return !strings.HasPrefix(resource, SchedulerResources), nil
+}
+
+// Devices implements meta.DeviceSource, with made-up devices.
+func (s *Snapshot) Devices(_ context.Context, namespace, pod string) (map[string][]string, error) {
+	at := namespace + "/" + pod
+	devices := map[string][]string{}
+	for resource, n := range s.Requests[at] {
+		for i := range n {
+			devices[resource] = append(devices[resource], fmt.Sprintf("device-%d", i+1))
+		}
+	}
+	if s.Claimers[at] {
+		for _, n := range s.Networks {
+			devices[n.Resource] = append(devices[n.Resource], "claimed")
+		}
+	}
+	return devices, nil
 }
 
 // readConfigs finds the ConfigMaps of Multus' manifests: multus-daemon-config of the thick daemon,
@@ -101,10 +169,14 @@ func (s *Snapshot) Pod(_ context.Context, namespace, name, _ string) (*meta.Pod,
 }
 
 // Network implements meta.Source.
-func (s *Snapshot) Network(_ context.Context, namespace, name string) (*meta.Network, error) {
+func (s *Snapshot) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
 	i := slices.IndexFunc(s.Networks, func(n meta.Network) bool { return n.Namespace == namespace && n.Name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", namespace, name, meta.ErrNotFound)
 	}
-	return &s.Networks[i], nil
+	n := s.Networks[i]
+	if handed, _ := s.Hands(ctx, n.Resource); !handed { // never fails
+		n.Resource = ""
+	}
+	return &n, nil
 }

@@ -108,7 +108,26 @@ func CheckNetwork(n meta.Network) []Finding {
 	return append([]Finding{{object, Works, strings.Join(message, "; ")}}, findings...)
 }
 
-// CheckPod judges a pod's annotations: planner knows the networks and the configuration.
+// Seen is a source as it is seen from outside the nodes: a network whose configuration is on their
+// disks is there, whatever it is.
+type Seen struct{ meta.Source }
+
+// Network implements meta.Source.
+func (s Seen) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
+	n, err := s.Source.Network(ctx, namespace, name)
+	if err != nil || strings.TrimSpace(n.Config) != "" {
+		return n, err
+	}
+	there := *n
+	there.Config = `{"cniVersion": "1.0.0", "type": "` + onDisk + `", "capabilities":
+		{"ips": true, "mac": true, "infinibandGUID": true, "portMappings": true, "bandwidth": true, "deviceID": true}}`
+	return &there, nil
+}
+
+// onDisk is the type of a plugin that is not known here.
+const onDisk = "on-the-nodes-disks"
+
+// CheckPod judges a pod by planning it: planner knows the networks, the devices and the configuration.
 func CheckPod(ctx context.Context, planner *meta.Planner, p meta.Pod) []Finding {
 	object := "pod " + p.Namespace + "/" + p.Name
 	wanted, err := planner.Plan(ctx, p, "eth0", nil)
@@ -118,5 +137,11 @@ func CheckPod(ctx context.Context, planner *meta.Planner, p meta.Pod) []Finding 
 	if len(wanted) == 0 {
 		return nil
 	}
-	return []Finding{{object, Works, fmt.Sprintf("%d networks", len(wanted))}}
+	findings := []Finding{{object, Works, fmt.Sprintf("%d networks", len(wanted))}}
+	for _, w := range wanted {
+		if slices.Contains(w.Config.Types(), onDisk) {
+			findings = append(findings, Finding{object, Works, "network " + w.Network + " is on the nodes' disks and was not tried"})
+		}
+	}
+	return findings
 }
