@@ -67,6 +67,9 @@ var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.:\-]*[a-z0-9])?$`)
 // defined in pools takes its fields from the definition.
 func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
 	var c Config
+	if err := checkRoutes(raw); err != nil {
+		return nil, err
+	}
 	if err := cniconf.Strict(raw, &c); err != nil {
 		return nil, Invalid("ipam: %v", err)
 	}
@@ -78,6 +81,25 @@ func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
 		c = def
 	}
 	return c.Validate()
+}
+
+// checkRoutes reads the routes as texts: the CNI types' own errors name no field.
+func checkRoutes(raw json.RawMessage) error {
+	var c struct {
+		Routes []struct{ Dst, GW string }
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return Invalid("ipam: %s", cniconf.Explain(raw, err))
+	}
+	for _, r := range c.Routes {
+		if _, err := netip.ParsePrefix(r.Dst); err != nil {
+			return Invalid("ipam: routes: dst %q is not a CIDR, such as 0.0.0.0/0", r.Dst)
+		}
+		if _, err := netip.ParseAddr(r.GW); err != nil && r.GW != "" {
+			return Invalid("ipam: routes: gw %q is not an address, such as 10.12.0.1", r.GW)
+		}
+	}
+	return nil
 }
 
 // Validate returns the pool, or what is wrong with which field.

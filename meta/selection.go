@@ -92,7 +92,7 @@ func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
 			s.Namespace = podNamespace
 		}
 		if err := s.Validate(); err != nil {
-			return nil, fmt.Errorf("annotation %s, element %d (%s): %w", NetworksAnnotation, i+1, s.Name, err)
+			return nil, fmt.Errorf("annotation %s, element %d (%s): %w", NetworksAnnotation, i+1, s.Ref(), err)
 		}
 		if s.DefaultRoute != nil {
 			routes++
@@ -113,6 +113,9 @@ func parseShort(annotation string) ([]Selection, error) {
 		at += len(item) + 1
 		text := strings.TrimSpace(item)
 		s, why := parseShortItem(text)
+		if why != "" && text == "" {
+			return nil, malformed("annotation %s, character %d: %s", NetworksAnnotation, begin, why)
+		}
 		if why != "" {
 			return nil, malformed("annotation %s, character %d: %q: %s", NetworksAnnotation, begin, text, why)
 		}
@@ -231,10 +234,10 @@ func (s *Selection) Validate() error {
 	}
 	if s.Interface != "" {
 		if why := cniwire.CheckIfName(s.Interface); why != "" {
-			return malformed("interface: %s", why)
+			return malformed("%s", why)
 		}
 		if s.Interface == "lo" {
-			return malformed("interface: \"lo\" is the loopback's name: choose another")
+			return malformed("interface name \"lo\" is the loopback's: choose another")
 		}
 	}
 	if err := s.validateIPs(); err != nil {
@@ -272,7 +275,7 @@ func (s *Selection) validateIPs() error {
 		case err != nil:
 			return malformed("ips: %q is neither an address nor an address with a prefix length, such as 10.12.0.9/24", ip)
 		case seen[a]:
-			return malformed("ips: address %s stands there twice", a)
+			return malformed("ips: address %s is listed twice", a)
 		case a.IsUnspecified() || a.IsMulticast():
 			return malformed("ips: %s can't be an interface's address", a)
 		}

@@ -55,13 +55,15 @@ func New(o Options) http.Handler {
 	cfg := huma.DefaultConfig("Patchbay", o.Version)
 	cfg.CreateHooks = nil // answers are what the documents say, without $schema
 	cfg.DocsPath = ""     // the page would load its scripts from elsewhere
+	cfg.Transformers = []huma.Transformer{inWords}
 	s.register(humago.New(mux, cfg))
+	known := orMissing(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodGet && r.URL.Path == "/v1/attachments" && r.URL.Query().Get("watch") == "true" {
 			s.watch(w, r)
 			return
 		}
-		mux.ServeHTTP(w, r)
+		known.ServeHTTP(w, r)
 	})
 }
 

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 )
 
 // DefaultServer is the local daemon's socket.
@@ -19,9 +21,10 @@ const DefaultServer = "unix:///run/patchbay/api.sock"
 
 // A Client calls the API of one daemon.
 type Client struct {
-	base  string
-	token string
-	http  *http.Client
+	server string // as errors name it
+	base   string
+	token  string
+	http   *http.Client
 }
 
 // New returns a client of the server: unix:///path/to/api.sock, or an https:// address with a
@@ -31,12 +34,12 @@ func New(server, token string) (*Client, error) {
 		dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		}
-		return &Client{base: "http://patchbay", http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}, nil
+		return &Client{server: path, base: "http://patchbay", http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 16}}}, nil
 	}
-	if !strings.HasPrefix(server, "https://") {
-		return nil, fmt.Errorf("server %q must begin with unix:// or https://", server)
+	if u, err := url.Parse(server); err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("server %q must be unix:///path/to/api.sock or https://host:port", server)
 	}
-	return &Client{base: strings.TrimSuffix(server, "/"), token: token, http: &http.Client{}}, nil
+	return &Client{server: server, base: strings.TrimSuffix(server, "/"), token: token, http: &http.Client{}}, nil
 }
 
 // Close drops idle connections.
@@ -190,8 +193,41 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	if out == nil || resp.StatusCode == http.StatusNoContent {
 		return nil
 	}
-	return json.NewDecoder(resp.Body).Decode(out)
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("the answer of %s is cut short, or not patchbayd's", c.server)
+	}
+	return nil
 }
+
+// noAnswer says why there was none, as far as it can be known here.
+func (c *Client) noAnswer(err error) error {
+	why := ""
+	var network *url.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		why = "there is no socket: is it running, and with that listen.api?"
+	case errors.Is(err, fs.ErrPermission):
+		why = "the socket is root's: run this as root"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		why = "nobody listens there: is it running?"
+	case errors.As(err, &network):
+		why = network.Err.Error()
+	default:
+		why = err.Error()
+	}
+	return &unreachable{fmt.Sprintf("patchbayd does not answer at %s: %s", c.server, why), err}
+}
+
+// unreachable has words of its own for a cause.
+type unreachable struct {
+	text  string
+	cause error
+}
+
+func (u *unreachable) Error() string { return u.text }
+func (u *unreachable) Unwrap() error { return u.cause }
 
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader
@@ -214,7 +250,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("patchbayd does not answer: %w", err)
+		return nil, c.noAnswer(err)
 	}
 	if resp.StatusCode >= 400 {
 		defer resp.Body.Close()

@@ -1,12 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 )
 
 func attachCommand(o *options) *cobra.Command {
@@ -27,8 +28,11 @@ func attachCommand(o *options) *cobra.Command {
 				return usage("give either --network or --config")
 			}
 			if configFile != "" {
-				if r.Config, err = os.ReadFile(configFile); err != nil {
+				if r.Config, err = readFile("--config", configFile); err != nil {
 					return err
+				}
+				if err := json.Unmarshal(r.Config, new(any)); err != nil {
+					return usage("--config %s is not JSON: %s", configFile, cniconf.Explain(r.Config, err))
 				}
 			}
 			c, err := o.client()

@@ -3,22 +3,23 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 )
 
 func ipamCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "ipam", Short: "Address pools: who holds what, and what leaked"}
-	cmd.AddCommand(ipamShow(o), ipamCheck(o), ipamRelease(o))
-	return cmd
+	return group(&cobra.Command{Use: "ipam", Short: "Address pools: who holds what, and what leaked"}, ipamShow(o), ipamCheck(o), ipamRelease(o))
 }
 
 func ipamShow(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "show [POOL|IP]", Short: "The claims of all pools, of one pool, or of one address", Args: cobra.MaximumNArgs(1),
+		Use: "show [POOL|IP]", Short: "The claims of all pools, of one pool, or of one address", Args: atMostOne("a pool or an address"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := o.client()
 			if err != nil {
@@ -33,6 +34,9 @@ func ipamShow(o *options) *cobra.Command {
 					}
 				}
 			}
+			if err == nil && len(args) == 1 {
+				err = poolOrAddress(args[0], pools)
+			}
 			return show(cmd.OutOrStdout(), o.output, claims, err, claimTable)
 		},
 	}
@@ -40,9 +44,24 @@ func ipamShow(o *options) *cobra.Command {
 	return cmd
 }
 
+// poolOrAddress refuses what is neither: a mistyped name is not an empty pool.
+func poolOrAddress(text string, pools []client.Pool) error {
+	names := []string{}
+	for _, p := range pools {
+		names = append(names, p.Name)
+	}
+	if _, err := netip.ParseAddr(text); err == nil || slices.Contains(names, text) {
+		return nil
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%q is neither a pool nor an address: there is no pool yet", text)
+	}
+	return fmt.Errorf("%q is neither a pool nor an address%s", text, cniconf.Hint(text, names))
+}
+
 func ipamCheck(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "check", Short: "Claims without an owner, owners without a claim; exit code 1 if there is one", Args: cobra.NoArgs,
+		Use: "check", Short: "Claims without an owner, owners without a claim; exit code 1 if there is one", Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.client()
 			if err != nil {
@@ -103,7 +122,7 @@ func claimTable(l []client.Claim, _ bool) [][]string {
 
 func doctorCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, leftovers; exit code 1 on a fault", Args: cobra.NoArgs,
+		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, leftovers; exit code 1 on a fault", Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.client()
 			if err != nil {

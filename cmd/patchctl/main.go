@@ -10,12 +10,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 )
 
 // version is set by the linker.
@@ -83,8 +86,8 @@ func command() *cobra.Command {
 	flags.StringVar(&o.server, "server", server, "the daemon's REST API: unix:///path or https://host:port ($PATCHBAY_SERVER)")
 	flags.StringVar(&o.tokenFile, "token", "", "file with a bearer token, for https")
 	flags.StringVarP(&o.namespace, "namespace", "n", "default", "namespace of the pod")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%v", err) })
-	root.AddCommand(attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o))
+	root.SetFlagErrorFunc(flagError)
+	group(root, attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o))
 	return root
 }
 
@@ -110,23 +113,88 @@ func readFile(flag, path string) ([]byte, error) {
 	var cause *fs.PathError
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, usage("%s %s: there is no such file", flag, path)
+		return nil, usage("%s %s does not exist", flag, path)
 	case errors.As(err, &cause):
 		return nil, usage("%s %s can't be read: %v", flag, path, cause.Err)
 	}
 	return b, err
 }
 
+// objectName is what Kubernetes takes for a pod's name.
+var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
+
 // podName reads pod/NAME, pods/NAME or NAME.
 func podName(arg string) (string, error) {
 	kind, name, ok := strings.Cut(arg, "/")
 	if !ok {
-		return arg, nil
+		kind, name = "pod", arg
 	}
-	if kind != "pod" && kind != "pods" || name == "" {
-		return "", usage("%q is not pod/NAME", arg)
+	if kind != "pod" && kind != "pods" || !objectName.MatchString(name) {
+		return "", usage("%q is not pod/NAME, with a name of lower-case letters, digits, dashes and dots", arg)
 	}
 	return name, nil
+}
+
+// group makes a command of one that only has others: alone it shows them, and refuses what it does
+// not know.
+func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(subcommands...)
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		var names []string
+		for _, c := range subcommands {
+			names = append(names, c.Name())
+		}
+		return usage("%s has no command %q%s", cmd.CommandPath(), args[0], cniconf.Hint(args[0], names))
+	}
+	return cmd
+}
+
+// flagError says in words what is wrong with a flag.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	var novalue *pflag.ValueRequiredError
+	var bad *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown):
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, "--"+f.Name) })
+		name := "--" + unknown.GetSpecifiedName()
+		if short := unknown.GetSpecifiedShortnames(); short != "" {
+			name = "-" + unknown.GetSpecifiedName()
+		}
+		return usage("unknown flag %s%s", name, cniconf.Hint(name, names))
+	case errors.As(err, &novalue):
+		return usage("flag --%s needs a value", novalue.GetFlag().Name)
+	case errors.As(err, &bad):
+		wanted := bad.GetFlag().Value.Type()
+		if wanted == "bool" {
+			wanted = "true or false"
+		}
+		return usage("flag --%s must be %s, not %q", bad.GetFlag().Name, wanted, bad.GetValue())
+	}
+	return usage("%v", err)
+}
+
+// none is cobra.NoArgs with a usage error.
+func none(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("%s takes no arguments, not %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// atMostOne is cobra.MaximumNArgs with a usage error.
+func atMostOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 {
+			return usage("%s takes %s, not %d arguments", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
 }
 
 // exactly is cobra.ExactArgs with a usage error.

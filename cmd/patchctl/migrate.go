@@ -20,16 +20,14 @@ import (
 )
 
 func migrateCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "migrate", Short: "Come from Multus"}
-	cmd.AddCommand(migrateCheck(o))
-	return cmd
+	return group(&cobra.Command{Use: "migrate", Short: "Come from Multus"}, migrateCheck(o))
 }
 
 func migrateCheck(o *options) *cobra.Command {
 	var kubeconfig, file string
 	var all bool
 	cmd := &cobra.Command{
-		Use: "check", Short: "What of a cluster's networks, pods and Multus configuration will work, and what will not", Args: cobra.NoArgs,
+		Use: "check", Short: "What of a cluster's networks, pods and Multus configuration will work, and what will not", Args: none,
 		Long: `check reads a cluster's NetworkAttachmentDefinitions, the annotations of its pods and
 Multus' configuration, from its ConfigMaps and from --multus-config, and changes
 nothing. Exit code 1 if something will not work.`,

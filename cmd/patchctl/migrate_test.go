@@ -61,7 +61,7 @@ func TestWithoutAClusterItIsSaidWhereItWasLookedFor(t *testing.T) {
 	}
 	for kubeconfig, want := range map[string]string{
 		"":            "no cluster to look at: give --kubeconfig FILE, or set $KUBECONFIG, or have ~/.kube/config",
-		home + "/nix": "--kubeconfig " + home + "/nix: there is no such file",
+		home + "/nix": "--kubeconfig " + home + "/nix does not exist",
 		home:          "--kubeconfig " + home + " can't be read: is a directory",
 		bad:           bad + " can't be used as a kubeconfig",
 		empty:         "--kubeconfig " + empty + " names no cluster",

@@ -28,8 +28,7 @@ func sandboxCommand(o *options) *cobra.Command {
 	flags.StringVar(&socket, "cni-socket", cniwire.DefaultSocket, "the daemon's socket for CNI calls")
 	flags.StringVar(&queue, "del-queue", delqueue.DefaultDir, "where DELs wait while the daemon is away")
 	setUp := func() { rt.NetConf = install.NetConf(socket, queue) }
-	cmd.AddCommand(sandboxRun(o, rt, setUp), sandboxRemove(o, rt, setUp))
-	return cmd
+	return group(cmd, sandboxRun(o, rt, setUp), sandboxRemove(o, rt, setUp))
 }
 
 func defaultBinDirs() []string {
@@ -46,7 +45,7 @@ func sandboxRun(o *options, rt *sandbox.Runtime, setUp func()) *cobra.Command {
 		Use: "run [POD] [-f FILE]", Short: "Make a network namespace for a pod and have the plugin add its interfaces",
 		Example: `  patchctl sandbox run -f examples/pods/web.yaml     # the pods of a file, with its annotations
   patchctl sandbox run web -n lab                    # a pod the daemon knows from its manifests`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne("a pod's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			setUp()
 			var pods []meta.Pod
@@ -60,7 +59,11 @@ func sandboxRun(o *options, rt *sandbox.Runtime, setUp func()) *cobra.Command {
 					return fmt.Errorf("%s has no pod in it", file)
 				}
 			case len(args) == 1:
-				pods = []meta.Pod{{Namespace: o.namespace, Name: args[0]}}
+				name, err := podName(args[0])
+				if err != nil {
+					return err
+				}
+				pods = []meta.Pod{{Namespace: o.namespace, Name: name}}
 			default:
 				return usage("give a pod's name, or -f with a file")
 			}

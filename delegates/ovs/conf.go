@@ -26,16 +26,17 @@ var Capabilities = []string{"ips", "mac", "bandwidth"}
 
 // A conf is the delegate's configuration for one attachment.
 type conf struct {
-	Network          string  `json:"network"`
-	Bridge           string  `json:"bridge"`
-	VLAN             *int    `json:"vlan"`
-	Trunk            []trunk `json:"trunk"`
-	MTU              int     `json:"mtu"`
-	MAC              string  `json:"mac"`
-	QoS              qosConf `json:"qos"`
-	OfportRequest    *int    `json:"ofport_request"`
-	IsGateway        bool    `json:"isGateway"`
-	IsDefaultGateway bool    `json:"isDefaultGateway"`
+	Network          string                     `json:"network"`
+	Bridge           string                     `json:"bridge"`
+	VLAN             *int                       `json:"vlan"`
+	Trunk            []trunk                    `json:"trunk"`
+	MTU              int                        `json:"mtu"`
+	MAC              string                     `json:"mac"`
+	QoS              qosConf                    `json:"qos"`
+	OfportRequest    *int                       `json:"ofport_request"`
+	IsGateway        bool                       `json:"isGateway"`
+	IsDefaultGateway bool                       `json:"isDefaultGateway"`
+	IPAM             map[string]json.RawMessage `json:"ipam"`
 	Args             struct {
 		CNI struct {
 			MAC string `json:"mac"`
@@ -122,6 +123,9 @@ func (c *conf) validate() error {
 	if (c.Network == "") == (c.Bridge == "") {
 		return refuse("give either \"network\" (a bridge's role on the node, such as data) or \"bridge\" (its name)")
 	}
+	if len(c.IPAM) > 0 && c.IPAM["type"] == nil {
+		return refuse("ipam: \"type\" is missing, such as patchbay-ipam")
+	}
 	if c.VLAN != nil {
 		if err := vlanID("vlan", *c.VLAN); err != nil {
 			return err
@@ -199,7 +203,7 @@ func (r *rate) UnmarshalJSON(b []byte) error {
 	}
 	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || n > 1e12/unit {
-		return fmt.Errorf("rate %s is not a number of bits per second, such as 100M", b)
+		return fmt.Errorf("qos: %s is not a rate in bits per second, such as \"100M\"", b)
 	}
 	*r = rate(n * unit)
 	return nil

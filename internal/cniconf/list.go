@@ -69,7 +69,10 @@ func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMe
 		l.Name = defaultName
 	}
 	if !namePattern.MatchString(l.Name) {
-		return nil, invalid("name %q must match %s", l.Name, namePattern)
+		if l.Name == "" {
+			return nil, invalid("\"name\" is missing: the network's")
+		}
+		return nil, invalid("name %q must be letters, digits, dots, dashes and underscores, and begin with a letter or digit", l.Name)
 	}
 	var err error
 	if l.CNIVersion, err = chooseVersion(f.CNIVersion, f.CNIVersions); err != nil {

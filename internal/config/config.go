@@ -2,11 +2,11 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -151,11 +151,8 @@ type Duration time.Duration
 // UnmarshalYAML reads a Go duration.
 func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	v, err := time.ParseDuration(n.Value)
-	if err != nil {
-		return fmt.Errorf("line %d: %q is not a duration, such as 60s", n.Line, n.Value)
-	}
 	*d = Duration(v)
-	return nil
+	return err
 }
 
 // Default returns the configuration of an empty file: a standalone node.
@@ -182,7 +179,10 @@ func Default() Config {
 // file is an error only if required.
 func Load(path string, required bool, set []string) (Config, error) {
 	b, err := os.ReadFile(path)
-	if err != nil && (required || !errors.Is(err, os.ErrNotExist)) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && required:
+		return Config{}, fmt.Errorf("configuration %s does not exist", path)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return Config{}, fmt.Errorf("configuration: %w", err)
 	}
 	c, err := Parse(b, set)
@@ -195,80 +195,30 @@ func Load(path string, required bool, set []string) (Config, error) {
 // Parse is Load of a file's content.
 func Parse(b []byte, set []string) (Config, error) {
 	c := Default()
-	if err := decode(b, &c); err != nil {
-		return c, err
-	}
-	if len(set) == 0 {
-		return c, c.validate()
-	}
-	var merged map[string]any
-	if err := yaml.Unmarshal(b, &merged); err != nil {
+	doc, err := document(b)
+	if err != nil {
 		return c, err
 	}
 	for _, s := range set {
-		var err error
-		if merged, err = withSetting(merged, s); err != nil {
+		if err := put(doc, s); err != nil {
 			return c, fmt.Errorf("--set %s: %w", s, err)
 		}
 	}
-	b, err := yaml.Marshal(merged)
-	if err != nil {
+	if err := check(doc, reflect.TypeFor[Config](), ""); err != nil {
 		return c, err
 	}
-	c = Default()
-	if err := decode(b, &c); err != nil {
-		return c, fmt.Errorf("--set %s: %w", strings.Join(set, " --set "), err)
+	if err := doc.Decode(&c); err != nil {
+		return c, errors.New(plain(err))
 	}
 	return c, c.validate()
-}
-
-var unknownField = regexp.MustCompile(`line (\d+): field (\S+) not found in type \S+`)
-
-func decode(b []byte, c *Config) error {
-	dec := yaml.NewDecoder(bytes.NewReader(b))
-	dec.KnownFields(true)
-	err := dec.Decode(c)
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	if err != nil {
-		text := unknownField.ReplaceAllString(err.Error(), `line $1: unknown key "$2"`)
-		text = strings.TrimPrefix(strings.TrimPrefix(text, "yaml: "), "unmarshal errors:\n  ")
-		return errors.New(strings.ReplaceAll(text, "\n  ", "; "))
-	}
-	return nil
-}
-
-// withSetting puts key=value (dotted keys, the value in YAML) into the document.
-func withSetting(doc map[string]any, setting string) (map[string]any, error) {
-	key, text, ok := strings.Cut(setting, "=")
-	if !ok || key == "" {
-		return nil, errors.New("must be key=value")
-	}
-	var value any
-	if err := yaml.Unmarshal([]byte(text), &value); err != nil {
-		return nil, err
-	}
-	if doc == nil {
-		doc = map[string]any{}
-	}
-	at := doc
-	parts := strings.Split(key, ".")
-	for _, p := range parts[:len(parts)-1] {
-		next, ok := at[p].(map[string]any)
-		if !ok {
-			next = map[string]any{}
-			at[p] = next
-		}
-		at = next
-	}
-	at[parts[len(parts)-1]] = value
-	return doc, nil
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
 
 func (c *Config) validate() error {
+	if c.Node == "" {
+		return errors.New("node is missing: this node's name")
+	}
 	if !nodeName.MatchString(c.Node) {
 		return fmt.Errorf("node %q is not a node name (lower-case letters, digits, dashes, dots)", c.Node)
 	}
@@ -316,7 +266,10 @@ func (c *Config) validate() error {
 }
 
 func (b Bridge) validate() error {
-	if b.Name == "" || len(b.Name) > 15 {
+	if b.Name == "" {
+		return errors.New("name is missing: the bridge's, such as br-data")
+	}
+	if len(b.Name) > 15 {
 		return fmt.Errorf("name %q must have 1 to 15 characters", b.Name)
 	}
 	if !slices.Contains([]string{"", "auto", "system", "netdev"}, b.DatapathType) {

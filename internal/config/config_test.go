@@ -31,9 +31,9 @@ func TestSettingsGoOverTheFile(t *testing.T) {
 func TestMistakesNameKeyAndLine(t *testing.T) {
 	for file, want := range map[string]string{
 		"node: n1\nstatDir: /x\n":                                   `line 2: unknown key "statDir"`,
-		"node: n1\novs:\n  bridges:\n    data: {nam: br}\n":         `line 4: unknown key "nam"`,
+		"node: n1\novs:\n  bridges:\n    data: {nam: br}\n":         `line 4: unknown key "ovs.bridges.data.nam"`,
 		"node: n1\nmeta: [\n":                                       "line 2",
-		"node: n1\ngc: {interval: soon}\n":                          `line 2: "soon" is not a duration`,
+		"node: n1\ngc: {interval: soon}\n":                          `line 2: gc.interval must be a duration`,
 		"node: n1\ngc: {interval: 1ms}\n":                           "1s or more",
 		"node: N1\n":                                                `node "N1"`,
 		"node: n1\nlog: {level: loud}\n":                            `log.level "loud"`,

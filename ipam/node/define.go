@@ -62,7 +62,7 @@ func (a *Allocator) redefined(ctx context.Context, pool string, have, want ipam.
 	if taken, err := a.subnets(ctx, pool); err == nil && len(taken) > 0 {
 		users = "in use on node " + strings.Join(slices.Compact(slices.Sorted(maps.Values(taken))), ", ")
 	}
-	return ipam.Invalid("is there already with other values (%s): %s; write the same values, or give this network a \"pool\" name and a range of its own",
+	return ipam.Invalid("it is there already with other values (%s): %s; write the same values, or give this network a \"pool\" name and a range of its own",
 		users, have.Differences(want))
 }
 

@@ -42,7 +42,7 @@ func Pods(path string) ([]meta.Pod, error) {
 func parseFile(path string) (objects, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return objects{}, fmt.Errorf("%s: there is no such file", path)
+		return objects{}, fmt.Errorf("%s does not exist", path)
 	}
 	if err != nil {
 		return objects{}, err

@@ -114,6 +114,9 @@ func find[T any](s *Source, kind string, at key, pick func(objects) *T) (*T, err
 	return nil, s.missing(kind, at, what)
 }
 
+// maxOthers is how many unreadable files an error tells.
+const maxOthers = 3
+
 // missing says why an object is not there: its manifest is broken, or no file has it. Files that
 // can't be read, and may have it, are named.
 func (s *Source) missing(kind string, at key, what string) error {
@@ -125,6 +128,9 @@ func (s *Source) missing(kind string, at key, what string) error {
 			return types.NewError(types.ErrInvalidNetworkConfig, "its manifest is broken: "+errs[path].Error(), "")
 		}
 		others = append(others, errs[path].Error())
+	}
+	if more := len(others) - maxOthers; more > 0 {
+		others = append(others[:maxOthers], fmt.Sprintf("and %d more files", more))
 	}
 	if len(others) > 0 {
 		return fmt.Errorf("%s: %w in %s; also unreadable: %s", what, meta.ErrNotFound, s.dir, strings.Join(others, "; "))

@@ -1,0 +1,186 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	yaml "go.yaml.in/yaml/v3"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+)
+
+// document reads a file of one document, or of none.
+func document(b []byte) (*yaml.Node, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	var doc yaml.Node
+	err := dec.Decode(&doc)
+	if errors.Is(err, io.EOF) {
+		return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s (is the indentation right, with spaces only?)", plain(err))
+	}
+	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
+		return nil, errors.New("it has more than one document (---): there can be one")
+	}
+	switch root := doc.Content[0]; {
+	case root.Kind == yaml.MappingNode:
+		return root, nil
+	case root.Tag != "!!null":
+		return nil, wrong(root, "", "keys with values")
+	}
+	return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}, nil
+}
+
+// plain is an error of the YAML parser without its name.
+func plain(err error) string {
+	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n  ")
+	return strings.ReplaceAll(text, "\n  ", "; ")
+}
+
+// put sets key=value (dotted keys, the value in YAML) in the document.
+func put(at *yaml.Node, setting string) error {
+	key, text, ok := strings.Cut(setting, "=")
+	parts := strings.Split(key, ".")
+	if !ok || slices.Contains(parts, "") {
+		return errors.New("it must be key=value, with dotted keys, such as log.level=debug")
+	}
+	var value yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &value); err != nil {
+		return fmt.Errorf("%s: the value must be YAML, such as a text, or a list in square brackets", plain(err))
+	}
+	for _, p := range parts {
+		at = entry(at, p)
+	}
+	if len(value.Content) > 0 {
+		*at = *value.Content[0]
+	} else {
+		*at = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
+	}
+	at.Line = 0
+	return nil
+}
+
+// entry is what a mapping has under a key, made if it is missing; what is no mapping gives way.
+func entry(n *yaml.Node, key string) *yaml.Node {
+	if n.Kind != yaml.MappingNode {
+		*n = yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i+1]
+		}
+	}
+	made := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
+	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, made)
+	return made
+}
+
+// check holds a document against what it is to be decoded into, and says in words what can't be,
+// with its key and line.
+func check(n *yaml.Node, t reflect.Type, at string) error {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Tag == "!!null" {
+		return nil
+	}
+	if t == reflect.TypeFor[Duration]() {
+		if _, err := time.ParseDuration(n.Value); err != nil {
+			return wrong(n, at, "a duration, such as 60s")
+		}
+		return nil
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		return checkKeys(n, at, fields(t))
+	case reflect.Map:
+		return checkKeys(n, at, map[string]reflect.Type{"": t.Elem()})
+	case reflect.Slice:
+		if n.Kind != yaml.SequenceNode {
+			return wrong(n, at, "a list, such as [a, b]")
+		}
+		for i, v := range n.Content {
+			if err := check(v, t.Elem(), fmt.Sprintf("%s[%d]", at, i)); err != nil {
+				return err
+			}
+		}
+	case reflect.Bool:
+		if n.Decode(new(bool)) != nil {
+			return wrong(n, at, "true or false")
+		}
+	case reflect.Int:
+		if n.Decode(new(int)) != nil {
+			return wrong(n, at, "a whole number")
+		}
+	default:
+		if n.Kind != yaml.ScalarNode {
+			return wrong(n, at, "a text")
+		}
+	}
+	return nil
+}
+
+// checkKeys checks a mapping; known has the key "" when any key will do.
+func checkKeys(n *yaml.Node, at string, known map[string]reflect.Type) error {
+	if n.Kind != yaml.MappingNode {
+		return wrong(n, at, "keys with values")
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k := n.Content[i]
+		if k.Tag == "!!merge" {
+			continue
+		}
+		t, ok := known[k.Value]
+		if any, all := known[""]; all {
+			t, ok = any, true
+		}
+		path := strings.TrimPrefix(at+"."+k.Value, ".")
+		if !ok {
+			return fmt.Errorf("%sunknown key %q%s", line(k), path, cniconf.Hint(k.Value, slices.Collect(maps.Keys(known))))
+		}
+		if err := check(n.Content[i+1], t, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fields(t reflect.Type) map[string]reflect.Type {
+	known := map[string]reflect.Type{}
+	for f := range t.Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
+			known[name] = f.Type
+		}
+	}
+	return known
+}
+
+func wrong(n *yaml.Node, at, want string) error {
+	have := fmt.Sprintf("%q", n.Value)
+	switch n.Kind {
+	case yaml.MappingNode:
+		have = "keys with values"
+	case yaml.SequenceNode:
+		have = "a list"
+	}
+	if at == "" {
+		at = "the configuration"
+	}
+	return fmt.Errorf("%s%s must be %s, not %s", line(n), at, want, have)
+}
+
+// line begins an error; what --set gave has none.
+func line(n *yaml.Node) string {
+	if n.Line == 0 {
+		return ""
+	}
+	return fmt.Sprintf("line %d: ", n.Line)
+}
