@@ -474,6 +474,9 @@ func (m *making) explain(err error) error {
 			what += " to " + a.Spec.Network
 		}
 	}
+	if m.sandbox.Pod == "" {
+		return fmt.Errorf("attach %s: %w", what, err)
+	}
 	return fmt.Errorf("attach %s/%s %s: %w", m.sandbox.Namespace, m.sandbox.Pod, what, err)
 }
 

@@ -149,7 +149,9 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 	}
 	dst := &net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(0, r.Dst.Addr().BitLen())}
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: r.GW.AsSlice()}
-	if err := h.RouteReplace(route); err != nil {
+	if err := h.RouteReplace(route); errors.Is(err, unix.ENETUNREACH) {
+		return fmt.Errorf("default route via %s on %s: the interface has no address in a subnet with that gateway", r.GW, ifName)
+	} else if err != nil {
 		return fmt.Errorf("default route via %s on %s: %w", r.GW, ifName, err)
 	}
 	return nil

@@ -251,7 +251,7 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 		s.Namespace = podNamespace
 	}
 	if err := s.Validate(); err != nil {
-		return Wanted{}, err
+		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
 	w, err := p.selected(ctx, podNamespace, s, RoleAPI)
 	if err == nil && w.Resource != "" && w.DeviceID == "" {
@@ -267,7 +267,7 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 func (p *Planner) Inline(config json.RawMessage, s Selection, taken []string) (Wanted, error) {
 	s.Name = "inline"
 	if err := s.Validate(); err != nil {
-		return Wanted{}, err
+		return Wanted{}, fmt.Errorf("inline configuration: %w", err)
 	}
 	list, err := cniconf.Parse(config, s.Name)
 	if err != nil {

@@ -148,10 +148,10 @@ func (s *server) releaseClaim(ctx context.Context, pool, ip string) error {
 	}
 	for _, c := range all {
 		if c.Addr == addr {
-			return fmt.Errorf("address %s of pool %s is not leaked: %s has it: %w", addr, pool, c.Owner, attach.ErrConflict)
+			return huma.Error409Conflict(fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
 		}
 	}
-	return fmt.Errorf("address %s of pool %s: %w", addr, pool, attach.ErrNoAttachment)
+	return huma.Error404NotFound(fmt.Sprintf("address %s of pool %s has no owner: there is nothing to release", addr, pool))
 }
 
 func claims(cs []ipam.Claim) []client.Claim {

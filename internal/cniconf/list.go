@@ -62,7 +62,7 @@ func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMe
 	}
 	var f listFields
 	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", Explain(b, err))
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+Explain(b, err), "")
 	}
 	l := &List{Name: f.Name, DisableCheck: f.DisableCheck, DisableGC: f.DisableGC}
 	if l.Name == "" {
@@ -119,7 +119,7 @@ func parsePlugin(raw json.RawMessage) (Plugin, error) {
 		IPAM         json.RawMessage `json:"ipam"`
 	}
 	if err := json.Unmarshal(raw, &f); err != nil {
-		return p, types.NewError(types.ErrInvalidNetworkConfig, "plugin", Explain(raw, err))
+		return p, invalid("%s", Explain(raw, err))
 	}
 	p.Type, p.Capabilities = f.Type, f.Capabilities
 	if len(f.IPAM) > 0 && string(f.IPAM) != "null" && string(bytes.Join(bytes.Fields(f.IPAM), nil)) != "{}" {

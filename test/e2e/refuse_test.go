@@ -50,6 +50,9 @@ func TestWhatCantWorkIsToldOnThePod(t *testing.T) {
 		"trick":      {`[{"name": "../other/secret"}]`, []string{"../other/secret"}},
 		"trick2":     {`[{"name": "secret", "namespace": "other"}]`, []string{"other/secret", "forbidden"}},
 		"no-such-ip": {`[{"name": "data", "ips": ["192.0.2.1/24"]}]`, []string{"192.0.2.1", "10.12.0.0"}},
+		"ip-twice":   {`[{"name": "data", "ips": ["10.12.0.9", "10.12.0.9"]}]`, []string{ns + "/data", "10.12.0.9 is listed twice"}},
+		"zero-mac":   {`[{"name": "data", "mac": "00:00:00:00:00:00"}]`, []string{ns + "/data", "an interface can't have 00:00:00:00:00:00"}},
+		"two-ats":    {"data@x@y", []string{`"data@x@y"`, "more than one @"}},
 		"no-plugin":  {`[{"name": "bridge", "bandwidth": {"ingressRate": 1000000}}]`, []string{"bandwidth", "capability"}},
 	} {
 		t.Run(name, func(t *testing.T) {

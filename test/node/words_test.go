@@ -74,7 +74,7 @@ var badNetworks = []struct {
 	{"trunkrange", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "trunk": [{"minID": 30, "maxID": 20}]}`, []string{"default/trunkrange", "minID 30 is above maxID 20"}},
 	{"trunkhalf", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "trunk": [{"minID": 30}]}`, []string{"default/trunkhalf", `both "minID" and "maxID"`}},
 	{"mtu", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "mtu": 9}`, []string{"default/mtu", "mtu 9 must be between 68 and 65535"}},
-	{"rate", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "qos": {"ingressRate": "fast"}}`, []string{"default/rate", "qos", "such as 100M"}},
+	{"rate", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "qos": {"ingressRate": "fast"}}`, []string{"default/rate", "qos", "such as \"100M\""}},
 	{"zeromac", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "mac": "00:00:00:00:00:00"}`, []string{"default/zeromac", "mac: an interface can't have 00:00:00:00:00:00", "02:00:00:00:00:01"}},
 	{"groupmac", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "mac": "01:00:5e:00:00:01"}`, []string{"default/groupmac", "multicast"}},
 	{"argsmac", `{"cniVersion": "1.1.0", "type": "patchbay-ovs", "network": "data", "args": {"cni": {"mac": "ff:ff:ff:ff:ff:ff"}}}`, []string{"default/argsmac", "mac: ff:ff:ff:ff:ff:ff is the broadcast address"}},
@@ -103,7 +103,7 @@ var badAnnotations = []struct {
 	name, text string
 	want       []string
 }{
-	{"unknown network", "nowhere", []string{"default/nowhere", "not found"}},
+	{"unknown network", "nowhere", []string{"default/nowhere", "missing in"}},
 	{"comma too much", "data,,control", []string{"character 6", "name is missing"}},
 	{"comma at the end", "data,", []string{"character 6", "name is missing"}},
 	{"two interfaces", "data@x@y", []string{`"data@x@y"`, "more than one @"}},
@@ -148,7 +148,7 @@ var badAnnotations = []struct {
 	{"route not a list", `[{"name": "data", "default-route": "10.12.0.1"}]`, []string{`"default-route" must be a list of gateways, such as ["10.12.0.1"]`}},
 	{"route not an address", `[{"name": "data", "default-route": ["gw"]}]`, []string{`"default-route": "gw" is not a gateway's address, such as 10.12.0.1`}},
 	{"two routes", `[{"name": "data", "default-route": ["10.12.0.1"]}, {"name": "control", "default-route": ["10.13.0.1"]}]`, []string{"2 elements have default-route: only one may"}},
-	{"route nowhere", `[{"name": "data", "default-route": ["192.0.2.1"]}]`, []string{"default/data", "default route", "192.0.2.1", "net1"}},
+	{"route nowhere", `[{"name": "data", "default-route": ["192.0.2.1"]}]`, []string{"default/data", "default route via 192.0.2.1 on net1: the interface has no address in a subnet with that gateway"}},
 	{"bandwidth a text", `[{"name": "data", "bandwidth": {"ingressRate": "10M"}}]`, []string{`"bandwidth.ingressRate" must be a whole number, not a text`}},
 	{"bandwidth negative", `[{"name": "data", "bandwidth": {"ingressRate": -1}}]`, []string{"ingressRate -1 is negative"}},
 	{"burst alone", `[{"name": "data", "bandwidth": {"ingressBurst": 5, "egressRate": 5}}]`, []string{"ingressBurst without ingressRate"}},
@@ -261,6 +261,7 @@ func restWords(t *testing.T, n *testnode.Node) {
 		status                   int
 		want                     []string
 	}{
+		{"mac names the network", "POST", holder, `{"network": "data", "mac": "x"}`, 422, []string{"network default/data: mac: \"x\""}},
 		{"no such pod", "POST", "/v1/namespaces/default/pods/nobody/attachments", `{"network": "data"}`, 404, []string{"default/nobody"}},
 		{"no such path", "GET", "/v1/nothing", "", 404, []string{"/v1/nothing", "/openapi.json"}},
 		{"wrong method", "PATCH", holder, "{}", 405, []string{"PATCH", holder}},
