@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // Type is the name of the IPAM plugin in a configuration's "ipam" object.
@@ -70,7 +71,7 @@ func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
 	if err := checkRoutes(raw); err != nil {
 		return nil, err
 	}
-	if err := cniconf.Strict(raw, &c); err != nil {
+	if err := explain.Strict(raw, &c); err != nil {
 		return nil, Invalid("ipam: %v", err)
 	}
 	if def, ok := pools[c.Pool]; ok && c.Pool != "" {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // The annotations, multi-network specification sections 4 and 5.
@@ -173,7 +174,7 @@ func parseElement(raw json.RawMessage, s *Selection) error {
 	}
 	for k := range keys {
 		if !slices.Contains(elementKeys, k) && !strings.Contains(k, ".") {
-			return fmt.Errorf("unknown key %q%s", k, cniconf.Hint(k, slices.Clone(elementKeys)))
+			return fmt.Errorf("unknown key %q%s", k, explain.Hint(k, slices.Clone(elementKeys)))
 		}
 	}
 	if err := checkGateways(keys["default-route"]); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -118,7 +119,7 @@ func reword(e *huma.ErrorDetail) string {
 		at, key := path.Split(strings.ReplaceAll(e.Location, ".", "/"))
 		hint := ""
 		if at == "body/" {
-			hint = cniconf.Hint(key, requestKeys())
+			hint = explain.Hint(key, requestKeys())
 		}
 		return fmt.Sprintf("unknown key %q%s", key, hint)
 	}

@@ -10,15 +10,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 const (
@@ -75,7 +78,7 @@ func run(plugin string) ([]byte, error) {
 	}
 	if len(bytes.TrimSpace(stdin)) > 0 {
 		if err := json.Unmarshal(stdin, &conf); err != nil {
-			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input", err.Error())
+			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input: "+explain.JSON(stdin, err), "")
 		}
 		req.Config = stdin
 	} else if req.Command != "VERSION" {
@@ -99,7 +102,7 @@ func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
 		// Asked every few seconds by a runtime that does nothing else meanwhile: no waiting.
 		out, err := send(plugin, conf.Socket, req, 0)
 		if away(err) {
-			return nil, types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd does not answer on "+conf.Socket, err.Error())
+			return nil, types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd does not answer on "+conf.Socket, why(err))
 		}
 		return out, err
 	case "DEL":
@@ -111,7 +114,7 @@ func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
 	}
 	out, err := send(plugin, conf.Socket, req, wait)
 	if away(err) {
-		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, err.Error()+"; is patchbayd running?")
+		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, why(err)+"; is patchbayd running?")
 	}
 	return out, err
 }
@@ -142,6 +145,19 @@ func version(asked string) ([]byte, error) {
 var errAway = errors.New("no answer")
 
 func away(err error) bool { return errors.Is(err, errAway) }
+
+// why says in words why there was no answer.
+func why(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no socket"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nobody listens there"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "it went away during the call"
+	}
+	return err.Error()
+}
 
 func send(plugin, socket string, req cniwire.Request, wait time.Duration) ([]byte, error) {
 	conn, err := dial(socket, wait)

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 func ipamCommand(o *options) *cobra.Command {
@@ -56,7 +56,7 @@ func poolOrAddress(text string, pools []client.Pool) error {
 	if len(names) == 0 {
 		return fmt.Errorf("%q is neither a pool nor an address: there is no pool yet", text)
 	}
-	return fmt.Errorf("%q is neither a pool nor an address%s", text, cniconf.Hint(text, names))
+	return fmt.Errorf("%q is neither a pool nor an address%s", text, explain.Hint(text, names))
 }
 
 func ipamCheck(o *options) *cobra.Command {

@@ -18,7 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // version is set by the linker.
@@ -148,7 +148,7 @@ func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 		for _, c := range subcommands {
 			names = append(names, c.Name())
 		}
-		return usage("%s has no command %q%s", cmd.CommandPath(), args[0], cniconf.Hint(args[0], names))
+		return usage("%s has no command %q%s", cmd.CommandPath(), args[0], explain.Hint(args[0], names))
 	}
 	return cmd
 }
@@ -166,7 +166,7 @@ func flagError(cmd *cobra.Command, err error) error {
 		if short := unknown.GetSpecifiedShortnames(); short != "" {
 			name = "-" + unknown.GetSpecifiedName()
 		}
-		return usage("unknown flag %s%s", name, cniconf.Hint(name, names))
+		return usage("unknown flag %s%s", name, explain.Hint(name, names))
 	case errors.As(err, &novalue):
 		return usage("flag --%s needs a value", novalue.GetFlag().Name)
 	case errors.As(err, &bad):

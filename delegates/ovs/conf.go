@@ -12,6 +12,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // Type is the plugin type of the delegate, ForeignType the one of ovs-cni, whose keys it
@@ -71,7 +72,7 @@ func parseConf(a *delegates.Attachment) (*conf, error) {
 	if p.Type == Type {
 		for k := range p.Raw {
 			if !slices.Contains(keys, k) && !strings.HasPrefix(k, "cni.dev/") {
-				return nil, refuse("unknown key %q%s", k, cniconf.Hint(k, slices.Clone(keys)))
+				return nil, refuse("unknown key %q%s", k, explain.Hint(k, slices.Clone(keys)))
 			}
 		}
 	}

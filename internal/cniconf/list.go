@@ -12,6 +12,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // A List is a network configuration list, CNI 1.1.0 section 1. A configuration of a single plugin
@@ -256,3 +258,6 @@ func unmarshalObject(b json.RawMessage, into *map[string]json.RawMessage) error 
 func invalid(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
 }
+
+// Explain says in words what is wrong with a configuration, and where.
+func Explain(b []byte, err error) string { return explain.JSON(b, err) }

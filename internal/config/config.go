@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"reflect"
 	"regexp"
@@ -224,6 +225,12 @@ func (c *Config) validate() error {
 	}
 	if !strings.HasPrefix(c.Etcd.Prefix, "/") || strings.HasSuffix(c.Etcd.Prefix, "/") {
 		return fmt.Errorf("etcd.prefix %q must begin, and must not end, with a slash", c.Etcd.Prefix)
+	}
+	if _, _, err := net.SplitHostPort(c.Listen.Metrics); c.Listen.Metrics != "" && err != nil {
+		return fmt.Errorf("listen.metrics %q must be host:port, such as 127.0.0.1:9464", c.Listen.Metrics)
+	}
+	if method, at, _ := strings.Cut(c.OVS.DB, ":"); !slices.Contains([]string{"unix", "tcp", "ssl"}, method) || at == "" {
+		return fmt.Errorf("ovs.db %q must be unix:/path, tcp:host:port or ssl:host:port", c.OVS.DB)
 	}
 	if !slices.Contains([]string{"auto", "true", "false"}, c.Kubernetes.Enabled) {
 		return fmt.Errorf("kubernetes.enabled %q is none of auto, true, false", c.Kubernetes.Enabled)

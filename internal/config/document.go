@@ -13,7 +13,7 @@ import (
 
 	yaml "go.yaml.in/yaml/v3"
 
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // document reads a file of one document, or of none.
@@ -144,7 +144,7 @@ func checkKeys(n *yaml.Node, at string, known map[string]reflect.Type) error {
 		}
 		path := strings.TrimPrefix(at+"."+k.Value, ".")
 		if !ok {
-			return fmt.Errorf("%sunknown key %q%s", line(k), path, cniconf.Hint(k.Value, slices.Collect(maps.Keys(known))))
+			return fmt.Errorf("%sunknown key %q%s", line(k), path, explain.Hint(k.Value, slices.Collect(maps.Keys(known))))
 		}
 		if err := check(n.Content[i+1], t, path); err != nil {
 			return err

@@ -24,6 +24,8 @@ func TestBadConfigurationsAreToldInWords(t *testing.T) {
 		{"- a\n", "", "the configuration must be keys with values, not a list"},
 		{"hello", "", `not "hello"`},
 		{"- a\n", "node=a", "not a list"},
+		{"listen: {metrics: abc}\n", "", `listen.metrics "abc" must be host:port`},
+		{"ovs: {db: tcp}\n", "", `ovs.db "tcp" must be unix:/path`},
 		{"node: a\n b: c\n", "", "is the indentation right"},
 		{"node: a\nnode: b\n", "", `line 2: mapping key "node" already defined at line 1`},
 		{"node: a\n---\nnode: b\n", "", "more than one document"},

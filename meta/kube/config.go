@@ -3,6 +3,7 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // ErrNone says that there is no API server to talk to: no kubeconfig and no service account.
-var ErrNone = errors.New("neither a kubeconfig nor a service account is there")
+var ErrNone = errors.New("neither a kubeconfig (kubernetes.kubeconfig) nor a service account is there")
 
 // Config returns how to reach the API server: by the kubeconfig, or as the pod that this process
 // runs in. Tokens and certificates in files are read again as they are renewed.
@@ -34,6 +35,9 @@ func load(kubeconfig string) (*rest.Config, error) {
 		return cfg, err
 	}
 	info, err := os.Stat(kubeconfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("kubernetes.kubeconfig %s does not exist", kubeconfig)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("kubernetes.kubeconfig: %w", err)
 	}
@@ -42,7 +46,7 @@ func load(kubeconfig string) (*rest.Config, error) {
 	}
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("kubernetes.kubeconfig %s: %w", kubeconfig, err)
+		return nil, fmt.Errorf("kubernetes.kubeconfig %s can't be used as one: kubectl config view --kubeconfig %s says what is wrong with it", kubeconfig, kubeconfig)
 	}
 	return cfg, nil
 }

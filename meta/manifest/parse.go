@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -263,7 +264,7 @@ func checkKeys(n *yaml.Node, what string, known []string) error {
 		case seen[k.Value]:
 			return fmt.Errorf("line %d: %s has the key %q twice", k.Line, what, k.Value)
 		case known != nil && k.Value != "<<" && !slices.Contains(known, k.Value):
-			return fmt.Errorf("line %d: unknown key %q in %s%s", k.Line, k.Value, what, cniconf.Hint(k.Value, slices.Clone(known)))
+			return fmt.Errorf("line %d: unknown key %q in %s%s", k.Line, k.Value, what, explain.Hint(k.Value, slices.Clone(known)))
 		}
 		seen[k.Value] = true
 	}

@@ -200,6 +200,7 @@ func TestTheWordsOfRefusals(t *testing.T) {
 		plain(t, fmt.Sprint(err), meta.DefaultNetworkAnnotation, "exactly one network, not 2")
 	})
 	t.Run("direct", func(t *testing.T) { directWords(t, n) })
+	t.Run("shim", shimWords)
 	t.Run("REST", func(t *testing.T) { restWords(t, n) })
 	t.Run("patchctl", func(t *testing.T) { patchctlWords(t, n) })
 	n.AssertClean(t)
@@ -243,6 +244,33 @@ func directWords(t *testing.T, n *testnode.Node) {
 			var e types.Error
 			if err := json.Unmarshal(answer, &e); err != nil {
 				t.Fatal(err)
+			}
+			plain(t, e.Error(), c.want...)
+		})
+	}
+}
+
+// shimWords are what the plugin says by itself.
+func shimWords(t *testing.T) {
+	for _, c := range []struct {
+		name, config string
+		want         []string
+	}{
+		{"cut", `{"cniVersion": "1.1.0"`, []string{"network configuration on standard input: it ends before it is complete"}},
+		{"a list", `[]`, []string{"it must be an object in braces, not a list"}},
+		{"nothing", ``, []string{"standard input is missing"}},
+		{"wait a text", `{"cniVersion": "1.1.0", "name": "x", "type": "patchbay", "waitSeconds": "x"}`, []string{`"waitSeconds" must be a whole number, not a text`}},
+		{"no daemon", `{"cniVersion": "1.1.0", "name": "x", "type": "patchbay", "waitSeconds": 1, "socket": "/nowhere/cni.sock"}`,
+			[]string{"patchbayd does not answer on /nowhere/cni.sock", "there is no socket", "is patchbayd running"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd := exec.Command(filepath.Join(testnode.Bin(), "patchbay"))
+			cmd.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID=words", "CNI_NETNS=/run/netns/words", "CNI_IFNAME=eth0", "CNI_PATH="+testnode.Bin())
+			cmd.Stdin = strings.NewReader(c.config)
+			out, err := cmd.Output()
+			var e types.Error
+			if jsonErr := json.Unmarshal(out, &e); err == nil || jsonErr != nil {
+				t.Fatalf("%v, %v: %s", err, jsonErr, out)
 			}
 			plain(t, e.Error(), c.want...)
 		})

@@ -1,4 +1,6 @@
-package cniconf
+// Package explain says in words what is wrong with JSON that somebody wrote: where, what stands there,
+// and what would be right. The plugin that runtimes execute links it: the standard library only.
+package explain
 
 import (
 	"bytes"
@@ -11,8 +13,8 @@ import (
 	"strings"
 )
 
-// Explain says in words what is wrong with the JSON in b, and where: line and character.
-func Explain(b []byte, err error) string {
+// JSON says what is wrong with the JSON in b, and where: line and character.
+func JSON(b []byte, err error) string {
 	var syntax *json.SyntaxError
 	var typ *json.UnmarshalTypeError
 	switch {
@@ -111,7 +113,7 @@ func wanted(t reflect.Type) string {
 // the key that was probably meant.
 func Strict(b []byte, into any) error {
 	if err := json.Unmarshal(b, into); err != nil {
-		return errors.New(Explain(b, err))
+		return errors.New(JSON(b, err))
 	}
 	return unknownKey(b, reflect.TypeOf(into).Elem(), "")
 }

@@ -1,4 +1,4 @@
-package cniconf
+package explain
 
 import (
 	"encoding/json"
@@ -46,7 +46,7 @@ func TestJSONErrorsAreExplainedInWords(t *testing.T) {
 }
 
 // Whatever is wrong, the explanation is ours.
-func FuzzExplain(f *testing.F) {
+func FuzzJSON(f *testing.F) {
 	for _, s := range []string{`{"a": }`, `{"a": tru}`, `nul`, "{\"a\": \"\x01\"}", `{"a": "\x"}`, `{"a": 1e}`, `{} {}`, "\xff", `[1,,2]`} {
 		f.Add(s)
 	}
@@ -54,7 +54,7 @@ func FuzzExplain(f *testing.F) {
 		var into map[string]int
 		if err := json.Unmarshal([]byte(s), &into); err != nil {
 			for _, word := range []string{"json:", "invalid character", "unexpected end", "unmarshal", "Go "} {
-				if text := Explain([]byte(s), err); strings.Contains(text, word) && !strings.Contains(s, word) {
+				if text := JSON([]byte(s), err); strings.Contains(text, word) && !strings.Contains(s, word) {
 					t.Errorf("%q: %s", s, text)
 				}
 			}
