@@ -59,7 +59,7 @@ e2ebin: deps build
 	@cd test/e2e && $(STATIC) build -o $(E2E)/ ./pause ./cmd/cluster
 
 e2e: e2ebin ## Patchbay in a Kubernetes cluster of two real nodes on this machine
-	cd test/e2e && $(STATIC) test -count=1 -timeout 30m .
+	cd test/e2e && $(STATIC) test -count=1 -timeout 30m ./cluster .
 
 bench-e2e: e2ebin ## speed and memory in the cluster: RunPodSandbox next to the reference plugins
 	cd test/e2e && $(STATIC) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m .
