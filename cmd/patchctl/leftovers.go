@@ -12,7 +12,7 @@ import (
 
 func leftoversCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "leftovers", Short: "What is on this node without a record, or was given up", Args: cobra.NoArgs,
+		Use: "leftovers", Short: "What is on this node without a record, or was given up", Args: none,
 		Long: `leftovers lists ports and links of ours that no record accounts for, addresses whose
 owner is not there, and attachments whose DEL failed for so long that it was given up
 (gc.giveUp in the daemon's configuration).`,
