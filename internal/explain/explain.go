@@ -35,6 +35,7 @@ func JSON(b []byte, err error) string {
 // explainSyntax looks at the character that JSON does not allow: the parser's own words speak of
 // its state.
 func explainSyntax(b []byte, offset int) string {
+	offset = min(max(offset, 1), len(b))
 	at := position(b, offset)
 	if offset >= len(bytes.TrimRight(b, " \t\r\n")) && opened(b) {
 		return "it ends before it is complete, at " + at + ": a bracket or a quote is not closed"
