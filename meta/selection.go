@@ -278,7 +278,7 @@ func (s *Selection) validateIPs() error {
 		case seen[a]:
 			return malformed("ips: address %s is listed twice", a)
 		case a.IsUnspecified() || a.IsMulticast():
-			return malformed("ips: %s can't be an interface's address", a)
+			return malformed("ips: %s is not an address that an interface can have", a)
 		}
 		seen[a] = true
 	}
