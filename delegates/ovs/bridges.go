@@ -227,6 +227,31 @@ func toAddr(ip net.IP) (netip.Addr, bool) {
 	return a.Unmap(), ok
 }
 
+// HasPort reports whether any bridge has a port of that name.
+func (d *Delegate) HasPort(name string) bool {
+	d.db.mu.Lock()
+	c := d.db.conn
+	d.db.mu.Unlock()
+	return c != nil && c.Get(context.Background(), &port{Name: name}) == nil // from its copy
+}
+
+// Bridges returns the names of all bridges that are there, in order, and a channel that is closed when
+// they or their uplinks may have changed. Known is false while Open vSwitch is away.
+func (d *Delegate) Bridges() (names []string, known bool, changed <-chan struct{}) {
+	d.db.mu.Lock()
+	c, changed := d.db.conn, d.db.bridges
+	d.db.mu.Unlock()
+	var rows []bridge
+	if c == nil || c.List(context.Background(), &rows) != nil { // of its copy
+		return nil, false, changed
+	}
+	for _, b := range rows {
+		names = append(names, b.Name)
+	}
+	slices.Sort(names)
+	return names, true, changed
+}
+
 // BridgeDatapath returns the datapath type of a bridge that is there.
 func (d *Delegate) BridgeDatapath(name string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

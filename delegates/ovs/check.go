@@ -22,7 +22,7 @@ func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegat
 		if a.Result == nil {
 			return fmt.Errorf("%s: no result to check against", a.Interface)
 		}
-		conf, err := parseConf(a)
+		conf, err := parseConf(a, delegates.CNIArgs(s, a))
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}

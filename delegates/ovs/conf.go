@@ -12,7 +12,6 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
-	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // Type is the plugin type of the delegate, ForeignType the one of ovs-cni, whose keys it
@@ -38,9 +37,12 @@ type conf struct {
 	IsGateway        bool                       `json:"isGateway"`
 	IsDefaultGateway bool                       `json:"isDefaultGateway"`
 	IPAM             map[string]json.RawMessage `json:"ipam"`
+	InterfaceType    string                     `json:"interface_type"`
+	SocketFile       string                     `json:"socket_file"`
 	Args             struct {
-		CNI struct {
-			MAC string `json:"mac"`
+		CNI struct { // found in any case, as ovs-cni finds them
+			MAC     string `json:"mac"`
+			OvnPort string `json:"ovnPort"`
 		} `json:"cni"`
 	} `json:"args"`
 
@@ -59,23 +61,46 @@ type qosConf struct {
 	EgressRate  rate `json:"egressRate"`
 }
 
-// keys are what a configuration of type patchbay-ovs may have; anything else is a mistake.
-var keys = []string{
-	"cniVersion", "cniVersions", "name", "type", "capabilities", "args", "ipam", "dns", "runtimeConfig", "prevResult",
-	"disableCheck", "disableGC", "socket", "delQueue", "waitSeconds",
-	"network", "bridge", "vlan", "trunk", "mtu", "mac", "qos", "ofport_request", "isGateway", "isDefaultGateway",
-}
-
-// parseConf reads and validates the configuration and what the pod asked for.
-func parseConf(a *delegates.Attachment) (*conf, error) {
+// parseConf reads and validates the configuration and what the pod asked for, args of which are the
+// CNI_ARGS.
+func parseConf(a *delegates.Attachment, args string) (*conf, error) {
 	p := a.Config.Plugins[0]
-	if p.Type == Type {
-		for k := range p.Raw {
-			if !slices.Contains(keys, k) && !strings.HasPrefix(k, "cni.dev/") {
-				return nil, refuse("unknown key %q%s", k, explain.Hint(k, slices.Clone(keys)))
-			}
+	// What was made before is made again as it was: its keys have been accepted once.
+	if a.Result == nil {
+		if err := checkKeys(p); err != nil {
+			return nil, err
 		}
 	}
+	c, err := readConf(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.request(a, args); err != nil {
+		return nil, err
+	}
+	if c.Network == "" && c.Bridge == "" && c.Args.CNI.OvnPort != "" {
+		c.Bridge = integrationBridge
+	}
+	return c, c.validate()
+}
+
+// parseNetwork reads and validates a network's configuration as far as no pod is to say anything.
+func parseNetwork(list *cniconf.List) (*conf, error) {
+	p := list.Plugins[0]
+	if err := checkKeys(p); err != nil {
+		return nil, err
+	}
+	c, err := readConf(p)
+	if err != nil {
+		return nil, err
+	}
+	if p.Type == ForeignType && c.Network == "" && c.Bridge == "" {
+		c.Bridge = integrationBridge // for pods that name their OvnPort
+	}
+	return c, c.validate()
+}
+
+func readConf(p cniconf.Plugin) (*conf, error) {
 	b, err := json.Marshal(p.Raw)
 	if err != nil {
 		return nil, err
@@ -84,21 +109,23 @@ func parseConf(a *delegates.Attachment) (*conf, error) {
 	if err := json.Unmarshal(b, c); err != nil {
 		return nil, refuse("%s", cniconf.Explain(b, err))
 	}
-	if err := c.request(a); err != nil {
-		return nil, err
-	}
-	return c, c.validate()
+	return c, nil
 }
 
-// request puts the capability arguments over the configuration.
-func (c *conf) request(a *delegates.Attachment) error {
+// request puts what the pod asked for over the configuration: args.cni, over it CNI_ARGS, over that
+// the capability arguments.
+func (c *conf) request(a *delegates.Attachment, args string) error {
+	for pair := range strings.SplitSeq(args, ";") {
+		k, v, _ := strings.Cut(pair, "=")
+		switch {
+		case strings.EqualFold(k, "MAC"):
+			c.Args.CNI.MAC = v
+		case strings.EqualFold(k, "OvnPort"):
+			c.Args.CNI.OvnPort = v
+		}
+	}
 	if c.Args.CNI.MAC != "" {
 		c.MAC = c.Args.CNI.MAC
-	}
-	for _, pair := range strings.Split(a.Args, ";") {
-		if v, ok := strings.CutPrefix(pair, "MAC="); ok {
-			c.MAC = v
-		}
 	}
 	if raw := a.RuntimeConfig["mac"]; raw != nil {
 		if err := json.Unmarshal(raw, &c.MAC); err != nil {
@@ -126,6 +153,9 @@ func (c *conf) validate() error {
 	}
 	if len(c.IPAM) > 0 && c.IPAM["type"] == nil {
 		return refuse("ipam: \"type\" is missing, such as patchbay-ipam")
+	}
+	if c.InterfaceType != "" && c.InterfaceType != "system" {
+		return refuse("interface_type %q: the port is the host's end of a veth pair, whose type is system; leave the key out", c.InterfaceType)
 	}
 	if c.VLAN != nil {
 		if err := vlanID("vlan", *c.VLAN); err != nil {
@@ -213,6 +243,6 @@ func (r *rate) UnmarshalJSON(b []byte) error {
 // Validate reports what in a configuration can never work; whether the node has the bridge is not
 // asked.
 func Validate(list *cniconf.List) error {
-	_, err := parseConf(&delegates.Attachment{Config: list})
+	_, err := parseNetwork(list)
 	return err
 }

@@ -27,9 +27,12 @@ type DB struct {
 	log      *slog.Logger
 	removals *removals
 
+	failed chan struct{} // told when an interface may be in error
+
 	mu      sync.Mutex
 	conn    client.Client    // nil while not connected
 	changed chan struct{}    // closed and replaced when conn changes
+	bridges chan struct{}    // closed and replaced when bridges or uplinks may have come or gone
 	waiters map[string]*wait // by interface name
 }
 
@@ -42,7 +45,8 @@ type wait struct {
 
 // NewDB returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
 func NewDB(endpoint string, log *slog.Logger) *DB {
-	return &DB{endpoint: endpoint, log: log, removals: newRemovals(), changed: make(chan struct{}), waiters: map[string]*wait{}}
+	return &DB{endpoint: endpoint, log: log, removals: newRemovals(), failed: make(chan struct{}, 1),
+		changed: make(chan struct{}), bridges: make(chan struct{}), waiters: map[string]*wait{}}
 }
 
 // Run keeps the connection until the context ends. onConnect is called after each connection, with
@@ -88,6 +92,14 @@ func (d *DB) swap(c client.Client) {
 	close(d.changed)
 	d.changed = make(chan struct{})
 	d.mu.Unlock()
+	d.bridgesChanged()
+}
+
+func (d *DB) bridgesChanged() {
+	d.mu.Lock()
+	close(d.bridges)
+	d.bridges = make(chan struct{})
+	d.mu.Unlock()
 }
 
 func (d *DB) connect(ctx context.Context) (client.Client, error) {
@@ -107,8 +119,12 @@ func (d *DB) connect(ctx context.Context) (client.Client, error) {
 		return nil, err
 	}
 	c.Cache().AddEventHandler(&cache.EventHandlerFuncs{
-		AddFunc:    func(_ string, m model.Model) { d.tell(m) },
+		AddFunc: func(_ string, m model.Model) {
+			d.tell(m)
+			d.tellBridge(m)
+		},
 		UpdateFunc: func(_ string, _, m model.Model) { d.tell(m) },
+		DeleteFunc: func(_ string, m model.Model) { d.tellBridge(m) },
 	})
 	if _, err := c.Monitor(ctx, monitored(c)); err != nil {
 		c.Close()
@@ -134,8 +150,11 @@ func (d *DB) tell(m model.Model) {
 		return
 	}
 	i, ok := m.(*iface)
-	if !ok || (i.Ofport == nil && (i.Error == nil || *i.Error == "")) {
+	if !ok || i.Ofport == nil && !i.failed() {
 		return
+	}
+	if i.failed() {
+		d.lookForErrors()
 	}
 	d.mu.Lock()
 	w := d.waiters[i.Name]
@@ -145,6 +164,25 @@ func (d *DB) tell(m model.Model) {
 			w.row = *i
 			close(w.done)
 		})
+	}
+}
+
+func (d *DB) tellBridge(m model.Model) {
+	switch row := m.(type) {
+	case *bridge:
+		d.bridgesChanged()
+	case *port:
+		if row.ExternalIDs[idSandbox] == "" { // it may be an uplink
+			d.bridgesChanged()
+		}
+	}
+}
+
+// lookForErrors has the interfaces that are in error looked at, soon.
+func (d *DB) lookForErrors() {
+	select {
+	case d.failed <- struct{}{}:
+	default: // it is to be done already
 	}
 }
 

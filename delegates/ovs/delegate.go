@@ -46,6 +46,7 @@ func New(db *DB, opts Options, log *slog.Logger) *Delegate {
 
 // Run keeps the connection to Open vSwitch and the configured bridges until the context ends.
 func (d *Delegate) Run(ctx context.Context) {
+	d.after.Go(func() { d.runPurge(ctx) })
 	d.db.Run(ctx, d.ensureBridges)
 	d.after.Wait()
 	d.links.after.Wait()
@@ -143,6 +144,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	g.Go(func() error {
 		return errors.Join(d.links.remove(names), failpoint.Hit(failpoint.OvsLinkDeleted))
 	})
+	defer d.db.lookForErrors()
 	return g.Wait()
 }
 
@@ -154,8 +156,11 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 	if len(list.Plugins) == 0 {
 		return nil
 	}
-	c, err := parseConf(&delegates.Attachment{Config: list})
+	c, err := parseNetwork(list)
 	if err != nil {
+		return err
+	}
+	if err := d.checkSocket(c); err != nil {
 		return err
 	}
 	if _, _, err := d.bridgeOf(ctx, c); err != nil {
@@ -175,8 +180,11 @@ type plan struct {
 }
 
 func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) (*plan, error) {
-	c, err := parseConf(a)
+	c, err := parseConf(a, delegates.CNIArgs(s, a))
 	if err != nil {
+		return nil, err
+	}
+	if err := d.checkSocket(c); err != nil {
 		return nil, err
 	}
 	br, datapath, err := d.bridgeOf(ctx, c)
@@ -192,7 +200,7 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 		{Name: a.Interface, Mac: p.mac.String(), Mtu: c.MTU, Sandbox: s.NetnsPath},
 	}
 	p.port = portSpec{name: host, bridge: br, tag: c.VLAN, trunks: c.trunks, ofportRequest: c.OfportRequest, maxRate: uint64(c.QoS.IngressRate),
-		externalIDs: externalIDs(s, a, p)}
+		ifType: c.InterfaceType, externalIDs: externalIDs(s, a, p), portIDs: foreignIDs(s, a)}
 	return p, nil
 }
 
@@ -244,10 +252,21 @@ func externalIDs(s delegates.Sandbox, a *delegates.Attachment, p *plan) map[stri
 	for _, ip := range p.result.IPs {
 		ips = append(ips, ip.Address.IP.String())
 	}
-	return map[string]string{
+	ids := map[string]string{
 		idSandbox: s.ContainerID, idIf: a.Interface, idPod: s.Namespace + "/" + s.Pod, idUID: s.UID, idNetwork: a.Network,
 		"iface-id": s.Namespace + "_" + s.Pod + "_" + a.Interface, "attached-mac": p.mac.String(), "ip-addresses": strings.Join(ips, ","),
 	}
+	if port := p.conf.Args.CNI.OvnPort; port != "" {
+		ids["iface-id"] = port // OVN binds its logical port of that name
+	}
+	return ids
+}
+
+// foreignIDs are what ovs-cni writes on its ports, for whatever finds a pod's port by them. Its mark
+// "owner" is not among them: its plugins for mirrors go by the port's name, and where ovs-cni runs
+// beside us it removes every port so marked whose interface is in error. Ours are the engine's.
+func foreignIDs(s delegates.Sandbox, a *delegates.Attachment) map[string]string {
+	return map[string]string{"contIface": a.Interface, "contNetns": s.NetnsPath, "contPodUid": s.UID}
 }
 
 // Await waits for Open vSwitch and reports whether it is there, with the configured bridges.

@@ -47,6 +47,9 @@ type iface struct {
 	ExternalIDs   map[string]string `ovsdb:"external_ids"`
 }
 
+// failed reports whether ovs-vswitchd says that it can't have the interface.
+func (i *iface) failed() bool { return i.Error != nil && *i.Error != "" }
+
 type controller struct {
 	UUID   string `ovsdb:"_uuid"`
 	Target string `ovsdb:"target"`

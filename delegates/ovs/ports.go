@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -38,7 +39,9 @@ type portSpec struct {
 	trunks        []int
 	ofportRequest *int
 	maxRate       uint64 // towards the pod, bit/s; 0: not limited
+	ifType        string
 	externalIDs   map[string]string
+	portIDs       map[string]string // further ones, of the row in Port alone
 }
 
 // Ports adds and removes ports. Changes that arrive together go to ovsdb-server in one transaction,
@@ -84,7 +87,7 @@ func (p *ports) add(ctx context.Context, specs []portSpec) error {
 		case <-ctx.Done():
 			return waitError(ctx, "open", specs[i])
 		}
-		if w.row.Error != nil && *w.row.Error != "" {
+		if w.row.failed() {
 			return fmt.Errorf("ovs-vswitchd refused port %s on bridge %s: %s", specs[i].name, specs[i].bridge, *w.row.Error)
 		}
 		if want := specs[i].ofportRequest; want != nil && w.row.Ofport != nil && *want != *w.row.Ofport {
@@ -223,9 +226,11 @@ func (p *ports) insert(ctx context.Context, c client.Client, s portSpec) ([]ovsd
 		return nil, fmt.Errorf("port %s exists on Open vSwitch and belongs to another sandbox (%s)", s.name, have.ExternalIDs[idSandbox])
 	}
 	n := p.seq.Add(1)
-	ifRow := &iface{UUID: fmt.Sprintf("if%d", n), Name: s.name, OfportRequest: s.ofportRequest, ExternalIDs: s.externalIDs}
+	ifRow := &iface{UUID: fmt.Sprintf("if%d", n), Name: s.name, Type: s.ifType, OfportRequest: s.ofportRequest, ExternalIDs: s.externalIDs}
+	ids := maps.Clone(s.externalIDs)
+	maps.Copy(ids, s.portIDs)
 	portRow := &port{UUID: fmt.Sprintf("port%d", n), Name: s.name, Interfaces: []string{ifRow.UUID}, Tag: s.tag, Trunks: s.trunks,
-		VLANMode: vlanMode(s), ExternalIDs: s.externalIDs}
+		VLANMode: vlanMode(s), ExternalIDs: ids}
 	rows := []model.Model{ifRow, portRow}
 	if s.maxRate > 0 {
 		q := &qos{UUID: fmt.Sprintf("qos%d", n), Type: "linux-htb", OtherConfig: map[string]string{"max-rate": fmt.Sprint(s.maxRate)},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -30,16 +31,13 @@ type Finding struct {
 }
 
 // native are the plugin types that need no plugin.
-var native = []string{"patchbay-ovs", "ovs"}
+var native = []string{ovs.Type, ovs.ForeignType}
 
-// ovsKeys are keys of ovs-cni that mean nothing here.
+// ovsKeys are keys of ovs-cni that mean something else here, or nothing.
 var ovsKeys = map[string]string{
-	"socket_file":               "the daemon has one connection, ovs.db",
-	"configuration_path":        "a flat file beside the plugin is not read",
-	"link_state_check_retries":  "the port is waited for by an event",
-	"link_state_check_interval": "the port is waited for by an event",
-	"interface_type":            "",
-	"ovnPort":                   "",
+	"socket_file":               "it must name the daemon's own connection, ovs.db: another one is refused",
+	"link_state_check_retries":  "it has no effect: the port is waited for by an event",
+	"link_state_check_interval": "it has no effect: the port is waited for by an event",
 }
 
 // CheckConfig judges a configuration of Multus.
@@ -76,12 +74,17 @@ func CheckNetwork(n meta.Network) []Finding {
 	}
 	var executed, own []string
 	findings := []Finding{}
-	for _, p := range list.Plugins {
+	for i, p := range list.Plugins {
 		if slices.Contains(native, p.Type) {
 			own = append(own, p.Type)
+			if i == 0 {
+				if err := ovs.Validate(list); err != nil {
+					findings = append(findings, Finding{object, Fails, err.Error()})
+				}
+			}
 			for _, k := range slices.Sorted(maps.Keys(p.Raw)) {
 				if why, has := ovsKeys[k]; has {
-					findings = append(findings, Finding{object, Changes, strings.TrimSuffix(fmt.Sprintf("%s has no effect here: %s", k, why), ": ")})
+					findings = append(findings, Finding{object, Changes, k + ": " + why})
 				}
 			}
 		} else {

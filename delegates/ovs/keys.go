@@ -1,0 +1,71 @@
+package ovs
+
+import (
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
+)
+
+// keys are what a configuration may have; anything else is a mistake.
+var keys = []string{
+	"cniVersion", "cniVersions", "name", "type", "capabilities", "args", "ipam", "dns", "runtimeConfig", "prevResult",
+	"disableCheck", "disableGC", "loadOnlyInlinedPlugins", "socket", "delQueue", "waitSeconds",
+	"network", "bridge", "vlan", "trunk", "mtu", "mac", "qos", "ofport_request", "isGateway", "isDefaultGateway",
+}
+
+// foreignKeys are those that ovs-cni has besides. How often it looks at the port's state means
+// nothing here, where an event tells.
+var foreignKeys = []string{"interface_type", "socket_file", "link_state_check_retries", "link_state_check_interval"}
+
+// refusedKeys are keys of ovs-cni, or of whoever hands devices to it, that would be dropped here.
+var refusedKeys = map[string]string{
+	"deviceID":           noDevice,
+	"pciBusID":           noDevice,
+	"configuration_path": "no file beside the configuration is read: write its keys here, and its socket_file into the daemon's ovs.db",
+}
+
+const noDevice = "hardware offload is not supported: the interface is one end of a veth pair, and the device would be lost on it"
+
+// integrationBridge is OVN's: where a port that OVN knows is put if the configuration names no bridge.
+const integrationBridge = "br-int"
+
+// checkKeys refuses what would be dropped: a key that nobody knows, or that can't be honoured.
+func checkKeys(p cniconf.Plugin) error {
+	for _, k := range slices.Sorted(maps.Keys(p.Raw)) {
+		switch why, refused := refusedKeys[k]; {
+		case refused && string(p.Raw[k]) != `""`:
+			return refuse("%s: %s", k, why)
+		case refused, slices.Contains(keys, k), strings.HasPrefix(k, "cni.dev/"):
+		case p.Type == ForeignType && slices.Contains(foreignKeys, k):
+		default:
+			return refuse("unknown key %q%s", k, explain.Hint(k, slices.Clone(keys)))
+		}
+	}
+	return nil
+}
+
+// checkSocket refuses a configuration that means another Open vSwitch than the daemon's.
+func (d *Delegate) checkSocket(c *conf) error {
+	if c.SocketFile == "" || socketPath(c.SocketFile) == socketPath(d.db.endpoint) {
+		return nil
+	}
+	return refuse("socket_file %q is not the daemon's connection, %s: leave the key out, or set ovs.db", c.SocketFile, d.db.endpoint)
+}
+
+// socketPath makes names of one socket equal: ovs-cni takes it with and without unix:, and /var/run
+// is /run.
+func socketPath(name string) string {
+	p, ok := strings.CutPrefix(name, "unix:")
+	if !ok && !strings.HasPrefix(name, "/") {
+		return name // tcp:, ssl:
+	}
+	p = filepath.Clean(p)
+	if rest, ok := strings.CutPrefix(p, "/var/run/"); ok {
+		p = "/run/" + rest
+	}
+	return p
+}
