@@ -31,7 +31,17 @@ func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
 				return err
 			}
 		}
-		left := devices[w.Resource]
+		left, has := devices[w.Resource]
+		if !has {
+			handed, err := p.cfg.Devices.Hands(ctx, w.Resource)
+			if err != nil {
+				return err
+			}
+			if !handed {
+				w.Resource = "" // for the scheduler alone: it has put the pod where the network is
+				continue
+			}
+		}
 		if len(left) == 0 {
 			return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, and the pod has none left", w.Network, w.Resource),
 				fmt.Sprintf("request one %q in the pod's resources for each such network", w.Resource))
@@ -44,6 +54,25 @@ func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
 		}
 	}
 	return nil
+}
+
+// noDevice refuses a network that needs a device to a pod that runs. A resource that nobody hands out
+// is for the scheduler, and the pod has its node.
+func (p *Planner) noDevice(ctx context.Context, w *Wanted) error {
+	if w.Resource == "" || w.DeviceID != "" {
+		return nil
+	}
+	if p.cfg.Devices != nil && !p.cfg.AnyDevice {
+		handed, err := p.cfg.Devices.Hands(ctx, w.Resource)
+		if err != nil {
+			return err
+		}
+		if !handed {
+			w.Resource = ""
+			return nil
+		}
+	}
+	return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, which kubelet gives to pods that start only", w.Network, w.Resource), "")
 }
 
 // useDevice tells the plugins of the device, as Multus does: by the keys deviceID and pciBusID, and

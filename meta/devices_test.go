@@ -15,6 +15,8 @@ type nics struct {
 	nads
 	ids []string
 	err error
+	// unhanded says that no device plugin has the resource.
+	unhanded bool
 }
 
 func (n nics) Network(ctx context.Context, ns, name string) (*Network, error) {
@@ -26,7 +28,40 @@ func (n nics) Network(ctx context.Context, ns, name string) (*Network, error) {
 }
 
 func (n nics) Devices(context.Context, string, string) (map[string][]string, error) {
+	if len(n.ids) == 0 {
+		return map[string][]string{}, n.err
+	}
 	return map[string][]string{"example.org/nic": n.ids}, n.err
+}
+
+func (n nics) Hands(_ context.Context, resource string) (bool, error) {
+	return resource == "example.org/nic" && !n.unhanded, n.err
+}
+
+func TestAResourceThatNobodyHandsOutIsTheSchedulers(t *testing.T) {
+	config := nads{"default/n": `{"cniVersion": "1.0.0", "name": "n", "type": "a"}`}
+	pod := Pod{Namespace: "default", Name: "p", Annotations: map[string]string{NetworksAnnotation: "n,n"}}
+	src := nics{nads: config, unhanded: true}
+	p := NewPlanner(src, Config{Devices: src})
+	ws, err := p.Plan(context.Background(), pod, "eth0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range ws {
+		if w.Resource != "" || w.DeviceID != "" || w.Config.Plugins[0].Raw["deviceID"] != nil {
+			t.Errorf("a device where there is none: %+v", w)
+		}
+	}
+	if _, err := p.One(context.Background(), "default", Selection{Name: "n"}, nil); err != nil {
+		t.Errorf("hot attach: %v", err)
+	}
+	// A device plugin's resource that the pod did not ask for stays refused.
+	src = nics{nads: config}
+	_, err = NewPlanner(src, Config{Devices: src}).Plan(context.Background(), pod, "eth0", nil)
+	var e *types.Error
+	if !errors.As(err, &e) || !strings.Contains(e.Details, `request one "example.org/nic"`) {
+		t.Errorf("without a request: %v", err)
+	}
 }
 
 func TestTheNthNetworkOfAResourceHasTheNthDevice(t *testing.T) {

@@ -63,6 +63,8 @@ type Source interface {
 // A DeviceSource returns the devices of a pod, by resource, in the order in which they are used.
 type DeviceSource interface {
 	Devices(ctx context.Context, namespace, pod string) (map[string][]string, error)
+	// Hands reports whether devices of the resource are handed to pods at all.
+	Hands(ctx context.Context, resource string) (bool, error)
 }
 
 // Config is the daemon's "meta" section as far as planning needs it.
@@ -254,8 +256,8 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
 	w, err := p.selected(ctx, podNamespace, s, RoleAPI)
-	if err == nil && w.Resource != "" && w.DeviceID == "" {
-		err = types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, which kubelet gives to pods that start only", s.Ref(), w.Resource), "")
+	if err == nil {
+		err = p.noDevice(ctx, &w)
 	}
 	if err != nil {
 		return w, err

@@ -96,6 +96,8 @@ type Meta struct {
 type OVS struct {
 	DB      string            `yaml:"db"`
 	Bridges map[string]Bridge `yaml:"bridges"`
+	// Marker publishes each bridge as an extended resource of the node, as ovs-cni's marker does.
+	Marker bool `yaml:"marker"`
 }
 
 // Bridge is one bridge.
@@ -237,6 +239,9 @@ func (c *Config) validate() error {
 	}
 	if !slices.Contains([]string{"changes", "all"}, c.Kubernetes.Events) {
 		return fmt.Errorf("kubernetes.events %q is neither changes nor all", c.Kubernetes.Events)
+	}
+	if c.OVS.Marker && c.Kubernetes.Enabled == "false" {
+		return errors.New("ovs.marker publishes bridges as resources of a Kubernetes node, and kubernetes.enabled is false")
 	}
 	names := map[string]string{}
 	for role, b := range c.OVS.Bridges {

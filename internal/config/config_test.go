@@ -30,19 +30,20 @@ func TestSettingsGoOverTheFile(t *testing.T) {
 
 func TestMistakesNameKeyAndLine(t *testing.T) {
 	for file, want := range map[string]string{
-		"node: n1\nstatDir: /x\n":                                   `line 2: unknown key "statDir"`,
-		"node: n1\novs:\n  bridges:\n    data: {nam: br}\n":         `line 4: unknown key "ovs.bridges.data.nam"`,
-		"node: n1\nmeta: [\n":                                       "line 2",
-		"node: n1\ngc: {interval: soon}\n":                          `line 2: gc.interval must be a duration`,
-		"node: n1\ngc: {interval: 1ms}\n":                           "1s or more",
-		"node: N1\n":                                                `node "N1"`,
-		"node: n1\nlog: {level: loud}\n":                            `log.level "loud"`,
-		"node: n1\netcd: {prefix: x}\n":                             `etcd.prefix "x"`,
-		"node: n1\novs: {bridges: {data: {}}}\n":                    "ovs.bridges.data: name",
-		"node: n1\novs: {bridges: {a: {name: b}, c: {name: b}}}":    "a and c are both bridge b",
-		"node: n1\nipam: {pools: {p: {network: x, subnetLen: 24}}}": "ipam.pools.p",
-		"node: n1\nkubernetes: {enabled: maybe}\n":                  "kubernetes.enabled",
-		"node: n1\nkubernetes: {events: some}\n":                    "kubernetes.events",
+		"node: n1\nstatDir: /x\n":                                           `line 2: unknown key "statDir"`,
+		"node: n1\novs:\n  bridges:\n    data: {nam: br}\n":                 `line 4: unknown key "ovs.bridges.data.nam"`,
+		"node: n1\nmeta: [\n":                                               "line 2",
+		"node: n1\ngc: {interval: soon}\n":                                  `line 2: gc.interval must be a duration`,
+		"node: n1\ngc: {interval: 1ms}\n":                                   "1s or more",
+		"node: N1\n":                                                        `node "N1"`,
+		"node: n1\nlog: {level: loud}\n":                                    `log.level "loud"`,
+		"node: n1\netcd: {prefix: x}\n":                                     `etcd.prefix "x"`,
+		"node: n1\novs: {bridges: {data: {}}}\n":                            "ovs.bridges.data: name",
+		"node: n1\novs: {bridges: {a: {name: b}, c: {name: b}}}":            "a and c are both bridge b",
+		"node: n1\nipam: {pools: {p: {network: x, subnetLen: 24}}}":         "ipam.pools.p",
+		"node: n1\nkubernetes: {enabled: maybe}\n":                          "kubernetes.enabled",
+		"node: n1\nkubernetes: {events: some}\n":                            "kubernetes.events",
+		"node: n1\nkubernetes: {enabled: \"false\"}\novs: {marker: true}\n": "ovs.marker",
 	} {
 		if _, err := Parse([]byte(file), nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", file, err, want)

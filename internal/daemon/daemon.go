@@ -26,6 +26,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
 	"github.com/patchbay-cni/patchbay/internal/devices"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/marker"
 	"github.com/patchbay-cni/patchbay/internal/metrics"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/internal/unixsock"
@@ -55,19 +56,19 @@ type Daemon struct {
 	kube      *kube.Source
 	status    *report.Reporter // nil without Kubernetes
 	reporter  attach.Reporter
-	claims    attach.Claims // IPAMClaims; nil without Kubernetes
-	// attributes of devices that DRA has allocated; nil without Kubernetes
-	attributes func(ctx context.Context, driver, pool, device string) (devices.Attributes, error)
-	native     *ovs.Delegate
-	plugins    *exec.Delegate
-	alloc      *node.Allocator
-	store      *store.Store
-	engine     *attach.Engine
-	planner    *meta.Planner
-	cni        *cni.Server
-	metrics    *metrics.Metrics
-	ready      atomic.Bool
-	tasks      sync.WaitGroup
+	claims    attach.Claims   // IPAMClaims; nil without Kubernetes
+	devices   *devices.Slices // of DRA drivers; nil without Kubernetes
+	native    *ovs.Delegate
+	marker    *marker.Marker // nil unless ovs.marker
+	plugins   *exec.Delegate
+	alloc     *node.Allocator
+	store     *store.Store
+	engine    *attach.Engine
+	planner   *meta.Planner
+	cni       *cni.Server
+	metrics   *metrics.Metrics
+	ready     atomic.Bool
+	tasks     sync.WaitGroup
 }
 
 // Run starts the daemon, serves until the context ends, and stops gracefully: requests in flight

@@ -21,7 +21,7 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 		NamespaceIsolation: m.NamespaceIsolation, GlobalNamespaces: m.GlobalNamespaces, CNIConfDir: m.CNIConfDir, ReadinessFile: m.ReadinessFile,
 		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
 	if d.kube != nil {
-		cfg.Devices = devices.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Attributes: d.attributes}
+		cfg.Devices = devices.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: d.devices}
 	}
 	if m.Multus == "" {
 		return cfg, m.CNIBinDirs, nil

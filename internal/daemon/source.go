@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/report"
 	"github.com/patchbay-cni/patchbay/internal/devices"
+	"github.com/patchbay-cni/patchbay/internal/marker"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
@@ -28,13 +32,11 @@ func (d *Daemon) openSource() error {
 	d.reporter = attach.Silent{}
 	enabled := d.cfg.Kubernetes.Enabled
 	if enabled == "false" {
-		d.standalone()
-		return nil
+		return d.standalone()
 	}
 	cfg, err := kube.Config(d.cfg.Kubernetes.Kubeconfig, "patchbayd/"+d.version)
 	if errors.Is(err, kube.ErrNone) && enabled == "auto" {
-		d.standalone()
-		return nil
+		return d.standalone()
 	}
 	if err != nil {
 		return fmt.Errorf("kubernetes.enabled=%s: %w", enabled, err)
@@ -47,19 +49,47 @@ func (d *Daemon) openSource() error {
 		return err
 	}
 	d.reporter = d.status
-	if d.attributes, err = devices.FromSlices(cfg); err != nil {
+	if d.devices, err = devices.NewSlices(cfg); err != nil {
 		return err
 	}
 	if d.claims, err = kube.NewClaims(cfg); err != nil {
+		return err
+	}
+	if err = d.openMarker(cfg); err != nil {
 		return err
 	}
 	d.log.Info("pods and networks come from the API server", "server", cfg.Host)
 	return nil
 }
 
-func (d *Daemon) standalone() {
+func (d *Daemon) standalone() error {
+	if d.cfg.OVS.Marker {
+		return fmt.Errorf("ovs.marker publishes bridges as resources of a Kubernetes node: %w", kube.ErrNone)
+	}
 	d.manifests = manifest.New(d.cfg.Standalone.Manifests, d.log)
 	d.source = d.manifests
+	return nil
+}
+
+// openMarker makes what publishes the bridges, if it is wanted.
+func (d *Daemon) openMarker(cfg *rest.Config) error {
+	if !d.cfg.OVS.Marker {
+		return nil
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("client for the node's resources: %w", err)
+	}
+	uplinks := map[string][]string{}
+	for _, b := range d.cfg.OVS.Bridges {
+		if len(b.Uplinks) > 0 {
+			uplinks[b.Name] = b.Uplinks
+		}
+	}
+	d.marker = marker.New(marker.Options{Node: d.cfg.Node, Clients: clients, Uplinks: uplinks, Log: d.log,
+		Bridges: func() ([]string, bool, <-chan struct{}) { return d.native.Bridges() },
+		HasPort: func(name string) bool { return d.native.HasPort(name) }})
+	return nil
 }
 
 // runSource follows the source until the context ends.
@@ -73,6 +103,9 @@ func (d *Daemon) runSource(ctx context.Context) {
 		return
 	}
 	d.tasks.Go(func() { d.kube.Run(ctx) })
+	if d.marker != nil {
+		d.tasks.Go(func() { d.marker.Run(ctx) })
+	}
 	d.tasks.Go(func() {
 		if err := d.status.Run(ctx, d.engine.Pod); err != nil {
 			d.log.Error("network-status is not kept", "error", err)

@@ -30,8 +30,16 @@ const (
 // A Kubelet answers for the devices of the pods of this node, on its pod-resources socket.
 type Kubelet struct {
 	Socket string
-	// Attributes looks up what a DRA driver has published of a device.
-	Attributes func(ctx context.Context, driver, pool, device string) (Attributes, error)
+	// Published are the devices of DRA drivers.
+	Published Published
+}
+
+// Published is what DRA drivers have published of devices.
+type Published interface {
+	// Attributes of a device; none if its driver has said nothing of it.
+	Attributes(ctx context.Context, driver, pool, device string) (Attributes, error)
+	// Has reports whether there is any device of the resource.
+	Has(ctx context.Context, resource string) (bool, error)
 }
 
 // Attributes of a device in a ResourceSlice: k8s.cni.cncf.io/resourceName and k8s.cni.cncf.io/deviceID.
@@ -41,17 +49,13 @@ type Attributes struct{ Resource, DeviceID string }
 // them out. A device that DRA has allocated is found under the resource name that its driver has
 // published, and under the name of the claim, there by the name that CDI has for it.
 func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string][]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := grpc.NewClient("unix://"+k.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	var l *podresources.ListPodResourcesResponse
+	err := k.ask(ctx, func(ctx context.Context, c podresources.PodResourcesListerClient) (err error) {
+		l, err = c.List(ctx, &podresources.ListPodResourcesRequest{})
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer conn.Close()
-	l, err := podresources.NewPodResourcesListerClient(conn).List(ctx, &podresources.ListPodResourcesRequest{})
-	if err != nil {
-		return nil, fmt.Errorf("%w: kubelet's pod resources at %s: %w", meta.ErrUnavailable, k.Socket, err)
 	}
 	ids := map[string][]string{}
 	for _, p := range l.GetPodResources() {
@@ -76,6 +80,41 @@ func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string
 	return ids, nil
 }
 
+// Hands implements meta.DeviceSource: it reports whether devices of the resource are handed to pods
+// here, by a device plugin or a DRA driver. What nobody hands out is a number for the scheduler.
+func (k Kubelet) Hands(ctx context.Context, resource string) (bool, error) {
+	if !strings.Contains(resource, "/") {
+		return true, nil // no extended resource has such a name: it is a claim's
+	}
+	var l *podresources.AllocatableResourcesResponse
+	err := k.ask(ctx, func(ctx context.Context, c podresources.PodResourcesListerClient) (err error) {
+		l, err = c.GetAllocatableResources(ctx, &podresources.AllocatableResourcesRequest{})
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	if slices.ContainsFunc(l.GetDevices(), func(d *podresources.ContainerDevices) bool { return d.GetResourceName() == resource }) {
+		return true, nil
+	}
+	return k.Published.Has(ctx, resource)
+}
+
+func (k Kubelet) ask(ctx context.Context, do func(context.Context, podresources.PodResourcesListerClient) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := grpc.NewClient("unix://"+k.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := do(ctx, podresources.NewPodResourcesListerClient(conn)); err != nil {
+		return fmt.Errorf("%w: kubelet's pod resources at %s: %w", meta.ErrUnavailable, k.Socket, err)
+	}
+	return nil
+}
+
 // allocated adds the devices of a resource claim.
 func (k Kubelet) allocated(ctx context.Context, r *podresources.DynamicResource, ids map[string][]string) error {
 	for _, d := range r.GetClaimResources() {
@@ -84,7 +123,7 @@ func (k Kubelet) allocated(ctx context.Context, r *podresources.DynamicResource,
 				ids[r.GetClaimName()] = append(ids[r.GetClaimName()], name)
 			}
 		}
-		a, err := k.Attributes(ctx, d.GetDriverName(), d.GetPoolName(), d.GetDeviceName())
+		a, err := k.Published.Attributes(ctx, d.GetDriverName(), d.GetPoolName(), d.GetDeviceName())
 		if err != nil {
 			return fmt.Errorf("device %s of claim %s: %w", d.GetDeviceName(), r.GetClaimName(), err)
 		}
