@@ -18,9 +18,9 @@ KUBEVERSION = $(shell sed -n 's/^\tk8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' test/
 GITVERSION  = k8s.io/component-base/version
 KUBEFLAGS   = -X $(GITVERSION).gitVersion=$(KUBEVERSION) -X $(GITVERSION).gitMajor=1 -X $(GITVERSION).gitMinor=$(word 2,$(subst ., ,$(KUBEVERSION))) \
 	-X $(GITVERSION).gitTreeState=clean -X $(GITVERSION).gitCommit=module
-MODULES     = . test/e2e test/e2e/kube test/e2e/containerd
+MODULES     = . test/ovscni test/e2e test/e2e/kube test/e2e/containerd
 
-.PHONY: help deps build demo test testbin e2e e2ebin bench-e2e cluster bench lint fuzz clean
+.PHONY: help deps build demo test testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz clean
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -43,8 +43,13 @@ testbin: ## binaries for tests, with the race detector and failpoints
 	@$(STATIC) build -o $(TESTBIN)/ ./cmd/patchbay
 	@for n in $(NAMES); do ln -sf patchbay $(TESTBIN)/$$n; done
 
+# In a directory of their own: no test but theirs needs them.
+peers: ## ovs-cni's plugins for mirrors, which tests chain behind our delegate
+	@mkdir -p $(TESTBIN)/ovs-cni
+	@cd test/ovscni && for p in producer consumer; do $(STATIC) build -ldflags '-s -w' -o $(TESTBIN)/ovs-cni/ovs-cni-mirror-$$p github.com/k8snetworkplumbingwg/ovs-cni/cmd/mirror-$$p || exit 1; done
+
 # -p 4: tests wait more than they work, and each package has namespaces of its own.
-test: deps testbin ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
+test: deps testbin peers ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
 	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -p 4 -timeout 20m ./...
 
 e2ebin: deps build

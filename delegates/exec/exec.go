@@ -67,6 +67,9 @@ func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.At
 		if err != nil {
 			return fmt.Errorf("plugin %s: %w", a.Config.Plugins[i].Type, err)
 		}
+		if err := keep(s, a.Interface, a.Result, res); err != nil {
+			return fmt.Errorf("plugin %s: %w", a.Config.Plugins[i].Type, err)
+		}
 		a.Result = res
 	}
 	return nil

@@ -75,11 +75,23 @@ var Bin = sync.OnceValue(func() string {
 	dir := os.Getenv("PATCHBAY_TEST_BIN")
 	if dir == "" {
 		dir = "/run/bin"
-		_, self, _, _ := runtime.Caller(0)
-		cmd := exec.Command("make", "-s", "-C", filepath.Join(filepath.Dir(self), "../.."), "testbin", "TESTBIN="+dir)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			panic("make testbin: " + err.Error() + "\n" + string(out))
-		}
+		build("testbin", dir)
 	}
 	return dir
 })
+
+// OvsCNI returns the directory of ovs-cni's own plugins for mirrors, made as those of Bin are.
+var OvsCNI = sync.OnceValue(func() string {
+	if os.Getenv("PATCHBAY_TEST_BIN") == "" {
+		build("peers", Bin())
+	}
+	return filepath.Join(Bin(), "ovs-cni")
+})
+
+func build(target, dir string) {
+	_, self, _, _ := runtime.Caller(0)
+	cmd := exec.Command("make", "-s", "-C", filepath.Join(filepath.Dir(self), "../.."), target, "TESTBIN="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		panic("make " + target + ": " + err.Error() + "\n" + string(out))
+	}
+}

@@ -1,0 +1,59 @@
+package exec
+
+import (
+	"errors"
+	"fmt"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/vishvananda/netlink"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+)
+
+// keep puts the addresses back that a plugin left out of its result although the interface has them,
+// with the routes and DNS that go with them. CNI says that a plugin passes on what it does not change
+// (1.1.0, "Chained Plugin Behavior"); ovs-cni's plugins for mirrors pass on the interfaces alone.
+func keep(s delegates.Sandbox, ifName string, prev, res *types100.Result) error {
+	if prev == nil || len(prev.IPs) == 0 || len(res.IPs) > 0 || s.Netns == nil {
+		return nil
+	}
+	var have []netlink.Addr
+	err := s.Netns.Do(func() error {
+		l, err := netlink.LinkByName(ifName)
+		var gone netlink.LinkNotFoundError
+		if errors.As(err, &gone) {
+			return nil // with its addresses
+		}
+		if err != nil {
+			return err
+		}
+		have, err = netlink.AddrList(l, netlink.FAMILY_ALL)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("addresses of %s: %w", ifName, err)
+	}
+	for _, ip := range prev.IPs {
+		for _, a := range have {
+			if !a.IP.Equal(ip.Address.IP) {
+				continue
+			}
+			ip = ip.Copy()
+			ip.Interface = nil
+			for i, nic := range res.Interfaces {
+				if nic.Name == ifName && nic.Sandbox != "" {
+					ip.Interface = types100.Int(i)
+				}
+			}
+			res.IPs = append(res.IPs, ip)
+			break
+		}
+	}
+	if len(res.IPs) > 0 && len(res.Routes) == 0 {
+		res.Routes = prev.Routes
+	}
+	if len(res.IPs) > 0 && res.DNS.IsEmpty() {
+		res.DNS = prev.DNS
+	}
+	return nil
+}
