@@ -8,6 +8,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 )
@@ -38,7 +39,7 @@ func Requested(raw json.RawMessage) ([]ipam.Request, error) {
 	}
 	var texts []string
 	if err := json.Unmarshal(raw, &texts); err != nil {
-		return nil, ipam.Invalid("ips: %s", cniconf.Explain(raw, err))
+		return nil, ipam.Invalid("ips: %s", explain.JSON(raw, err))
 	}
 	var all []ipam.Request
 	for _, t := range texts {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
@@ -90,7 +89,7 @@ func checkRoutes(raw json.RawMessage) error {
 		Routes []struct{ Dst, GW string }
 	}
 	if err := json.Unmarshal(raw, &c); err != nil {
-		return Invalid("ipam: %s", cniconf.Explain(raw, err))
+		return Invalid("ipam: %s", explain.JSON(raw, err))
 	}
 	for _, r := range c.Routes {
 		if _, err := netip.ParsePrefix(r.Dst); err != nil {

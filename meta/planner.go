@@ -410,10 +410,6 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, e
 	return w, err
 }
 
-// inArgs reports whether a request is handed to plugins in CNI_ARGS besides its capability: IP and
-// MAC, which static, host-local, macvlan and others honour (CNI CONVENTIONS.md).
-func inArgs(capability string) bool { return capability == "ips" || capability == "mac" }
-
 // want joins a configuration and what the pod asked of it. A request that no plugin of the
 // configuration can honour is refused, never dropped.
 func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) (Wanted, error) {
@@ -455,67 +451,4 @@ func (p *Planner) persists(list *cniconf.List, role Role) bool {
 	}
 	head := list.Plugins[0]
 	return role != RoleCluster && p.cfg.Implied[head.Type] != nil && head.IPAM != nil && json.Unmarshal(head.IPAM, &ipam) == nil && ipam.Type == "patchbay-ipam"
-}
-
-type capability struct {
-	key, name string
-	value     any
-}
-
-// capabilities are the element's requests as capability arguments (CNI CONVENTIONS.md).
-func (s *Selection) capabilities() []capability {
-	var cs []capability
-	if len(s.IPs) > 0 {
-		cs = append(cs, capability{"ips", "ips", s.IPs})
-	}
-	if s.MAC != "" {
-		cs = append(cs, capability{"mac", "mac", s.MAC})
-	}
-	if s.InfinibandGUID != "" {
-		cs = append(cs, capability{"infiniband-guid", "infinibandGUID", s.InfinibandGUID})
-	}
-	if len(s.PortMappings) > 0 {
-		cs = append(cs, capability{"portMappings", "portMappings", s.PortMappings})
-	}
-	if s.Bandwidth != nil {
-		cs = append(cs, capability{"bandwidth", "bandwidth", s.Bandwidth})
-	}
-	if s.DeviceID != "" {
-		cs = append(cs, capability{"deviceID", "deviceID", s.DeviceID})
-	}
-	return cs
-}
-
-// names gives interfaces their names: those asked for, else net1, net2, ... by position.
-type names struct{ taken map[string]bool }
-
-func newNames(made []Wanted, own []Selection) *names {
-	n := &names{taken: map[string]bool{}}
-	for _, w := range made {
-		n.taken[w.Interface] = true
-	}
-	for _, s := range own {
-		// A name asked for anywhere in the pod is not given to an element without one.
-		if s.Interface != "" && !n.taken[s.Interface] {
-			n.taken["="+s.Interface] = true
-		}
-	}
-	return n
-}
-
-func (n *names) pick(asked string, position int) (string, error) {
-	if asked != "" {
-		if n.taken[asked] {
-			return "", malformed("interface name %q is taken by an earlier attachment", asked)
-		}
-		n.taken[asked] = true
-		return asked, nil
-	}
-	for i := position; ; i++ {
-		name := fmt.Sprintf("net%d", i)
-		if !n.taken[name] && !n.taken["="+name] {
-			n.taken[name] = true
-			return name, nil
-		}
-	}
 }

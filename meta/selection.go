@@ -156,7 +156,7 @@ func parseJSON(annotation string) ([]Selection, error) {
 	b := []byte(annotation)
 	var raw []json.RawMessage
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return nil, malformed("annotation %s is not a JSON list: %s", NetworksAnnotation, cniconf.Explain(b, err))
+		return nil, malformed("annotation %s is not a JSON list: %s", NetworksAnnotation, explain.JSON(b, err))
 	}
 	sels := make([]Selection, len(raw))
 	for i, r := range raw {
@@ -181,11 +181,11 @@ func parseElement(raw json.RawMessage, s *Selection) error {
 		return err
 	}
 	if err := json.Unmarshal(raw, s); err != nil {
-		return fmt.Errorf("%s", cniconf.Explain(raw, err))
+		return fmt.Errorf("%s", explain.JSON(raw, err))
 	}
 	if old := keys["interfaceRequest"]; old != nil && s.Interface == "" {
 		if err := json.Unmarshal(old, &s.Interface); err != nil {
-			return fmt.Errorf("\"interfaceRequest\": %s", cniconf.Explain(old, err))
+			return fmt.Errorf("\"interfaceRequest\": %s", explain.JSON(old, err))
 		}
 	}
 	switch {

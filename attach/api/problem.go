@@ -16,7 +16,6 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -106,7 +105,7 @@ func reword(e *huma.ErrorDetail) string {
 	if body, isText := e.Value.(string); isText && e.Location == "body" {
 		var r client.Request
 		if err := json.Unmarshal([]byte(body), &r); err != nil {
-			return "it is not JSON: " + cniconf.Explain([]byte(body), err)
+			return "it is not JSON: " + explain.JSON([]byte(body), err)
 		}
 	}
 	if want, ok := expected[e.Message]; ok {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/multus"
@@ -95,7 +96,7 @@ func (s *Server) pod(ctx context.Context, c *call) (meta.Pod, error) {
 	pod := meta.Pod{Namespace: c.args["K8S_POD_NAMESPACE"], Name: c.args["K8S_POD_NAME"], UID: c.args["K8S_POD_UID"]}
 	if raw := c.conf.RuntimeConfig[AnnotationsCapability]; raw != nil {
 		if err := json.Unmarshal(raw, &pod.Annotations); err != nil {
-			return pod, types.NewError(types.ErrDecodingFailure, "capability "+AnnotationsCapability, cniconf.Explain(raw, err))
+			return pod, types.NewError(types.ErrDecodingFailure, "capability "+AnnotationsCapability, explain.JSON(raw, err))
 		}
 		return pod, nil
 	}
@@ -144,7 +145,7 @@ func (c *call) chained(own *types100.Result) (any, error) {
 			res, err = types100.NewResultFromResult(old)
 		}
 		if err != nil {
-			return nil, types.NewError(types.ErrDecodingFailure, "prevResult", cniconf.Explain(c.conf.PrevResult, err))
+			return nil, types.NewError(types.ErrDecodingFailure, "prevResult", explain.JSON(c.conf.PrevResult, err))
 		}
 	}
 	before := len(res.Interfaces)

@@ -17,9 +17,9 @@ import (
 	cniversion "github.com/containernetworking/cni/pkg/version"
 
 	"github.com/patchbay-cni/patchbay/attach"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -188,7 +188,7 @@ type netconf struct {
 func newCall(req *cniwire.Request) (*call, error) {
 	c := &call{Request: req, args: map[string]string{}}
 	if err := json.Unmarshal(req.Config, &c.conf); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", cniconf.Explain(req.Config, err))
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", explain.JSON(req.Config, err))
 	}
 	if !supported(c.conf.CNIVersion) && req.Command != "DEL" {
 		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not supported", c.conf.CNIVersion),

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 func attachCommand(o *options) *cobra.Command {
@@ -32,7 +32,7 @@ func attachCommand(o *options) *cobra.Command {
 					return err
 				}
 				if err := json.Unmarshal(r.Config, new(any)); err != nil {
-					return usage("--config %s is not JSON: %s", configFile, cniconf.Explain(r.Config, err))
+					return usage("--config %s is not JSON: %s", configFile, explain.JSON(r.Config, err))
 				}
 			}
 			c, err := o.client()

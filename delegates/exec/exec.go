@@ -16,6 +16,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
 
@@ -195,7 +196,7 @@ func (d *Delegate) Installed(list *cniconf.List, path []string) error {
 			continue
 		}
 		if err := json.Unmarshal(p.IPAM, &ipam); err != nil {
-			return types.NewError(types.ErrInvalidNetworkConfig, "ipam of plugin "+p.Type, cniconf.Explain(p.IPAM, err))
+			return types.NewError(types.ErrInvalidNetworkConfig, "ipam of plugin "+p.Type, explain.JSON(p.IPAM, err))
 		}
 		if ipam.Type == "" || d.native != nil && d.native.Handles(p.Type) && ipam.Type == "patchbay-ipam" {
 			continue

@@ -19,6 +19,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // A Runner executes CNI plugins: found in the permitted directories only, a bounded number at a
@@ -153,7 +154,7 @@ func parseResult(version string, b []byte) (*types100.Result, error) {
 		CNIVersion string `json:"cniVersion"`
 	}
 	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "result is not JSON", cniconf.Explain(b, err))
+		return nil, types.NewError(types.ErrDecodingFailure, "result is not JSON", explain.JSON(b, err))
 	}
 	if head.CNIVersion != "" {
 		version = head.CNIVersion

@@ -12,6 +12,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // Type is the plugin type of the delegate, ForeignType the one of ovs-cni, whose keys it
@@ -107,7 +108,7 @@ func readConf(p cniconf.Plugin) (*conf, error) {
 	}
 	c := &conf{}
 	if err := json.Unmarshal(b, c); err != nil {
-		return nil, refuse("%s", cniconf.Explain(b, err))
+		return nil, refuse("%s", explain.JSON(b, err))
 	}
 	return c, nil
 }
@@ -129,13 +130,13 @@ func (c *conf) request(a *delegates.Attachment, args string) error {
 	}
 	if raw := a.RuntimeConfig["mac"]; raw != nil {
 		if err := json.Unmarshal(raw, &c.MAC); err != nil {
-			return refuse("capability mac: %s", cniconf.Explain(raw, err))
+			return refuse("capability mac: %s", explain.JSON(raw, err))
 		}
 	}
 	if raw := a.RuntimeConfig["bandwidth"]; raw != nil {
 		var b struct{ IngressRate, EgressRate uint64 }
 		if err := json.Unmarshal(raw, &b); err != nil {
-			return refuse("capability bandwidth: %s", cniconf.Explain(raw, err))
+			return refuse("capability bandwidth: %s", explain.JSON(raw, err))
 		}
 		if b.IngressRate > 0 {
 			c.QoS.IngressRate = rate(b.IngressRate)

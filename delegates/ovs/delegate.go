@@ -199,7 +199,7 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 		{Name: host, Mac: hostMAC(host).String(), Mtu: c.MTU},
 		{Name: a.Interface, Mac: p.mac.String(), Mtu: c.MTU, Sandbox: s.NetnsPath},
 	}
-	p.port = portSpec{name: host, bridge: br, tag: c.VLAN, trunks: c.trunks, ofportRequest: c.OfportRequest, maxRate: uint64(c.QoS.IngressRate),
+	p.port = portSpec{name: host, bridge: br, ovnPort: c.Args.CNI.OvnPort, tag: c.VLAN, trunks: c.trunks, ofportRequest: c.OfportRequest, maxRate: uint64(c.QoS.IngressRate),
 		ifType: c.InterfaceType, externalIDs: externalIDs(s, a, p), portIDs: foreignIDs(s, a)}
 	return p, nil
 }

@@ -40,6 +40,7 @@ type portSpec struct {
 	ofportRequest *int
 	maxRate       uint64 // towards the pod, bit/s; 0: not limited
 	ifType        string
+	ovnPort       string // OVN's logical port, if the pod names one
 	externalIDs   map[string]string
 	portIDs       map[string]string // further ones, of the row in Port alone
 }
@@ -192,8 +193,12 @@ func (d *DB) await(ctx context.Context, c client.Client) {
 }
 
 func (p *ports) operations(ctx context.Context, c client.Client, changes []change) (ops []ovsdb.Operation, removed []string, err error) {
+	logical := map[string]bool{}
 	for _, ch := range changes {
 		for _, s := range ch.add {
+			if err := unbound(ctx, c, s, logical); err != nil {
+				return nil, nil, err
+			}
 			more, err := p.insert(ctx, c, s)
 			if err != nil {
 				return nil, nil, err
@@ -211,6 +216,28 @@ func (p *ports) operations(ctx context.Context, c client.Client, changes []chang
 		}
 	}
 	return ops, removed, nil
+}
+
+// unbound refuses a logical port that another port of the node is bound to: a pod that names another's
+// would get its traffic. seen are those of the same transaction.
+func unbound(ctx context.Context, c client.Client, s portSpec, seen map[string]bool) error {
+	if s.ovnPort == "" {
+		return nil
+	}
+	var others []iface
+	err := c.WhereCache(func(i *iface) bool { return i.ExternalIDs["iface-id"] == s.ovnPort && i.Name != s.name }).List(ctx, &others)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 || seen[s.ovnPort] {
+		whose := "of the same request"
+		if len(others) > 0 {
+			whose = fmt.Sprintf("%s of pod %s", others[0].Name, others[0].ExternalIDs[idPod])
+		}
+		return refuse("OvnPort %q is bound to port %s already", s.ovnPort, whose)
+	}
+	seen[s.ovnPort] = true
+	return nil
 }
 
 func (p *ports) insert(ctx context.Context, c client.Client, s portSpec) ([]ovsdb.Operation, error) {

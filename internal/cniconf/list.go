@@ -60,11 +60,11 @@ func Parse(b []byte, defaultName string) (*List, error) {
 func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMessage, error)) (*List, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(b, &keys); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not a JSON object", Explain(b, err))
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not a JSON object", explain.JSON(b, err))
 	}
 	var f listFields
 	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+Explain(b, err), "")
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+explain.JSON(b, err), "")
 	}
 	l := &List{Name: f.Name, DisableCheck: f.DisableCheck, DisableGC: f.DisableGC}
 	if l.Name == "" {
@@ -110,7 +110,7 @@ func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMe
 func parsePlugin(raw json.RawMessage) (Plugin, error) {
 	p := Plugin{}
 	if err := json.Unmarshal(raw, &p.Raw); err != nil {
-		return p, types.NewError(types.ErrDecodingFailure, "plugin is not a JSON object", Explain(raw, err))
+		return p, types.NewError(types.ErrDecodingFailure, "plugin is not a JSON object", explain.JSON(raw, err))
 	}
 	if p.Raw == nil {
 		return p, invalid("plugin is null, not a JSON object")
@@ -121,7 +121,7 @@ func parsePlugin(raw json.RawMessage) (Plugin, error) {
 		IPAM         json.RawMessage `json:"ipam"`
 	}
 	if err := json.Unmarshal(raw, &f); err != nil {
-		return p, invalid("%s", Explain(raw, err))
+		return p, invalid("%s", explain.JSON(raw, err))
 	}
 	p.Type, p.Capabilities = f.Type, f.Capabilities
 	if len(f.IPAM) > 0 && string(f.IPAM) != "null" && string(bytes.Join(bytes.Fields(f.IPAM), nil)) != "{}" {
@@ -229,10 +229,10 @@ func (l *List) MergeArgs(cniArgs map[string]json.RawMessage) error {
 		raw := l.Plugins[i].Raw
 		args, cni := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 		if err := unmarshalObject(raw["args"], &args); err != nil {
-			return invalid("\"args\" of network %q must be an object: %s", l.Name, Explain(raw["args"], err))
+			return invalid("\"args\" of network %q must be an object: %s", l.Name, explain.JSON(raw["args"], err))
 		}
 		if err := unmarshalObject(args["cni"], &cni); err != nil {
-			return invalid("\"args.cni\" of network %q must be an object: %s", l.Name, Explain(args["cni"], err))
+			return invalid("\"args.cni\" of network %q must be an object: %s", l.Name, explain.JSON(args["cni"], err))
 		}
 		for k, v := range cniArgs {
 			cni[k] = v
@@ -258,6 +258,3 @@ func unmarshalObject(b json.RawMessage, into *map[string]json.RawMessage) error 
 func invalid(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(format, args...), "")
 }
-
-// Explain says in words what is wrong with a configuration, and where.
-func Explain(b []byte, err error) string { return explain.JSON(b, err) }

@@ -142,6 +142,7 @@ func CheckPod(ctx context.Context, planner *meta.Planner, p meta.Pod) []Finding 
 	}
 	findings := []Finding{{object, Works, fmt.Sprintf("%d networks", len(wanted))}}
 	for _, w := range wanted {
+		findings = append(findings, checkRequests(object, w)...)
 		if slices.Contains(w.Config.Types(), onDisk) {
 			findings = append(findings, Finding{object, Works, "network " + w.Network + " is on the nodes' disks and was not tried"})
 		}

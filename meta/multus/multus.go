@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -63,11 +64,11 @@ var without = map[string]string{
 func Parse(b []byte) (c *Config, notes []string, err error) {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, nil, fmt.Errorf("configuration of Multus: %s", cniconf.Explain(b, err))
+		return nil, nil, fmt.Errorf("configuration of Multus: %s", explain.JSON(b, err))
 	}
 	c = &Config{}
 	if err := json.Unmarshal(b, c); err != nil {
-		return nil, nil, fmt.Errorf("configuration of Multus: %s", cniconf.Explain(b, err))
+		return nil, nil, fmt.Errorf("configuration of Multus: %s", explain.JSON(b, err))
 	}
 	if c.ClusterNetwork != "" && len(c.Delegates) > 0 {
 		return nil, nil, fmt.Errorf("configuration of Multus: clusterNetwork and delegates exclude each other")

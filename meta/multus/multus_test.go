@@ -1,6 +1,7 @@
 package multus
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -78,6 +79,44 @@ func TestWhatIsJudged(t *testing.T) {
 			t.Errorf("%+v, want %s and %q", c.found, c.grade, c.text)
 		})
 	}
+}
+
+func TestRequestsThatAreIgnoredThereFailHere(t *testing.T) {
+	for _, c := range []struct{ name, config, element, want string }{
+		{"static", `{"cniVersion": "1.0.0", "type": "macvlan", "ipam": {"type": "static"}}`, `"ips": ["10.0.0.1/24"], "mac": "02:00:00:00:00:01"`, ""},
+		{"native without IPAM", `{"cniVersion": "1.0.0", "type": "ovs", "bridge": "b"}`, `"ips": ["10.0.0.1/24"], "mac": "02:00:00:00:00:01"`, ""},
+		{"whereabouts", `{"cniVersion": "1.0.0", "type": "macvlan", "ipam": {"type": "whereabouts"}}`, `"ips": ["10.0.0.1/24"]`, "fails: its IPAM whereabouts ignores requests"},
+		{"no IPAM", `{"cniVersion": "1.0.0", "type": "macvlan"}`, `"ips": ["10.0.0.1/24"]`, `fails: plugin macvlan, which has no "ipam", ignores requests`},
+		{"an IPAM that nobody knows", `{"cniVersion": "1.0.0", "type": "macvlan", "ipam": {"type": "mine"}}`, `"ips": ["10.0.0.1/24"]`, "changes: if its IPAM mine ignores that, the pod fails"},
+		{"mac of ptp", `{"cniVersion": "1.0.0", "type": "ptp", "ipam": {"type": "host-local"}}`, `"mac": "02:00:00:00:00:01"`, "fails: plugin ptp ignores requests"},
+		{"mac of a plugin that nobody knows", `{"cniVersion": "1.0.0", "type": "mine"}`, `"mac": "02:00:00:00:00:01"`, "changes: if plugin mine ignores that"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			planner := meta.NewPlanner(one(c.config), meta.Config{Implied: map[string][]string{"ovs": {"ips", "mac"}}})
+			p := meta.Pod{Namespace: "default", Name: "p", Annotations: map[string]string{meta.NetworksAnnotation: `[{"name": "n", ` + c.element + `}]`}}
+			grade, text, _ := strings.Cut(c.want, ": ")
+			found := c.want == ""
+			for _, f := range CheckPod(context.Background(), planner, p) {
+				if c.want == "" && f.Grade != Works {
+					t.Errorf("%+v", f)
+				}
+				found = found || string(f.Grade) == grade && strings.Contains(f.Message, text)
+			}
+			if !found {
+				t.Errorf("nothing %s", c.want)
+			}
+		})
+	}
+}
+
+// one is a source of one network.
+type one string
+
+func (one) Pod(context.Context, string, string, string) (*meta.Pod, error) {
+	return nil, meta.ErrNotFound
+}
+func (o one) Network(_ context.Context, ns, name string) (*meta.Network, error) {
+	return &meta.Network{Namespace: ns, Name: name, Config: string(o)}, nil
 }
 
 func FuzzParse(f *testing.F) {

@@ -70,6 +70,12 @@ func TestOvsCNIsArgumentsAreHonoured(t *testing.T) {
 		t.Errorf("type %q, want system", out)
 	}
 	n.Check(t, s)
+	for _, taken := range []string{"lp1", "default_a_net3"} { // another pod's traffic is not to be had
+		if _, err := n.TryRun("b", `[{"name": "ovn", "cni-args": {"ovnPort": "`+taken+`"}}]`); err == nil || !strings.Contains(err.Error(), `OvnPort "`+taken+`" is bound to port`) || !strings.Contains(err.Error(), "of pod default/a") {
+			t.Error(err)
+		}
+	}
+	n.AssertClean(t)
 }
 
 // TestOvsCNIsArgumentsInCNIArgs: cnitool, and Multus for a selection's mac, give them so.

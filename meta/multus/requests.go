@@ -1,0 +1,59 @@
+package multus
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/patchbay-cni/patchbay/meta"
+)
+
+// What becomes of requested addresses, by IPAM plugin, and of a requested hardware address, by plugin.
+// Multus starts a pod whose request is ignored; here it fails.
+var (
+	honourIPs = []string{"patchbay-ipam", "static", "host-local"}
+	ignoreIPs = []string{"whereabouts", "dhcp"}
+	honourMAC = []string{"patchbay-ovs", "ovs", "macvlan", "bridge", "sriov", "tuning"}
+	ignoreMAC = []string{"ptp", "ipvlan", "vlan", "host-device"}
+)
+
+// checkRequests judges what a pod asks of one of its networks.
+func checkRequests(object string, w meta.Wanted) []Finding {
+	var findings []Finding
+	types := w.Config.Types()
+	if slices.Contains(types, onDisk) {
+		return nil
+	}
+	judge := func(key, who string, grade Grade) {
+		what := fmt.Sprintf("asks network %s for %q, and %s ignores requests: Multus starts the pod with what it gets, here it fails", w.Network, key, who)
+		if grade == Changes {
+			what = fmt.Sprintf("asks network %s for %q: if %s ignores that, the pod fails; Multus starts it with what it gets", w.Network, key, who)
+		}
+		findings = append(findings, Finding{object, grade, what})
+	}
+	head := w.Config.Plugins[0]
+	if w.RuntimeConfig["ips"] != nil {
+		var ipam struct {
+			Type string `json:"type"`
+		}
+		_ = json.Unmarshal(head.IPAM, &ipam) // the planner has read it
+		switch {
+		case slices.Contains(honourIPs, ipam.Type), head.IPAM == nil && slices.Contains(native, head.Type):
+		case head.IPAM == nil:
+			judge("ips", "plugin "+head.Type+", which has no \"ipam\",", Fails)
+		case slices.Contains(ignoreIPs, ipam.Type):
+			judge("ips", "its IPAM "+ipam.Type, Fails)
+		default:
+			judge("ips", "its IPAM "+ipam.Type, Changes)
+		}
+	}
+	if w.RuntimeConfig["mac"] != nil && !slices.ContainsFunc(types, func(t string) bool { return slices.Contains(honourMAC, t) }) {
+		grade := Changes
+		if !slices.ContainsFunc(types, func(t string) bool { return !slices.Contains(ignoreMAC, t) }) {
+			grade = Fails
+		}
+		judge("mac", "plugin "+strings.Join(types, ", "), grade)
+	}
+	return findings
+}
