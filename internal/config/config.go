@@ -234,6 +234,12 @@ func (c *Config) validate() error {
 	if method, at, _ := strings.Cut(c.OVS.DB, ":"); !slices.Contains([]string{"unix", "tcp", "ssl"}, method) || at == "" {
 		return fmt.Errorf("ovs.db %q must be unix:/path, tcp:host:port or ssl:host:port", c.OVS.DB)
 	}
+	for _, e := range c.Etcd.Endpoints {
+		if strings.Contains(e, "$(") {
+			return fmt.Errorf("etcd.endpoints %q holds a variable that the container was not given: a Service's, such as $(PATCHBAY_ETCD_SERVICE_HOST), is there "+
+				"only if the Service is in the Pod's namespace before the Pod's container starts; create it, then delete this Pod", e)
+		}
+	}
 	if !slices.Contains([]string{"auto", "true", "false"}, c.Kubernetes.Enabled) {
 		return fmt.Errorf("kubernetes.enabled %q is none of auto, true, false", c.Kubernetes.Enabled)
 	}

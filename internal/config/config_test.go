@@ -49,7 +49,8 @@ func TestMistakesNameKeyAndLine(t *testing.T) {
 			t.Errorf("%q: %v, want %q", file, err, want)
 		}
 	}
-	for set, want := range map[string]string{"nonsense": "key=value", "nod=x": `unknown key "nod"`} {
+	for set, want := range map[string]string{"nonsense": "key=value", "nod=x": `unknown key "nod"`,
+		"etcd.endpoints=[http://$(PATCHBAY_ETCD_SERVICE_HOST):12379]": `etcd.endpoints "http://$(PATCHBAY_ETCD_SERVICE_HOST):12379" holds a variable`} {
 		if _, err := Parse([]byte("node: n1"), []string{set}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("--set %s: %v, want %q", set, err, want)
 		}

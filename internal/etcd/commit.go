@@ -174,7 +174,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, err
 			return nil, fmt.Errorf("etcd: %w", err)
 		}
 		if time.Now().After(deadline) || k.kv.Ctx().Err() != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+			return nil, fmt.Errorf("%w%s: %w", ErrUnavailable, at(k.kv.Endpoints()), err)
 		}
 		// etcd refuses at once while it has no leader or is not there; nothing tells us when it is back.
 		select {

@@ -85,7 +85,15 @@ func tlsConfig(o Options) (*tls.Config, error) {
 // Ready asks etcd for a linearizable read within the context's limit.
 func Ready(ctx context.Context, c *clientv3.Client) error {
 	if _, err := c.Get(ctx, "\x00", clientv3.WithKeysOnly(), clientv3.WithLimit(1)); err != nil {
-		return fmt.Errorf("etcd does not answer: %w", err)
+		return fmt.Errorf("etcd does not answer%s: %w", at(c.Endpoints()), err)
 	}
 	return nil
+}
+
+// at names the endpoints; an embedded etcd has none.
+func at(endpoints []string) string {
+	if len(endpoints) == 0 {
+		return ""
+	}
+	return " at " + strings.Join(endpoints, ", ")
 }
