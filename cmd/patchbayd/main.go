@@ -65,30 +65,7 @@ standalone node with an embedded etcd.`,
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "configuration file")
 	cmd.Flags().StringArrayVar(&set, "set", nil, "key=value over the file, with dotted keys; repeatable")
 	cmd.Flags().BoolVar(&list, "list-failpoints", false, "print the points at which a build for tests can be made to fail")
-	cmd.AddCommand(uninstall(), webhook())
-	return cmd
-}
-
-// uninstall is for a node that Patchbay leaves.
-func uninstall() *cobra.Command {
-	var binDir, confFile string
-	var wait bool
-	cmd := &cobra.Command{
-		Use: "uninstall", Short: "Remove the CNI plugin and its configuration from this node", Args: cobra.NoArgs,
-		Long: `uninstall removes the CNI configuration, so that the runtime goes back to the next one,
-and then the plugin. Pods that run keep their interfaces; delete them first if they are to go.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := daemon.Uninstall(binDir, confFile); err != nil || !wait {
-				return err
-			}
-			fmt.Println("removed; waiting to be stopped")
-			<-cmd.Context().Done()
-			return nil
-		},
-	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "wait to be stopped when it is done, as a DaemonSet's container must")
-	cmd.Flags().StringVar(&binDir, "bin-dir", "/opt/cni/bin", "where the plugin is")
-	cmd.Flags().StringVar(&confFile, "conf-file", "/etc/cni/net.d/00-patchbay.conflist", "the CNI configuration")
+	cmd.AddCommand(webhook())
 	return cmd
 }
 

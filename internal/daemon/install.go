@@ -63,6 +63,3 @@ func (d *Daemon) checkInstalled() error {
 	}
 	return err
 }
-
-// Uninstall takes plugin and configuration away.
-func Uninstall(binDir, confFile string) error { return install.Remove(binDir, confFile) }
