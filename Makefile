@@ -11,6 +11,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.0
 COMMANDS    = patchbay patchbayd patchctl
 SOURCES     = $(shell git ls-files -co --exclude-standard '*.go') go.mod go.sum
 NAMES       = patchbay-ovs patchbay-ipam
+PREFIX     ?= /usr/local
 # The test cluster's programs, built once per version of their modules and of Go.
 E2E         = $(CURDIR)/.cache/e2e/bin
 KUBE        = kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
@@ -20,7 +21,7 @@ KUBEFLAGS   = -X $(GITVERSION).gitVersion=$(KUBEVERSION) -X $(GITVERSION).gitMaj
 	-X $(GITVERSION).gitTreeState=clean -X $(GITVERSION).gitCommit=module
 MODULES     = . test/ovscni test/e2e test/e2e/kube test/e2e/containerd
 
-.PHONY: help deps build demo test testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz clean
+.PHONY: help deps build install demo test testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz clean
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -33,6 +34,11 @@ $(BIN)/%: $(SOURCES)
 	@echo "building $@"
 	@$(STATIC) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 	@if [ $* = patchbay ]; then for n in $(NAMES); do ln -sf patchbay $(BIN)/$$n; done; fi
+
+install: build ## programs and kubectl's plugin into $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BIN)/patchbayd $(BIN)/patchbay $(DESTDIR)$(PREFIX)/bin
+	$(BIN)/patchctl install-plugin $(DESTDIR)$(PREFIX)/bin
 
 demo: deps build ## the main job on one machine, start to end; KEEP=1 leaves it running
 	@test/demo/demo.sh

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -70,14 +69,11 @@ type options struct {
 
 func command() *cobra.Command {
 	o := &options{}
-	name := "patchctl"
-	if filepath.Base(os.Args[0]) == "kubectl-patchbay" {
-		name = "kubectl-patchbay"
-	}
 	root := &cobra.Command{
-		Use: name, Short: "Show, attach and detach network interfaces of running pods", Version: version,
+		Use: "patchctl", Short: "Show, attach and detach network interfaces of running pods", Version: version,
 		SilenceUsage: true, SilenceErrors: true,
 	}
+	asPlugin(root, os.Args)
 	server := os.Getenv("PATCHBAY_SERVER")
 	if server == "" {
 		server = client.DefaultServer
@@ -87,7 +83,8 @@ func command() *cobra.Command {
 	flags.StringVar(&o.tokenFile, "token", "", "file with a bearer token, for https")
 	flags.StringVarP(&o.namespace, "namespace", "n", "default", "namespace of the pod")
 	root.SetFlagErrorFunc(flagError)
-	group(root, attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o))
+	group(root, attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o),
+		uninstallCommand(o), installPluginCommand())
 	return root
 }
 

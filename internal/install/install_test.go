@@ -67,3 +67,20 @@ func TestTheConfigurationIsWrittenOnceAndRemoved(t *testing.T) {
 		t.Error("it is still there")
 	}
 }
+
+func TestKubectlFindsThePluginAndItsCompletion(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "bin")
+	for range 2 { // again over itself
+		if err := Kubectl("/bin/true", dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"patchctl", "kubectl-patchbay", "kubectl_complete-patchbay"} {
+		if err := exec.Command(filepath.Join(dir, name)).Run(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if l, _ := os.ReadDir(dir); len(l) != 3 {
+		t.Errorf("left in the directory: %v", l)
+	}
+}
