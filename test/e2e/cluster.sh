@@ -41,7 +41,7 @@ Two nodes, n1 and n2, with Patchbay. To play with them:
    export PATH=$run:\$PATH                 # kubectl for this cluster
    kubectl get pods -A -o wide
    kubectl apply -f examples/networks
-   kubectl run web --image=e2e.invalid/tools:1 --annotations=k8s.v1.cni.cncf.io/networks=data -- sleep 1000000
+   kubectl run web --image=e2e.invalid/tools:1 --annotations=k8s.v1.cni.cncf.io/networks=data --command -- sleep 1000000
    $run/enter n1 patchctl get attachments -o wide     # a command on a node
 The kubeconfig is /mnt/cluster/admin.kubeconfig, seen from inside: $run/enter sh
 To stop it:

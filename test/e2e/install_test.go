@@ -3,9 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/x509/pkix"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,17 +24,77 @@ const (
 	netconf = "/etc/cni/net.d/00-patchbay.conflist"
 )
 
-// TestTheOverlays takes Patchbay off both nodes and installs it again from each overlay. It leaves the
-// cluster as it was.
+// TestTheOverlays takes Patchbay off both nodes, applies each overlay of deploy/ as a reader of
+// docs/kubernetes.md does, and takes it off again. It leaves the cluster as it was.
 func TestTheOverlays(t *testing.T) {
-	uninstall(t, "trial")
-	ctx := context.Background()
+	ns := namespace(t) // its networks are there throughout
+	takeOff(t, "test/e2e/overlays/trial", ns)
+	etcd := externalEtcd(t)
+	defer etcd.Stop()
+	t.Run("native", func(t *testing.T) { native(t, ns) })
 
-	// Native, without privileged, on an external etcd over TLS. The cluster network is Open vSwitch's.
-	ns := cluster.Namespace
-	if _, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
+	// On nodes that have had no bridges; from here on they have no uplinks.
+	for _, n := range c.Nodes {
+		if out, err := n.Run("ovs-vsctl", "del-br", "br-data", "--", "del-br", "br-control"); err != nil {
+			t.Fatal(out, err)
+		}
 	}
+	t.Run("trial", func(t *testing.T) {
+		out := deploy(t, "deploy/overlays/trial")
+		if service, daemons := strings.Index(out, "service/patchbay-etcd"), strings.Index(out, "daemonset.apps/patchbay"); service < 0 || service > daemons {
+			t.Errorf("the Service must be there before the daemons, which are given its address:\n%s", out)
+		}
+		run(t, ns, "a", "n1", "data")
+		takeOff(t, "deploy/overlays/trial", ns, "a")
+	})
+	t.Run("exec", func(t *testing.T) {
+		etcdSecret(t)
+		deploy(t, "deploy/overlays/exec")
+		run(t, ns, "a", "n1", "data,bridge")
+		remove(t, ns, "a")
+		takeOff(t, "deploy/overlays/exec", ns)
+	})
+	t.Run("webhook", func(t *testing.T) {
+		deploy(t, "deploy/overlays/webhook")
+		shell(t, "kubectl rollout status -n patchbay-system deployment/patchbay-webhook --timeout=90s")
+		eventually(t, "the webhook refuses", func() error {
+			out, err := c.Kubectl("create", "-n", ns, "--dry-run=server", "-f", file(t, nad("broken", `{"cniVersion": "1.0.0", "type": }`)))
+			if err == nil || !strings.Contains(out, "networks.patchbay.io") {
+				return fmt.Errorf("it did not: %s", out)
+			}
+			return nil
+		})
+		run(t, ns, "a", "n1", "data")
+		remove(t, ns, "a")
+		takeOff(t, "deploy/overlays/webhook", ns)
+	})
+	t.Run("from-multus", fromMultus)
+	deploy(t, "test/e2e/overlays/trial")
+}
+
+// deploy applies an overlay and waits until the daemons are ready and have given the runtime its
+// configuration. The custom resources, which are there, are left alone.
+func deploy(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := c.Deploy(context.Background(), dir)
+	if err != nil {
+		t.Fatal(out, err)
+	}
+	for _, n := range c.Nodes {
+		eventually(t, netconf+" is on "+n.Name, func() error {
+			fi, err := os.Stat(n.Path(netconf))
+			if err == nil && fi.Mode().Perm() != 0o600 {
+				err = fmt.Errorf("it has mode %o", fi.Mode().Perm())
+			}
+			return err
+		})
+	}
+	return out
+}
+
+// externalEtcd starts an etcd over TLS, with certificates for it and for the daemons.
+func externalEtcd(t *testing.T) *cluster.Process {
+	t.Helper()
 	if err := c.CA.Issue("etcd", pkix.Name{CommonName: "etcd"}, "10.77.0.1"); err != nil {
 		t.Fatal(err)
 	}
@@ -47,89 +105,41 @@ func TestTheOverlays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer etcd.Stop()
-	data := map[string][]byte{}
-	for key, file := range map[string]string{"tls.crt": "patchbay.crt", "tls.key": "patchbay.key", "ca.crt": "ca.crt"} {
-		if data[key], err = os.ReadFile(filepath.Join(c.Dir, "pki", file)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := c.Client.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "patchbay-etcd"}, Data: data}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Client.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "patchbay-etcd"}, Data: map[string]string{"endpoints": cluster.EtcdTLS}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := c.Kubectl("apply", "-f", filepath.Join(c.Root, "deploy/base/crd.yaml")); err != nil {
-		t.Fatal(out, err)
-	}
-	eventually(t, "the cluster network", func() error {
-		_, err := tryApply(t, "kube-system", nad("cluster", `{"cniVersion": "1.1.0", "name": "cluster", "type": "patchbay-ovs", "network": "control",
- "ipam": {"type": "patchbay-ipam", "network": "10.20.0.0/16", "subnetLen": 24, "cooldown": "0s", "routes": [{"dst": "10.20.0.0/16", "scope": 253}]}}`))
-		return err
-	})
-	if err := c.Install(ctx, "native"); err != nil {
-		t.Fatal(err)
-	}
-	t.Run("native", func(t *testing.T) {
-		ns := namespace(t)
-		run(t, ns, "a", "n1", "data,control")
-		run(t, ns, "b", "n2", "data,control")
-		for _, ifName := range []string{"eth0", "net1", "net2"} {
-			in(t, ns, "a", "ping", "-c1", "-W3", address(t, ns, "b", ifName))
-		}
-		// With kubernetes.events=all.
-		event(t, ns, "a", "Attached", "eth0 on network kube-system/cluster", "net1 on network "+ns+"/data", address(t, ns, "a", "net2"))
-		remove(t, ns, "a")
-		event(t, ns, "a", "Detached", "eth0", "net1", "net2")
-		remove(t, ns, "b")
-		clean(t)
-	})
-	uninstall(t, "native")
-	t.Run("from-multus", fromMultus)
-	if err := c.Install(ctx, "trial"); err != nil {
-		t.Fatal(err)
-	}
+	return etcd
 }
 
-// uninstall does what the documentation says: delete, apply the overlay uninstall, delete that.
-func uninstall(t *testing.T, overlay string) {
+// etcdSecret makes what the overlays for an etcd of one's own want.
+func etcdSecret(t *testing.T) {
 	t.Helper()
-	for _, n := range c.Nodes {
-		for _, f := range []string{plugin, netconf} {
-			if _, err := os.Stat(n.Path(f)); err != nil {
-				t.Errorf("before: %v", err)
-			}
-		}
-		if fi, err := os.Stat(n.Path(netconf)); err == nil && fi.Mode().Perm() != 0o600 {
-			t.Errorf("%s has mode %o", netconf, fi.Mode().Perm())
-		}
+	shell(t, `cd `+filepath.Join(c.Dir, "pki")+`
+kubectl create namespace patchbay-system
+kubectl create secret generic -n patchbay-system patchbay-etcd --from-file=tls.crt=patchbay.crt --from-file=tls.key=patchbay.key --from-file=ca.crt
+kubectl create configmap -n patchbay-system patchbay-etcd --from-literal=endpoints=`+cluster.EtcdTLS)
+}
+
+// native is without privileged, on an etcd over TLS. The cluster network is Open vSwitch's, too. The
+// bridges have the uplinks that they had before.
+func native(t *testing.T, ns string) {
+	etcdSecret(t)
+	apply(t, "kube-system", nad("cluster", `{"cniVersion": "1.1.0", "name": "cluster", "type": "patchbay-ovs", "network": "control",
+ "ipam": {"type": "patchbay-ipam", "network": "10.20.0.0/16", "subnetLen": 24, "cooldown": "0s", "routes": [{"dst": "10.20.0.0/16", "scope": 253}]}}`))
+	deploy(t, "deploy/overlays/native")
+	run(t, ns, "a", "n1", "data,control")
+	run(t, ns, "b", "n2", "data,control")
+	for _, ifName := range []string{"eth0", "net1", "net2"} {
+		in(t, ns, "a", "ping", "-c1", "-W3", address(t, ns, "b", ifName))
 	}
-	overlays := filepath.Join(c.Root, "test/e2e/overlays")
-	if out, err := c.Kubectl("delete", "-k", filepath.Join(overlays, overlay), "--wait"); err != nil {
-		t.Fatal(out, err)
-	}
-	if out, err := c.Kubectl("apply", "-k", filepath.Join(c.Root, "deploy/overlays/uninstall")); err != nil {
-		t.Fatal(out, err)
-	}
-	for _, n := range c.Nodes {
-		for _, f := range []string{plugin, "/opt/cni/bin/patchbay-ovs", "/opt/cni/bin/patchbay-ipam", netconf} {
-			eventually(t, f+" is gone from "+n.Name, func() error {
-				if _, err := os.Lstat(n.Path(f)); !errors.Is(err, fs.ErrNotExist) {
-					return fmt.Errorf("%w", errors.Join(err, fmt.Errorf("it is there")))
-				}
-				return nil
-			})
-		}
-		left, err := n.Run("sh", "-c", "ls -A /opt/cni/bin /etc/cni/net.d")
-		if err != nil || strings.Contains(left, "patchbay") {
-			t.Errorf("left on %s: %s, %v", n.Name, left, err)
-		}
-	}
-	if out, err := c.Kubectl("delete", "-k", filepath.Join(c.Root, "deploy/overlays/uninstall"), "--wait"); err != nil {
-		t.Fatal(out, err)
-	}
-	eventually(t, "the nodes are Ready with the CNI that was there before", func() error { return c.Ready(context.Background()) })
+	remove(t, ns, "a")
+
+	// An overlay of the reader's own on it, with kubernetes.events=all.
+	deploy(t, "test/e2e/overlays/native")
+	run(t, ns, "a", "n1", "data,control")
+	event(t, ns, "a", "Attached", "eth0 on network kube-system/cluster", "net1 on network "+ns+"/data", address(t, ns, "a", "net2"))
+	remove(t, ns, "a")
+	event(t, ns, "a", "Detached", "eth0", "net1", "net2")
+	remove(t, ns, "b")
+	clean(t)
+	takeOff(t, "test/e2e/overlays/native", ns)
 }
 
 // fromMultus does what docs/from-multus.md says, on a cluster with Multus' configuration and networks
@@ -142,30 +152,29 @@ func fromMultus(t *testing.T) {
 	if _, err := c.Client.CoreV1().ConfigMaps("kube-system").Create(ctx, config, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("sh", "-c", `set -e
-kubectl create namespace patchbay-system
+	shell(t, `kubectl create namespace patchbay-system
 kubectl get configmap -n kube-system multus-daemon-config -o jsonpath='{.data.daemon-config\.json}' |
   kubectl create configmap -n patchbay-system multus-daemon-config --from-file=daemon-config.json=/dev/stdin`)
-	cmd.Env = append(os.Environ(), "PATH="+c.Bin+":"+os.Getenv("PATH"), "KUBECONFIG="+c.Dir+"/admin.kubeconfig")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	// Multus' own version of the custom resource stays.
+	mark := []string{"annotate", "crd", "network-attachment-definitions.k8s.cni.cncf.io"}
+	if out, err := c.Kubectl(append(mark, "example.org/from=multus")...); err != nil {
+		t.Fatal(out)
 	}
-	if out, err := c.Kubectl("apply", "-f", filepath.Join(c.Root, "deploy/base/crd.yaml")); err != nil {
-		t.Fatal(out, err)
+	if out, err := c.CreateCRDs(); err != nil || strings.Count(out, "(AlreadyExists)") != 2 {
+		t.Errorf("%v\n%s", err, out)
 	}
-	eventually(t, "the networks of Multus' users", func() error {
-		_, err := tryApply(t, "kube-system", nad("everyone", `{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br-control"}`))
-		return err
-	})
+	if out, err := c.Kubectl("get", "crd", "network-attachment-definitions.k8s.cni.cncf.io", "-o", "yaml"); err != nil || !strings.Contains(out, "example.org/from: multus") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := c.Kubectl(append(mark, "example.org/from-")...); err != nil {
+		t.Fatal(out)
+	}
+	apply(t, "kube-system", nad("everyone", `{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br-control"}`))
 	ns := namespace(t)
 	apply(t, ns, nad("ovs", `{"cniVersion": "0.4.0", "type": "ovs", "bridge": "br-data", "vlan": 100, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.60.0.0/24"}]]}}`))
 	apply(t, "default", nad("elsewhere", `{"cniVersion": "0.3.1", "type": "bridge", "bridge": "lbr1", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.61.0.0/24"}]]}}`))
 	apply(t, ns, nad("broken", `{"cniVersion": "0.3.1", "type": }`))
-	check := func() string {
-		out, _ := command(filepath.Join(c.Root, "bin/patchctl"), "migrate", "check", "--all", "--kubeconfig", c.Dir+"/admin.kubeconfig")
-		return out
-	}
-	out := check()
+	out, _ := command(filepath.Join(c.Root, "bin/patchctl"), "migrate", "check", "--all", "--kubeconfig", c.Dir+"/admin.kubeconfig")
 	for _, want := range []string{"ovs is made by the daemon itself", "executes bridge, host-local", ns + "/broken", "fails", "multusConfigFile: has no effect here"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("migrate check lacks %q:\n%s", want, out)
@@ -177,9 +186,7 @@ kubectl get configmap -n kube-system multus-daemon-config -o jsonpath='{.data.da
 			t.Fatal(err)
 		}
 	}
-	if err := c.Install(ctx, "from-multus"); err != nil {
-		t.Fatal(err)
-	}
+	deploy(t, "deploy/overlays/from-multus")
 	for _, n := range c.Nodes {
 		findings, err := daemon(t, n).Doctor(ctx)
 		if err != nil || !strings.Contains(fmt.Sprint(findings), "takes 00-multus.conf before") {
@@ -196,7 +203,19 @@ kubectl get configmap -n kube-system multus-daemon-config -o jsonpath='{.data.da
 	}
 	remove(t, ns, "a")
 	clean(t)
-	uninstall(t, "from-multus")
+	takeOff(t, "deploy/overlays/from-multus", ns)
+}
+
+// shell runs commands with the test cluster's kubectl, as a reader copies them from the documents.
+func shell(t *testing.T, script string) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Env = append(os.Environ(), "PATH="+c.Bin+":"+os.Getenv("PATH"), "KUBECONFIG="+c.Dir+"/admin.kubeconfig")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return string(out)
 }
 
 func command(name string, args ...string) (string, error) {
@@ -222,7 +241,7 @@ func TestN02TheResourceIsTheSpecifications(t *testing.T) {
 func TestN44TheConfigurationIsWrittenWhenADDsCanBeServed(t *testing.T) {
 	n := c.Nodes[0]
 	back := daemonsGo(t)
-	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "deployment/patchbay-etcd", "--replicas=0"); err != nil {
+	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "statefulset/patchbay-etcd", "--replicas=0"); err != nil {
 		t.Fatal(out)
 	}
 	if err := os.Remove(n.Path(netconf)); err != nil {
@@ -236,10 +255,53 @@ func TestN44TheConfigurationIsWrittenWhenADDsCanBeServed(t *testing.T) {
 	if _, err := os.Stat(n.Path(netconf)); err == nil {
 		t.Error("the configuration is there, and nobody could serve an ADD")
 	}
-	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "deployment/patchbay-etcd", "--replicas=1"); err != nil {
+	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "statefulset/patchbay-etcd", "--replicas=1"); err != nil {
 		t.Fatal(out)
 	}
 	back()
 	eventually(t, "the configuration is there", func() error { _, err := os.Stat(n.Path(netconf)); return err })
 	eventually(t, "both nodes are Ready", func() error { return c.Ready(context.Background()) })
+}
+
+// TestTheTrialEtcdStaysOnItsNode drains the other node, which it must not notice, and then its own: it
+// comes back there, with its data.
+func TestTheTrialEtcdStaysOnItsNode(t *testing.T) {
+	ctx := context.Background()
+	uid := func() (types.UID, error) {
+		p, err := c.Client.CoreV1().Pods(cluster.Namespace).Get(ctx, "patchbay-etcd-0", metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		if p.Spec.NodeName != "n1" || len(p.Status.ContainerStatuses) == 0 || !p.Status.ContainerStatuses[0].Ready {
+			return "", fmt.Errorf("it is on %q, %+v", p.Spec.NodeName, p.Status.ContainerStatuses)
+		}
+		return p.UID, nil
+	}
+	before, err := uid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain := func(node string) {
+		shell(t, "kubectl drain "+node+" --ignore-daemonsets --timeout=60s; kubectl uncordon "+node)
+	}
+	drain("n2")
+	if now, err := uid(); err != nil || now != before {
+		t.Errorf("after a drain of n2: %s, %v, want %s", now, err, before)
+	}
+	ns := namespace(t)
+	run(t, ns, "a", "n2", "data")
+	drain("n1")
+	eventually(t, "etcd is back", func() error {
+		now, err := uid()
+		if err == nil && now == before {
+			err = fmt.Errorf("it was not evicted")
+		}
+		return err
+	})
+	out, err := c.Nodes[0].Run("etcdctl", "--endpoints=http://127.0.0.1:12379", "get", "--prefix", "--print-value-only", "/patchbay/v1/sandboxes/n2/")
+	if err != nil || !strings.Contains(out, ns) {
+		t.Errorf("%v, the records are %q", err, out)
+	}
+	remove(t, ns, "a")
+	clean(t)
 }

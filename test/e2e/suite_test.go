@@ -125,11 +125,17 @@ func apply(t *testing.T, ns, yaml string) {
 
 func tryApply(t *testing.T, ns, yaml string) (string, error) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "manifest.yaml")
-	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {
+	return c.Kubectl("apply", "-n", ns, "-f", file(t, yaml))
+}
+
+// file writes a manifest.
+func file(t *testing.T, yaml string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "manifest.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return c.Kubectl("apply", "-n", ns, "-f", file)
+	return path
 }
 
 func nad(name, config string) string {

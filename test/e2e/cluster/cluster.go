@@ -31,9 +31,10 @@ const (
 
 // Images of the cluster. None is in a registry.
 const (
-	PauseImage    = "e2e.invalid/pause:1"
-	ToolsImage    = "e2e.invalid/tools:1" // busybox, iperf3
-	EtcdImage     = "e2e.invalid/etcd:1"
+	PauseImage = "e2e.invalid/pause:1"
+	ToolsImage = "e2e.invalid/tools:1" // busybox, iperf3
+	// Those of deploy/, by the names that they have there.
+	EtcdImage     = "gcr.io/etcd-development/etcd:v3.6.4"
 	PatchbayImage = "ghcr.io/patchbay-cni/patchbay:latest"
 )
 

@@ -180,7 +180,7 @@ const containerdConfig = `version = 3
 [plugins.'io.containerd.cri.v1.runtime']
   restrict_oom_score_adj = true
   [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ['/opt/cni/bin', '/usr/lib/cni']
+    bin_dirs = ['/opt/cni/bin']
   # Pods of this handler have the reference plugins alone: what Patchbay is measured against.
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.reference]
     runtime_type = 'io.containerd.runc.v2'

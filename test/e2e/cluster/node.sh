@@ -12,6 +12,8 @@ mount --bind "$disk/opt" /opt
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/netns /run/lock /run/openvswitch /run/containerd /var/lib/openvswitch /etc/cni/net.d /etc/containerd /etc/kubernetes/manifests \
 	/opt/cni/bin /var/lib/kubelet /var/log/pods
+# The reference plugins are where a node has them; whatever runs on it sees no other directory.
+[ -e /opt/cni/bin/bridge ] || cp /usr/lib/cni/* /opt/cni/bin
 # /sys of this network namespace, with the machine's cgroups.
 mkdir /run/cgroup
 mount --rbind /sys/fs/cgroup /run/cgroup
