@@ -38,6 +38,7 @@ $(BIN)/%: $(SOURCES)
 install: build ## programs and kubectl's plugin into $(DESTDIR)$(PREFIX)/bin
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install -m 755 $(BIN)/patchbayd $(BIN)/patchbay $(DESTDIR)$(PREFIX)/bin
+	@for n in $(NAMES); do ln -sf patchbay $(DESTDIR)$(PREFIX)/bin/$$n; done
 	$(BIN)/patchctl install-plugin $(DESTDIR)$(PREFIX)/bin
 
 demo: deps build ## the main job on one machine, start to end; KEEP=1 leaves it running

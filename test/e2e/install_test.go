@@ -44,8 +44,15 @@ func TestTheOverlays(t *testing.T) {
 		if service, daemons := strings.Index(out, "service/patchbay-etcd"), strings.Index(out, "daemonset.apps/patchbay"); service < 0 || service > daemons {
 			t.Errorf("the Service must be there before the daemons, which are given its address:\n%s", out)
 		}
+		shell(t, "kubectl rollout status -n patchbay-system daemonset/patchbay --timeout=90s")
 		run(t, ns, "a", "n1", "data")
 		takeOff(t, "deploy/overlays/trial", ns, "a")
+		// What stays on purpose, as documented: the next etcd knows nothing of the pod that ended meanwhile.
+		for _, n := range c.Nodes {
+			if out, err := n.Run("rm", "-rf", "/var/lib/patchbay", "/var/lib/patchbay-etcd"); err != nil {
+				t.Error(out, err)
+			}
+		}
 	})
 	t.Run("exec", func(t *testing.T) {
 		etcdSecret(t)
@@ -69,7 +76,41 @@ func TestTheOverlays(t *testing.T) {
 		takeOff(t, "deploy/overlays/webhook", ns)
 	})
 	t.Run("from-multus", fromMultus)
+	// The networks go only on purpose.
+	shell(t, "cd "+c.Root+"; kubectl delete -k deploy/crds; kubectl label node n1 patchbay.io/trial-etcd-")
 	deploy(t, "test/e2e/overlays/trial")
+}
+
+// TestEveryOverlayIsInItsNamespace renders each overlay below one of the reader's own, as
+// docs/kubernetes.md has it: the image has the reader's name, all is in the namespace, and no custom
+// resource is among what kubectl delete -k would delete.
+func TestEveryOverlayIsInItsNamespace(t *testing.T) {
+	dirs, err := filepath.Glob(filepath.Join(c.Root, "deploy/overlays/*"))
+	if err != nil || len(dirs) == 0 {
+		t.Fatal(dirs, err)
+	}
+	for _, dir := range dirs {
+		own := t.TempDir()
+		from, err := filepath.Rel(own, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kustomization := "resources: [" + from + "]\nimages:\n- {name: ghcr.io/patchbay-cni/patchbay, newName: registry.example.org/patchbay, newTag: v1}\n"
+		if err := os.WriteFile(filepath.Join(own, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := c.Kubectl("kustomize", own)
+		if err != nil || !strings.Contains(out, "image: registry.example.org/patchbay:v1") || strings.Contains(out, "ghcr.io") {
+			t.Errorf("%s: %v\n%s", dir, err, out)
+		}
+		for object := range strings.SplitSeq(out, "\n---\n") {
+			kind, _, _ := strings.Cut(object[strings.Index("\n"+object, "\nkind: "):], "\n")
+			clusterWide := slices.Contains([]string{"kind: Namespace", "kind: ClusterRole", "kind: ClusterRoleBinding", "kind: ValidatingWebhookConfiguration"}, kind)
+			if !clusterWide && !strings.Contains(object+"\n", "\n  namespace: patchbay-system\n") {
+				t.Errorf("%s: %s is of the whole cluster or in another namespace:\n%s", dir, kind, object)
+			}
+		}
+	}
 }
 
 // deploy applies an overlay and waits until the daemons are ready and have given the runtime its

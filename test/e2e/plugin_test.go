@@ -47,7 +47,7 @@ func TestKubectlPatchbay(t *testing.T) {
 	// By make install, with a path that a package builder chooses.
 	root := t.TempDir()
 	shell(t, "make -s -C "+c.Root+" install DESTDIR="+root+" PREFIX=/usr")
-	for _, name := range []string{"patchbay", "patchbayd", "patchctl", "kubectl-patchbay", "kubectl_complete-patchbay"} {
+	for _, name := range []string{"patchbay", "patchbay-ovs", "patchbay-ipam", "patchbayd", "patchctl", "kubectl-patchbay", "kubectl_complete-patchbay"} {
 		if fi, err := os.Stat(filepath.Join(root, "usr/bin", name)); err != nil || fi.Mode().Perm() != 0o755 {
 			t.Errorf("%s: %v, %v", name, fi, err)
 		}

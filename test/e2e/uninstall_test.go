@@ -33,10 +33,11 @@ func takeOff(t *testing.T, dir, ns string, pods ...string) {
 	for _, n := range c.Nodes {
 		for _, f := range []string{plugin, "/opt/cni/bin/patchbay-ovs", "/opt/cni/bin/patchbay-ipam", netconf} {
 			eventually(t, f+" is gone from "+n.Name, func() error {
-				if _, err := os.Lstat(n.Path(f)); !errors.Is(err, fs.ErrNotExist) {
-					return fmt.Errorf("%w", errors.Join(err, fmt.Errorf("it is there")))
+				_, err := os.Lstat(n.Path(f))
+				if errors.Is(err, fs.ErrNotExist) {
+					return nil
 				}
-				return nil
+				return fmt.Errorf("it is there (%v)", err)
 			})
 		}
 	}
@@ -63,11 +64,11 @@ func uninstallerWaits(t *testing.T, ns, pod string) {
 		l, err := c.Client.CoreV1().Pods(cluster.Namespace).List(context.Background(),
 			metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=patchbay-uninstall", FieldSelector: "spec.nodeName=n1"})
 		if err != nil || len(l.Items) != 1 {
-			return fmt.Errorf("%d pods, %w", len(l.Items), err)
+			return fmt.Errorf("%d pods, %v", len(l.Items), err)
 		}
-		out, err := c.Kubectl("logs", "-n", cluster.Namespace, l.Items[0].Name, "-c", "uninstall")
+		out, err := c.Kubectl("logs", "-n", "patchbay-system", "-l", "app.kubernetes.io/name=patchbay-uninstall", "-c", "uninstall", "--prefix", "--tail=-1")
 		if err != nil || !strings.Contains(out, ns+"/"+pod+" net1") || !strings.Contains(out, "waiting for the pods to end: 1 interface of 1 pod") {
-			return fmt.Errorf("%w: its log is %s", err, out)
+			return fmt.Errorf("the logs are %v, %s", err, out)
 		}
 		if s := l.Items[0].Status.ContainerStatuses; len(s) > 0 && s[0].Ready {
 			t.Error("it is Ready, and the pod has its interface")
