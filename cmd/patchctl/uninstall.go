@@ -124,11 +124,10 @@ func say(w io.Writer, what string, plugs []ovs.Plug) {
 	}
 	fmt.Fprintf(w, "%s: %s\n", what, count(plugs))
 	for _, p := range plugs {
-		switch {
-		case p.Pod == "":
-			fmt.Fprintf(w, "  link %s without a port\n", p.Name)
-		default:
+		if p.Port {
 			fmt.Fprintf(w, "  %s %s, port %s\n", p.Pod, p.Interface, p.Name)
+		} else {
+			fmt.Fprintf(w, "  link %s without a port\n", p.Name)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -152,11 +153,14 @@ func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) 
 		return err
 	}
 	defer stop()
-	done := map[string]bool{}
-	for last := -1; ; {
+	done, last := map[string]bool{}, -1
+	for {
 		removed, left, err := u.unplugEnded(ctx, done)
+		var away *types.Error
 		switch {
-		case err != nil && ctx.Err() == nil && !u.noSwitch && !u.native.Connected():
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.As(err, &away) && away.Code == types.ErrTryAgainLater:
 			continue // the next call waits until Open vSwitch is back
 		case err != nil:
 			return err

@@ -258,7 +258,7 @@ func TestEtcdStopsAndStarts(t *testing.T) {
 	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
 	begin := time.Now()
 	_, err := n.TryRun("c", "data")
-	if err == nil || !strings.Contains(err.Error(), "etcd is unavailable") {
+	if err == nil || !strings.Contains(err.Error(), "etcd is unavailable at "+etcd.Endpoint) {
 		t.Errorf("ADD without etcd: %v", err)
 	}
 	if took := time.Since(begin); took > 60*time.Second {
