@@ -225,20 +225,14 @@ func (c *Config) validate() error {
 	if !nodeName.MatchString(c.Node) {
 		return fmt.Errorf("node %q is not a node name (lower-case letters, digits, dashes, dots)", c.Node)
 	}
-	if !strings.HasPrefix(c.Etcd.Prefix, "/") || strings.HasSuffix(c.Etcd.Prefix, "/") {
-		return fmt.Errorf("etcd.prefix %q must begin, and must not end, with a slash", c.Etcd.Prefix)
+	if err := c.Etcd.validate(); err != nil {
+		return err
 	}
 	if _, _, err := net.SplitHostPort(c.Listen.Metrics); c.Listen.Metrics != "" && err != nil {
 		return fmt.Errorf("listen.metrics %q must be host:port, such as 127.0.0.1:9464", c.Listen.Metrics)
 	}
 	if method, at, _ := strings.Cut(c.OVS.DB, ":"); !slices.Contains([]string{"unix", "tcp", "ssl"}, method) || at == "" {
 		return fmt.Errorf("ovs.db %q must be unix:/path, tcp:host:port or ssl:host:port", c.OVS.DB)
-	}
-	for _, e := range c.Etcd.Endpoints {
-		if strings.Contains(e, "$(") {
-			return fmt.Errorf("etcd.endpoints %q holds a variable that the container was not given: a Service's, such as $(PATCHBAY_ETCD_SERVICE_HOST), is there "+
-				"only if the Service is in the Pod's namespace before the Pod's container starts; create it, then delete this Pod", e)
-		}
 	}
 	if !slices.Contains([]string{"auto", "true", "false"}, c.Kubernetes.Enabled) {
 		return fmt.Errorf("kubernetes.enabled %q is none of auto, true, false", c.Kubernetes.Enabled)
@@ -279,6 +273,19 @@ func (c *Config) validate() error {
 	}
 	if c.GC.GiveUp.Attempts < 1 || c.GC.GiveUp.After < 0 {
 		return errors.New("gc.giveUp.attempts must be 1 or more, and gc.giveUp.after 0s or more")
+	}
+	return nil
+}
+
+func (e Etcd) validate() error {
+	if !strings.HasPrefix(e.Prefix, "/") || strings.HasSuffix(e.Prefix, "/") {
+		return fmt.Errorf("etcd.prefix %q must begin, and must not end, with a slash", e.Prefix)
+	}
+	for _, at := range e.Endpoints {
+		if strings.Contains(at, "$(") {
+			return fmt.Errorf("etcd.endpoints %q holds a variable that the container was not given: a Service's, such as $(PATCHBAY_ETCD_SERVICE_HOST), is there "+
+				"only if the Service is in the Pod's namespace before the Pod's container starts; create it, then delete this Pod", at)
+		}
 	}
 	return nil
 }
