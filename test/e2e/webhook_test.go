@@ -51,11 +51,11 @@ func TestTheWebhookRefusesWhatCantWork(t *testing.T) {
 	}
 	pods := c.Client.CoreV1().Pods(ns)
 	for annotation, want := range map[string]string{
-		`[{"name": "data"`:                              "not a JSON list",
-		"data@x0,control@x0":                            `"x0"`,
-		"kube-system/secret":                            "forbidden",
-		`[{"name": "bridge", "ips": ["10.17.0.5/24"]}]`: "capability",
-		`[{"name": "data", "mac": "no"}]`:               "mac",
+		`[{"name": "data"`:   "not a JSON list",
+		"data@x0,control@x0": `"x0"`,
+		"kube-system/secret": "forbidden",
+		`[{"name": "bridge", "portMappings": [{"hostPort": 80, "containerPort": 80}]}]`: "capability",
+		`[{"name": "data", "mac": "no"}]`:                                               "mac",
 	} {
 		if _, err := pods.Create(ctx, pod("p", "n1", annotation), metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", annotation, err, want)
