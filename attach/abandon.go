@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
@@ -32,10 +34,19 @@ type GiveUp struct {
 // abandonedRetry is how often GC tries to unmake what was given up.
 const abandonedRetry = time.Hour
 
-// due reports whether it is time to unmake the attachment, which was not answered for, or could not be
-// unmade.
-func (a *Attachment) due(now time.Time) bool {
-	return a.Status.Phase != Abandoned || now.Sub(a.Status.Deletion.Last) >= abandonedRetry
+// due reports whether GC is to unmake the attachment, which was not answered for, or could not be
+// unmade. What was given up and is a plugin's is left for long: each try executes it. Ours costs
+// nothing, and what kept it, Open vSwitch being away, may be over.
+func (e *Engine) due(a Attachment, now time.Time) bool {
+	switch {
+	case a.Status.Phase == Ready:
+		return false
+	case a.Status.Phase != Abandoned:
+		return true
+	case e.delegate(a.Spec.Config) == e.Native:
+		return e.Native.Connected()
+	}
+	return now.Sub(a.Status.Deletion.Last) >= abandonedRetry
 }
 
 // failed returns the attachment as it is recorded after a DEL that failed.
@@ -55,10 +66,10 @@ func (e *Engine) failed(a Attachment, cause error, now time.Time) Attachment {
 	return a
 }
 
-// tellAbandoned says of attachments that they were given up just now.
+// tellAbandoned says which of the attachments were given up just now: not before, if they were there.
 func (e *Engine) tellAbandoned(s *Sandbox, before, after []Attachment) {
 	for i, a := range after {
-		if a.Status.Phase != Abandoned || before[i].Status.Phase == Abandoned {
+		if a.Status.Phase != Abandoned || before != nil && before[i].Status.Phase == Abandoned {
 			continue
 		}
 		d := a.Status.Deletion
@@ -91,26 +102,51 @@ func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachme
 	if enterErr == nil {
 		defer d.Netns.Close()
 	}
-	unmade = e.unmake(ctx, d, []Attachment{a})[0]
-	if unmade != nil && d.Netns != nil && a.hasInterface() {
-		// Its addresses are free from now on: the pod must not go on using them.
-		if err := takeOut(d.Netns, a.Spec.Interface); err != nil {
-			return unmade, fmt.Errorf("%s is still in the pod, and its addresses would have a second owner: %w", a.Spec.Interface, err)
-		}
-	}
 	claims := releasable([]Attachment{a})
-	if unmade != nil {
-		asked, err := e.askedFor(ctx, s.ContainerID, a.Spec.Interface)
-		if err != nil {
+	if unmade = e.unmake(ctx, d, []Attachment{a})[0]; unmade != nil {
+		if err := e.cutLoose(ctx, d, a); err != nil {
 			return unmade, err
 		}
-		claims = append(claims, asked...)
 	}
-	if err := e.forget(ctx, slot, s, s.without(a.Spec.Interface), claims); err != nil {
+	next := s.without(a.Spec.Interface)
+	if d.Netns != nil && !next.Ending {
+		if next, err = restoreDefaultRoutes(d, next); err != nil {
+			e.logger(s).Warn("default route is not restored", "error", err)
+		}
+	}
+	if err := e.forget(ctx, slot, s, next, claims); err != nil {
 		return unmade, err
 	}
 	e.logger(s).Warn("discarded", "network", a.Spec.Network, "interface", a.Spec.Interface, "error", unmade)
 	return unmade, nil
+}
+
+// cutLoose takes from an attachment that its plugins will not unmake what must not stay: the port and
+// link that we made at the head of its chain, the interface in the pod, and the addresses that its
+// plugins asked us for, which are free from now on.
+func (e *Engine) cutLoose(ctx context.Context, d delegates.Sandbox, a Attachment) error {
+	if e.Native.Handles(a.Spec.Config.Plugins[0].Type) {
+		if err := e.Native.Del(ctx, d, []*delegates.Attachment{a.work()}); err != nil {
+			return err
+		}
+	}
+	if d.Netns != nil && a.tellsInterface() {
+		if err := takeOut(d.Netns, a.Spec.Interface); err != nil {
+			return fmt.Errorf("%s is still in the pod, and its addresses would have a second owner: %w", a.Spec.Interface, err)
+		}
+	}
+	asked, err := e.askedFor(ctx, d.ContainerID, a.Spec.Interface)
+	if err != nil {
+		return err
+	}
+	return e.IPAM.Release(ctx, asked)
+}
+
+// tellsInterface reports whether the plugins have said that the interface of that name is theirs.
+func (a *Attachment) tellsInterface() bool {
+	return a.Status.Result != nil && slices.ContainsFunc(a.Status.Result.Interfaces, func(i *types100.Interface) bool {
+		return i.Sandbox != "" && i.Name == a.Spec.Interface
+	})
 }
 
 // askedFor are the claims that a plugin of the attachment asked us for and would have freed.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,9 +18,6 @@ import (
 	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
 )
-
-// undoTimeout bounds a roll-back, which goes on when the caller has given up.
-const undoTimeout = 30 * time.Second
 
 // Add makes all attachments of a sandbox that starts, or none. Repeated with the same wishes it
 // returns what is there; anything else of the sandbox is unmade first.
@@ -39,8 +35,7 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 			return nil, fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", s.ContainerID, err)
 		}
 		if left := slot.record; left != nil {
-			return nil, types.NewError(cniwire.ErrRefused, fmt.Sprintf("sandbox %s has interfaces that could not be removed and were given up: %s",
-				s.ContainerID, strings.Join(left.Interfaces(), ", ")), "\"patchctl leftovers rm\" removes them")
+			return nil, givenUp(s.ContainerID, left.Interfaces()...)
 		}
 	}
 	made, err := e.add(ctx, "ADD", slot, &s, d, wanted)
@@ -58,18 +53,26 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*A
 		return nil, err
 	}
 	defer done()
-	record := &s
-	if have := slot.record; have != nil && have.NetnsCookie == s.NetnsCookie {
-		record = have
-		if a := have.Find(w.Interface); a != nil {
-			if a.Status.Phase == Ready && a.Spec.equal(newSpec(w, s.ContainerID)) {
+	if have := slot.record; have != nil {
+		a, rest := have.Find(w.Interface), (*Sandbox)(nil)
+		if same := have.NetnsCookie == s.NetnsCookie && have.BootID == s.BootID; same {
+			if a != nil && a.Status.Phase == Ready && a.Spec.equal(newSpec(w, s.ContainerID)) {
 				return a, nil
 			}
-			record = have.without(w.Interface)
-			if err := e.remove(ctx, slot, have, record); err != nil {
+			rest = have.without(w.Interface)
+		}
+		if a != nil || rest == nil { // an earlier try, or an earlier sandbox of that ID
+			if err := e.remove(ctx, slot, have, rest); err != nil {
 				return nil, err
 			}
 		}
+		if left := slot.record; left != nil && (rest == nil || left.Find(w.Interface) != nil) {
+			return nil, givenUp(s.ContainerID, left.Interfaces()...)
+		}
+	}
+	record := &s
+	if slot.record != nil {
+		record = slot.record
 	}
 	record, err = e.add(ctx, "ADD", slot, record, d, []meta.Wanted{w})
 	if err != nil {
@@ -79,6 +82,12 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*A
 	a := record.Find(w.Interface)
 	e.routine(record, ReasonAttached, *a)
 	return a, nil
+}
+
+// givenUp refuses an ADD where what an earlier one made could not be removed.
+func givenUp(containerID string, interfaces ...string) error {
+	return types.NewError(cniwire.ErrRefused, fmt.Sprintf("sandbox %s has interfaces that could not be removed and were given up: %s",
+		containerID, strings.Join(interfaces, ", ")), "\"patchctl leftovers rm\" removes them")
 }
 
 // Attach makes one attachment of a running pod. plan is called with the names of the interfaces the
@@ -106,7 +115,7 @@ func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*S
 		return nil, nil, false, err
 	}
 	defer e.release(have.ContainerID, slot)
-	if slot.record == nil {
+	if slot.record == nil || slot.record.Ending {
 		return nil, nil, false, fmt.Errorf("pod %s/%s: %w", namespace, pod, ErrNoPod)
 	}
 	have = slot.record
@@ -161,8 +170,10 @@ func (e *Engine) open(s *Sandbox) (delegates.Sandbox, error) {
 	return delegates.Sandbox{ContainerID: s.ContainerID, NetnsPath: s.Netns, Netns: h, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Args: s.CNIArgs, Path: s.CNIPath}, nil
 }
 
+// sameWishes reports whether everything that is wanted is there. What else the sandbox has, hot-attached
+// and perhaps stuck in its DEL, is no reason to unmake a running pod.
 func sameWishes(have, s *Sandbox, wanted []meta.Wanted) bool {
-	if have.NetnsCookie != s.NetnsCookie || have.BootID != s.BootID {
+	if have.Ending || have.NetnsCookie != s.NetnsCookie || have.BootID != s.BootID {
 		return false
 	}
 	for _, w := range wanted {
@@ -171,7 +182,7 @@ func sameWishes(have, s *Sandbox, wanted []meta.Wanted) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(have.Attachments, func(a Attachment) bool { return a.Status.Phase != Ready })
+	return true
 }
 
 // A making is one attempt to make attachments for one sandbox.
@@ -213,6 +224,9 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	if err := failpoint.Hit(failpoint.AddBegin); err != nil {
 		return nil, err
 	}
+	for _, w := range wanted {
+		defer m.e.begins(owner{m.sandbox.ContainerID, w.Interface})()
+	}
 	now := time.Now().UTC()
 	for _, w := range wanted {
 		spec := newSpec(w, m.sandbox.ContainerID)
@@ -220,8 +234,8 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 		m.work = append(m.work, m.as[len(m.as)-1].work())
 	}
 	clock := m.e.stages(command)
-	for _, a := range m.work {
-		if err := m.e.Plugins.Installed(a.Config, m.sandbox.Path); err != nil {
+	for i, a := range m.work {
+		if err := errors.Join(m.as[i].Spec.checkRequests(), m.e.Plugins.Installed(a.Config, m.sandbox.Path)); err != nil {
 			return nil, m.explain(fmt.Errorf("%s: %w", a.Interface, err))
 		}
 	}
@@ -259,7 +273,7 @@ func (m *making) reserve(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
 		if p.IPAM == nil && len(requested) > 0 {
-			if a.Addresses, err = static(m.as[i].Spec.networkName(), requested); err != nil {
+			if a.Addresses, err = m.static(m.as[i].Spec.networkName(), requested); err != nil {
 				return fmt.Errorf("%s: %w", a.Interface, err)
 			}
 		}
@@ -270,13 +284,13 @@ func (m *making) reserve(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
-		owner := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: a.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
+		claimant := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: a.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
 		if m.as[i].Spec.IPAMClaim != "" {
-			if requested, owner, err = m.claimed(ctx, &m.as[i].Spec); err != nil {
+			if requested, claimant, err = m.claimed(ctx, &m.as[i].Spec); err != nil {
 				return fmt.Errorf("%s: %w", a.Interface, err)
 			}
 		}
-		r, err := m.e.IPAM.Reserve(ctx, pool, owner, requested)
+		r, err := m.e.IPAM.Reserve(ctx, pool, claimant, requested)
 		if err != nil {
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
@@ -385,81 +399,6 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
 	return nil
-}
-
-// undo is the one roll-back. What can't be unmade stays in the record, as Failed, and is tried
-// again by the next call for the sandbox, by GC, or by recovery.
-func (m *making) undo(ctx context.Context, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	_ = m.awaitIntent() // known already, or not the cause
-	if err := failpoint.Hit(failpoint.UndoBegin); err != nil {
-		return err
-	}
-	names := make([]string, len(m.as))
-	for i := range m.as {
-		names[i] = m.as[i].Spec.Interface
-	}
-	gone, failed := m.unmake(ctx)
-	rest := m.slot.record // what was there before
-	if len(failed) > 0 {
-		rest = m.before.with(failed...)
-		rest.Ending = m.slot.record == nil || m.slot.record.Ending
-	}
-	err := failpoint.Hit(failpoint.UndoUnmade)
-	if err == nil {
-		err = m.e.forget(ctx, m.slot, m.before, rest, releasable(gone))
-	}
-	switch {
-	case err != nil:
-		m.e.logger(m.before).Error("roll-back is not recorded; it will be tried again", "error", err)
-		left := m.before.with(m.as...)
-		left.Ending = m.slot.record == nil || m.slot.record.Ending
-		m.e.put(m.slot, m.before.ContainerID, left)
-	case len(failed) > 0:
-		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "interface", names, "error", failed[0].Status.Message)
-	default:
-		m.e.logger(m.before).Warn("attach failed and was undone", "interface", names, "error", cause)
-	}
-	if err == nil && len(failed) == 0 || !m.intended {
-		m.cancel()
-	}
-	return m.explain(cause)
-}
-
-// unmake takes back what was tried, and returns what is not there and what could not be unmade.
-func (m *making) unmake(ctx context.Context) (gone, failed []Attachment) {
-	var tried []Attachment
-	for i, a := range m.work {
-		m.as[i].Status.Phase, m.as[i].Status.Result = Failed, a.Result
-		if a.Tried || a.Addresses != nil {
-			tried = append(tried, m.as[i])
-		} else {
-			gone = append(gone, m.as[i])
-		}
-	}
-	for i, err := range m.e.unmake(ctx, m.sandbox, tried) {
-		if err != nil {
-			f := m.e.failed(tried[i], err, time.Now().UTC())
-			if !m.intended {
-				f.Status.Claims = nil // never claimed
-			}
-			failed = append(failed, f)
-		} else {
-			gone = append(gone, tried[i])
-		}
-	}
-	return gone, failed
-}
-
-// cancel gives back what was reserved and not claimed.
-func (m *making) cancel() {
-	for _, r := range m.reservations {
-		if m.intended && r.Claims[0].Owner.Claim != "" {
-			continue // an IPAMClaim's from now on
-		}
-		r.Cancel()
-	}
 }
 
 // explain names the pod and what it asked for.

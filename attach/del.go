@@ -168,6 +168,7 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 		}
 	}
 	if err := e.forget(ctx, slot, s, next, releasable(gone)); err != nil {
+		e.put(slot, s.ContainerID, unrecorded(next, gone, err))
 		return errors.Join(err, e.stuck(s, after, causes))
 	}
 	clock("record")
@@ -176,6 +177,21 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 	}
 	e.tellAbandoned(s, before, after)
 	return errors.Join(e.stuck(s, after, causes), failpoint.Hit(failpoint.DelRecorded))
+}
+
+// unrecorded is a sandbox as it is known here when etcd could not be told: what was unmade is yet to be
+// forgotten, by GC or by the next call, and until then it is not Ready.
+func unrecorded(next *Sandbox, gone []Attachment, err error) *Sandbox {
+	known := next.with()
+	now := time.Now().UTC()
+	for _, a := range gone {
+		a.Status.Phase, a.Status.Message = Failed, "removed, which is not recorded yet: "+err.Error()
+		if a.Status.Deletion == nil {
+			a.Status.Deletion = &Deletion{Since: now, Last: now}
+		}
+		known = known.with(a)
+	}
+	return known
 }
 
 func claimsOf(as []Attachment) []ipam.Claim {
@@ -227,10 +243,10 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 			begin--
 		}
 		err := del.Del(ctx, d, work[begin:end])
-		if err != nil && as[begin].neverMade() && definite(err) {
+		if err != nil && del != e.Native && as[begin].Status.Refused && definite(err) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
 			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", work[begin].Interface, "error", err)
-			err = nil
+			err = e.cutLoose(ctx, d, as[begin])
 		} else if err == nil {
 			err = e.foreignRelease(ctx, d, work[begin:end])
 		}
@@ -252,9 +268,6 @@ func (a Attachment) work() *delegates.Attachment {
 	return &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
 		RuntimeConfig: a.Spec.RuntimeConfig, Args: a.Spec.cniArgs(), Result: a.Status.Result}
 }
-
-// neverMade reports that no plugin has answered an ADD of the attachment with success.
-func (a Attachment) neverMade() bool { return a.Status.Phase != Ready && a.Status.Result == nil }
 
 // definite reports that an error is a plugin's own word, not a time-out or something being away.
 func definite(err error) bool {

@@ -36,7 +36,8 @@ var (
 
 // Records keeps sandboxes. One writer: this node's daemon.
 type Records interface {
-	Load(ctx context.Context) ([]*Sandbox, error)
+	// Load returns the sandboxes, and the container IDs of those whose records can't be read.
+	Load(ctx context.Context) (all []*Sandbox, unreadable []string, err error)
 	// Save writes the record and, in the same transaction, with.
 	Save(ctx context.Context, s *Sandbox, with etcd.Txn) error
 	Remove(ctx context.Context, s *Sandbox, with []clientv3.Op) error
@@ -77,6 +78,8 @@ type Options struct {
 	Meter Meter
 	// Reporter tells Kubernetes; Silent where there is none.
 	Reporter Reporter
+	// Recorded is told when the first sandbox is recorded, and when the last one is gone.
+	Recorded func(any bool)
 }
 
 // A Meter counts.
@@ -114,9 +117,18 @@ type Engine struct {
 	mu        sync.Mutex
 	sandboxes map[string]*slot // by container ID
 	byPod     map[podKey]string
+	making    map[owner]int // what calls in progress make, and no record tells yet
+	records   int
+
+	unreadable map[string]bool // sandboxes whose records can't be read; never changed after Load
+
+	noting sync.Mutex // orders the calls of Recorded
 }
 
 type podKey struct{ namespace, name string }
+
+// An owner is one interface of one sandbox.
+type owner struct{ containerID, ifName string }
 
 // A slot is the place of one sandbox: a lock and the record, nil if there is none. Who holds the
 // lock may replace the record; who reads it without does so under the engine's mutex.
@@ -133,7 +145,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}
+	e := &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[owner]int{}, unreadable: map[string]bool{}}
 	e.kept.Store(&[]string{})
 	return e, nil
 }
@@ -175,22 +187,83 @@ func (e *Engine) put(s *slot, containerID string, record *Sandbox) {
 	e.mu.Lock()
 	old := s.record
 	s.record = record
-	if old != nil && e.byPod[podKey{old.Namespace, old.Pod}] == containerID && record == nil {
-		delete(e.byPod, podKey{old.Namespace, old.Pod})
+	before := e.records
+	if old == nil && record != nil {
+		e.records++
+	} else if old != nil && record == nil {
+		e.records--
 	}
-	if old != nil && record != nil && record.Ending && e.byPod[podKey{old.Namespace, old.Pod}] == containerID {
-		delete(e.byPod, podKey{old.Namespace, old.Pod})
+	first := (before == 0) != (e.records == 0)
+	shown := record
+	if shown == nil {
+		shown = old
 	}
-	if record != nil && record.Pod != "" && !record.Ending {
-		e.byPod[podKey{record.Namespace, record.Pod}] = containerID
+	var events []Event
+	if shown != nil {
+		key := podKey{shown.Namespace, shown.Pod}
+		if record == nil || record.Ending {
+			if e.byPod[key] == containerID {
+				delete(e.byPod, key)
+			}
+		} else if record.Pod != "" {
+			if old == nil {
+				events = e.succeeded(key, containerID)
+			}
+			e.byPod[key] = containerID
+		}
+		if !e.superseded(shown) {
+			events = append(events, diff(old, record)...)
+		}
 	}
 	e.mu.Unlock()
-	e.hub.publish(old, record)
-	if record == nil {
-		record = old
+	e.hub.publish(events)
+	if first {
+		e.note()
 	}
-	if record != nil {
-		e.Reporter.Changed(record)
+	if shown != nil {
+		e.Reporter.Changed(shown)
+	}
+}
+
+// note tells whether there are records, as it is now.
+func (e *Engine) note() {
+	e.noting.Lock()
+	defer e.noting.Unlock()
+	e.mu.Lock()
+	any := e.records > 0
+	e.mu.Unlock()
+	e.Recorded(any)
+}
+
+// succeeded tells the ends of what earlier sandboxes of a pod still have: a new one has its name from now
+// on, and interfaces are known by pod and name. Call it with the mutex held.
+func (e *Engine) succeeded(key podKey, containerID string) []Event {
+	var events []Event
+	for id, slot := range e.sandboxes {
+		if r := slot.record; id != containerID && r != nil && (podKey{r.Namespace, r.Pod}) == key && !e.superseded(r) {
+			events = append(events, diff(r, nil)...)
+		}
+	}
+	return events
+}
+
+// superseded reports whether another sandbox has the pod's name. Call it with the mutex held.
+func (e *Engine) superseded(s *Sandbox) bool {
+	id := e.byPod[podKey{s.Namespace, s.Pod}]
+	return id != "" && id != s.ContainerID
+}
+
+// begins notes that a call makes an interface, until the function that it returns is called.
+func (e *Engine) begins(o owner) (ends func()) {
+	e.mu.Lock()
+	e.making[o]++
+	e.mu.Unlock()
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.making[o]--; e.making[o] == 0 {
+			delete(e.making, o)
+		}
 	}
 }
 
@@ -211,6 +284,14 @@ func (e *Engine) Sandboxes() []*Sandbox {
 // given up.
 func (e *Engine) Running() []*Sandbox {
 	return slices.DeleteFunc(e.Sandboxes(), func(s *Sandbox) bool { return s.over() })
+}
+
+// Current returns the records of running pods: of each, that of the sandbox which has its name.
+func (e *Engine) Current() []*Sandbox {
+	running := e.Running()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.DeleteFunc(running, e.superseded)
 }
 
 // Pod returns the record of a running pod, or ErrNoPod.

@@ -3,6 +3,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -58,8 +59,14 @@ func (e *Engine) provenGone(s *Sandbox) bool {
 	return time.Since(slot.goneAt) >= e.GCGrace
 }
 
-// RunGC collects every interval until the context ends.
+// RunGC collects every interval until the context ends. It begins with what was given up: whatever was
+// in the way may have gone with the daemon before.
 func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
+	for _, s := range e.Stuck(Abandoned) {
+		if err := e.retry(ctx, s.Sandbox.ContainerID); err != nil && ctx.Err() == nil {
+			e.Log.Error("what was given up can't be removed yet", "sandbox", s.Sandbox.ContainerID, "error", err)
+		}
+	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -72,6 +79,22 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
 			return
 		}
 	}
+}
+
+// retry tries to unmake what was given up of a sandbox.
+func (e *Engine) retry(ctx context.Context, containerID string) error {
+	e.collecting.RLock()
+	defer e.collecting.RUnlock()
+	slot, err := e.acquire(ctx, containerID)
+	if err != nil {
+		return err
+	}
+	defer e.release(containerID, slot)
+	if slot.record == nil {
+		return nil
+	}
+	abandoned := slices.DeleteFunc(slices.Clone(slot.record.Attachments), func(a Attachment) bool { return a.Status.Phase != Abandoned })
+	return e.removeThese(ctx, slot, slot.record, slot.record, abandoned)
 }
 
 // GC is the runtime's: sandboxes whose container ID is not among the valid attachments are unmade.

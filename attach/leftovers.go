@@ -43,20 +43,14 @@ func (e *Engine) Stuck(phase Phase) []Stuck {
 	return all
 }
 
-// Inspect looks for leftovers and changes nothing. Calls in progress are waited for, so that nothing
-// half-made is counted.
-func (e *Engine) Inspect(ctx context.Context) (Leftovers, error) {
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
-	return e.leftovers(ctx)
-}
-
-func (e *Engine) leftovers(ctx context.Context) (l Leftovers, err error) {
+// Inspect looks for leftovers and changes nothing. It holds no call up: what is not accounted for is
+// looked for twice, so that what a call made or removed meanwhile is not counted.
+func (e *Engine) Inspect(ctx context.Context) (l Leftovers, err error) {
 	l.Abandoned = e.Stuck(Abandoned)
-	if l.Ports, err = e.leftoverPorts(ctx); err != nil {
+	if l.Ports, err = twice(func() ([]string, error) { return e.leftoverPorts(ctx) }); err != nil {
 		return l, err
 	}
-	if l.Claims, err = e.leftoverClaims(ctx); err != nil {
+	if l.Claims, err = twice(func() ([]ipam.Claim, error) { return e.leftoverClaims(ctx) }); err != nil {
 		return l, err
 	}
 	for _, s := range e.Sandboxes() {
@@ -64,9 +58,29 @@ func (e *Engine) leftovers(ctx context.Context) (l Leftovers, err error) {
 		if err != nil {
 			return l, err
 		}
-		l.Unclaimed = append(l.Unclaimed, missing...)
+		if len(missing) > 0 && e.isRecord(s) {
+			l.Unclaimed = append(l.Unclaimed, missing...)
+		}
 	}
 	return l, nil
+}
+
+// twice returns what look finds both times.
+func twice[T comparable](look func() ([]T, error)) ([]T, error) {
+	first, err := look()
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	again, err := look()
+	return slices.DeleteFunc(first, func(v T) bool { return !slices.Contains(again, v) }), err
+}
+
+// isRecord reports whether the record is still the sandbox's.
+func (e *Engine) isRecord(s *Sandbox) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	slot := e.sandboxes[s.ContainerID]
+	return slot != nil && slot.record == s
 }
 
 // The kinds of leftovers that can be removed, with what names one of them.
@@ -122,7 +136,7 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	return e.IPAM.Release(ctx, claims[i:i+1])
 }
 
-// removeAbandoned tries once more to unmake what was given up, and discards it.
+// removeAbandoned tries once more to unmake what was given up, or will be, and discards it.
 func (e *Engine) removeAbandoned(ctx context.Context, id string) (unmade, err error) {
 	containerID, ifName, _ := strings.Cut(id, "/")
 	e.collecting.RLock()
@@ -133,9 +147,9 @@ func (e *Engine) removeAbandoned(ctx context.Context, id string) (unmade, err er
 	}
 	defer e.release(containerID, slot)
 	if slot.record != nil {
-		if a := slot.record.Find(ifName); a != nil && a.Status.Phase == Abandoned {
+		if a := slot.record.Find(ifName); a != nil && a.Status.Deletion != nil {
 			return e.discard(ctx, slot, slot.record, *a)
 		}
 	}
-	return nil, fmt.Errorf("attachment %s: %w: it is not one that was given up", id, ErrNoLeftover)
+	return nil, fmt.Errorf("attachment %s: %w: it is not one whose DEL fails", id, ErrNoLeftover)
 }

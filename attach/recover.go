@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -12,13 +14,18 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// Load reads the records; call it once, before Recover and before any other call.
+// Load reads the records; call it once, before Recover and before any other call. What a record that
+// can't be read may account for is left alone.
 func (e *Engine) Load(ctx context.Context) error {
-	records, err := e.Records.Load(ctx)
+	records, unreadable, err := e.Records.Load(ctx)
 	if err != nil {
 		return err
+	}
+	for _, id := range unreadable {
+		e.unreadable[id] = true
 	}
 	for _, s := range records {
 		slot, err := e.acquire(ctx, s.ContainerID)
@@ -43,7 +50,7 @@ func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) 
 	defer e.collecting.Unlock()
 	var errs []error
 	for _, s := range e.Sandboxes() {
-		if err := e.reconcile(ctx, s.ContainerID, starting); err != nil {
+		if err := e.reconcile(ctx, s.ContainerID, mending); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
 		}
 	}
@@ -51,6 +58,9 @@ func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) 
 	e.kept.Store(&names)
 	return len(names) > 0, errors.Join(append(errs, err)...)
 }
+
+// Unreadable are the sandboxes whose records can't be read.
+func (e *Engine) Unreadable() []string { return slices.Sorted(maps.Keys(e.unreadable)) }
 
 // Kept are the interfaces without a record that the last Recover kept.
 func (e *Engine) Kept() []string { return *e.kept.Load() }
@@ -61,7 +71,6 @@ type effort int
 const (
 	unmaking effort = iota // unmakes what was never answered for, or could not be unmade
 	mending                // mends the rest, too
-	starting               // and tries at once to unmake what was given up
 )
 
 // reconcile drives what is of a sandbox to what is recorded.
@@ -83,12 +92,14 @@ func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) 
 		return e.remove(ctx, slot, s, nil)
 	}
 	now := time.Now()
-	undone := slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool {
-		return a.Status.Phase == Ready || how != starting && !a.due(now)
+	next, undone := s.with(), slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool { return !e.due(a, now) })
+	// The release before did not record that an ADD was not answered yet.
+	next.Ending = s.Ending || len(s.Attachments) > 0 && !slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
+		return a.Status.Phase != Pending || a.Spec.Role == meta.RoleAPI
 	})
 	if len(undone) > 0 {
 		e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))
-		if err := e.removeThese(ctx, slot, s, s, undone); err != nil || slot.record == nil {
+		if err := e.removeThese(ctx, slot, s, next, undone); err != nil || slot.record == nil {
 			return err
 		}
 	}
@@ -137,15 +148,38 @@ func isLink(name string) bool {
 	return err == nil
 }
 
+// leftoverPorts are the ports and links that neither a record nor a call in progress accounts for.
 func (e *Engine) leftoverPorts(ctx context.Context) ([]string, error) {
-	known, names := map[ovs.Owner]bool{}, map[string]bool{}
-	for _, s := range e.Sandboxes() {
-		for _, a := range s.Attachments {
-			known[ovs.Owner{ContainerID: s.ContainerID, Interface: a.Spec.Interface}] = true
-			names[ovs.HostName(s.ContainerID, a.Spec.Interface)] = true
+	names := sync.OnceValue(e.names) // once the links are listed
+	return e.Native.Leftovers(ctx,
+		func(o ovs.Owner) bool { return e.accounted(owner{o.ContainerID, o.Interface}) },
+		func(name string) bool { return names()[name] })
+}
+
+// names returns the names of the host's ends that are accounted for.
+func (e *Engine) names() map[string]bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	names := map[string]bool{}
+	for o := range e.making {
+		names[ovs.HostName(o.containerID, o.ifName)] = true
+	}
+	for id, slot := range e.sandboxes {
+		if slot.record != nil {
+			for _, ifName := range slot.record.Interfaces() {
+				names[ovs.HostName(id, ifName)] = true
+			}
 		}
 	}
-	return e.Native.Leftovers(ctx, func(o ovs.Owner) bool { return known[o] }, func(n string) bool { return names[n] })
+	return names
+}
+
+// accounted reports whether a record or a call in progress accounts for an interface.
+func (e *Engine) accounted(o owner) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	slot := e.sandboxes[o.containerID]
+	return e.making[o] > 0 || e.unreadable[o.containerID] || slot != nil && slot.record != nil && slot.record.Find(o.ifName) != nil
 }
 
 // leftoverClaims are this node's claims that no attachment accounts for. Those made by
@@ -164,6 +198,9 @@ func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 func (e *Engine) accountsFor(c ipam.Claim) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.making[owner{c.Owner.ContainerID, c.Owner.IfName}] > 0 || e.unreadable[c.Owner.ContainerID] {
+		return true
+	}
 	slot := e.sandboxes[c.Owner.ContainerID]
 	if slot == nil || slot.record == nil {
 		return false

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -25,11 +26,40 @@ func (s *Spec) cniArgs() string {
 	if raw := s.RuntimeConfig["ips"]; raw != nil && json.Unmarshal(raw, &ips) == nil && len(ips) > 0 {
 		args = append(args, "IP="+strings.Join(ips, ","))
 	}
-	var mac string
-	if raw := s.RuntimeConfig["mac"]; raw != nil && json.Unmarshal(raw, &mac) == nil && mac != "" {
-		args = append(args, "MAC="+mac)
+	if mac, err := s.mac(); err == nil && mac != nil {
+		args = append(args, "MAC="+mac.String())
 	}
 	return strings.Join(args, ";")
+}
+
+// checkRequests refuses what is no address: it becomes a part of CNI_ARGS, where a semicolon begins
+// another argument.
+func (s *Spec) checkRequests() error {
+	if _, err := Requested(s.RuntimeConfig["ips"]); err != nil {
+		return err
+	}
+	_, err := s.mac()
+	return err
+}
+
+// mac is the requested hardware address, nil if there is none.
+func (s *Spec) mac() (net.HardwareAddr, error) {
+	raw := s.RuntimeConfig["mac"]
+	if raw == nil {
+		return nil, nil
+	}
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return nil, ipam.Invalid("mac: %s", explain.JSON(raw, err))
+	}
+	if text == "" {
+		return nil, nil
+	}
+	hw, err := net.ParseMAC(text)
+	if err != nil {
+		return nil, ipam.Invalid("mac: %q is not a hardware address, such as 02:00:00:00:00:01", text)
+	}
+	return hw, nil
 }
 
 // honoured compares what was made with what was requested: a plugin that does not know a request
@@ -86,13 +116,9 @@ func ignoredOf(requested []ipam.Request, have []*net.IPNet) string {
 }
 
 func (m *making) macHonoured(s *Spec, res *types100.Result) error {
-	var text string
-	if raw := s.RuntimeConfig["mac"]; raw == nil || json.Unmarshal(raw, &text) != nil || text == "" {
-		return nil
-	}
-	want, err := net.ParseMAC(text)
-	if err != nil {
-		return fmt.Errorf("%s: mac: %w", s.Interface, err)
+	want, err := s.mac()
+	if err != nil || want == nil {
+		return err
 	}
 	have := ""
 	for _, i := range res.Interfaces {

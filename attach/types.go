@@ -82,6 +82,8 @@ type Status struct {
 	CreatedAt time.Time        `json:"createdAt"`
 	Message   string           `json:"message,omitempty"`
 	Deletion  *Deletion        `json:"deletion,omitempty"` // of a Failed or Abandoned attachment
+	// Refused says that the plugin has refused the ADD itself: by its own word it made nothing.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // A Route is a default route that gave way to another attachment's.
@@ -128,7 +130,11 @@ func (s *Sandbox) Interfaces() []string {
 func (s *Sandbox) Made() []meta.Made {
 	var made []meta.Made
 	for _, a := range s.Attachments {
-		made = append(made, meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Config: a.Spec.Config.Name, Interface: a.Spec.Interface, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device})
+		m := meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Config: a.Spec.Config.Name, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device}
+		if a.hasInterface() {
+			m.Interface = a.Spec.Interface
+		}
+		made = append(made, m)
 	}
 	return made
 }
@@ -137,9 +143,9 @@ func (s *Sandbox) pod() meta.Pod {
 	return meta.Pod{Namespace: s.Namespace, Name: s.Pod, UID: s.UID}
 }
 
-// hasInterface reports whether the attachment is an interface: the auxiliary chain only works on
-// those of others.
-func (a *Attachment) hasInterface() bool { return a.Spec.Role != meta.RoleChain }
+// hasInterface reports whether the attachment is an interface: a chain that begins with passthru, as
+// the auxiliary one does, only works on those of others.
+func (a *Attachment) hasInterface() bool { return a.Spec.Config.Plugins[0].Type != cniconf.Passthru }
 
 // describe says in a few words what an attachment is.
 func (a *Attachment) describe() string {

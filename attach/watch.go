@@ -42,15 +42,10 @@ func (h *hub) drop(ch chan Event) {
 	}
 }
 
-// publish tells the difference between two records of a sandbox. Pending attachments are nobody's
-// business yet.
-func (h *hub) publish(before, after *Sandbox) {
+func (h *hub) publish(events []Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.subs) == 0 {
-		return
-	}
-	for _, e := range diff(before, after) {
+	for _, e := range events {
 		for ch := range h.subs {
 			select {
 			case ch <- e:
@@ -61,6 +56,8 @@ func (h *hub) publish(before, after *Sandbox) {
 	}
 }
 
+// diff is the difference between two records of a sandbox. Pending attachments are nobody's business
+// yet.
 func diff(before, after *Sandbox) []Event {
 	var events []Event
 	if after != nil && after.over() {
@@ -83,7 +80,7 @@ func diff(before, after *Sandbox) []Event {
 			events = append(events, Event{typ, after, a})
 		}
 	}
-	if before != nil {
+	if before != nil && !before.over() {
 		for _, a := range before.Attachments {
 			if a.Status.Phase != Pending && (after == nil || after.Find(a.Spec.Interface) == nil) {
 				events = append(events, Event{"DELETED", before, a})

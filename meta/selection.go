@@ -6,6 +6,7 @@ package meta
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -332,12 +333,23 @@ func duplicateNames(sels []Selection) error {
 	return nil
 }
 
-// parseIP reads an address with or without a prefix length.
+// parseIP reads an address with or without a prefix length. A zone, which is free text, is none of an
+// interface's address, and an IPv4 address is written as one.
 func parseIP(text string) (netip.Addr, error) {
-	if p, err := netip.ParsePrefix(text); err == nil {
-		return p.Addr(), nil
+	p, err := netip.ParsePrefix(text)
+	a := p.Addr()
+	if err != nil {
+		a, err = netip.ParseAddr(text)
 	}
-	return netip.ParseAddr(text)
+	switch {
+	case err != nil:
+		return a, err
+	case a.Zone() != "":
+		return a, errors.New("an address of an interface has no zone")
+	case a.Is4In6():
+		return a, fmt.Errorf("write it as %s", a.Unmap())
+	}
+	return a, nil
 }
 
 // Ref is the network's name as users write it.

@@ -13,7 +13,7 @@ type Made struct {
 	Role         Role
 	Network      string // namespace/name; "" if no NetworkAttachmentDefinition made it
 	Config       string // the configuration's name
-	Interface    string
+	Interface    string // "" for a chain that has none of its own
 	Result       *types100.Result
 	DefaultRoute *[]netip.Addr
 	Device       *nad.DeviceInfo
@@ -44,7 +44,7 @@ func Status(made []Made) []NetworkStatus {
 		if m.Result != nil {
 			s.fill(m.Result)
 		}
-		if s.Interface == "" && m.Role != RoleChain {
+		if s.Interface == "" {
 			s.Interface = m.Interface
 		}
 		list = append(list, s)

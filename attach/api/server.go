@@ -256,7 +256,7 @@ func (s *server) get(_ context.Context, in *IfPath) (*body[client.Attachment], e
 
 func (s *server) list(f filter) []client.Attachment {
 	all := []client.Attachment{}
-	for _, sb := range s.Engine.Running() {
+	for _, sb := range s.Engine.Current() {
 		for _, v := range views(sb) {
 			if f.match(v) {
 				all = append(all, v)

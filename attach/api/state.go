@@ -52,8 +52,13 @@ func (s *server) registerState(api huma.API, op func(id, method, path, summary s
 func (s *server) leftovers(ctx context.Context) ([]client.Leftover, error) {
 	l, err := s.Engine.Inspect(ctx)
 	all := []client.Leftover{}
+	kept := s.Engine.Kept()
 	for _, name := range l.Ports {
-		all = append(all, client.Leftover{Kind: attach.LeftoverPort, ID: name, Node: s.Engine.Node, Message: "a port or link without a record"})
+		v := client.Leftover{Kind: attach.LeftoverPort, ID: name, Node: s.Engine.Node, Message: "a port or link without a record"}
+		if slices.Contains(kept, name) {
+			v.Kept, v.Message = true, "a port without a record, as etcd has lost records: a running pod uses it"
+		}
+		all = append(all, v)
 	}
 	for _, c := range l.Claims {
 		all = append(all, client.Leftover{Kind: attach.LeftoverAddress, ID: c.Pool + "/" + c.Addr.String(), Node: s.Engine.Node, Pod: c.Owner.Pod, Message: "claimed by " + c.Owner.String() + ", which is not there"})
@@ -80,7 +85,7 @@ func (s *server) sandboxes(context.Context) ([]client.Sandbox, error) {
 			return nil, err
 		}
 		all = append(all, client.Sandbox{Node: sb.Node, ContainerID: sb.ContainerID, Namespace: sb.Namespace, Pod: sb.Pod, UID: sb.UID, Netns: sb.Netns,
-			NetnsCookie: sb.NetnsCookie, CreatedAt: sb.CreatedAt, Attachments: views(sb), NetworkStatus: status})
+			NetnsCookie: sb.NetnsCookie, CreatedAt: sb.CreatedAt, Ending: sb.Ending, Attachments: views(sb), NetworkStatus: status})
 	}
 	slices.SortFunc(all, func(a, b client.Sandbox) int {
 		return slices.Compare([]string{a.Namespace, a.Pod, a.ContainerID}, []string{b.Namespace, b.Pod, b.ContainerID})

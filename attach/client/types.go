@@ -73,6 +73,7 @@ type Sandbox struct {
 	Netns         string          `json:"netns"`
 	NetnsCookie   uint64          `json:"netnsCookie"`
 	CreatedAt     time.Time       `json:"createdAt"`
+	Ending        bool            `json:"ending,omitempty"` // its DEL was called
 	Attachments   []Attachment    `json:"attachments"`
 	NetworkStatus json.RawMessage `json:"networkStatus,omitempty"`
 }
@@ -125,6 +126,8 @@ type Leftover struct {
 	Node    string `json:"node"`
 	Pod     string `json:"pod,omitempty"` // namespace/name, where it is known
 	Message string `json:"message"`
+	// Kept says that a running pod may use it, as etcd has lost records.
+	Kept bool `json:"kept,omitempty"`
 }
 
 // A Leak tells claims without an owner and owners without a claim.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +33,7 @@ const (
 	// patchTimeout bounds one request.
 	patchTimeout = 10 * time.Second
 	workers      = 4
-	maxMessage   = 1000 // of an Event; the API refuses more than 1024
+	maxMessage   = 1000 // of an Event, in bytes; the API refuses more than 1024
 )
 
 // A Reporter writes network-status and Events. The status is level-triggered: whenever the record or
@@ -227,8 +228,18 @@ func (r *Reporter) Notify(n attach.Notice) {
 	if n.Warning {
 		kind = corev1.EventTypeWarning
 	}
-	if len(n.Message) > maxMessage {
-		n.Message = n.Message[:maxMessage] + "..."
-	}
+	n.Message = shortened(n.Message)
 	r.events.recorder.Event(&corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: n.Namespace, Name: n.Pod, UID: types.UID(uid)}, kind, n.Reason, n.Message)
+}
+
+// shortened keeps a message within what the API takes.
+func shortened(message string) string {
+	if len(message) <= maxMessage {
+		return message
+	}
+	cut := maxMessage
+	for !utf8.RuneStart(message[cut]) {
+		cut--
+	}
+	return message[:cut] + "..."
 }

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,6 +28,7 @@ func (s *sink) Create(e *corev1.Event) (*corev1.Event, error) {
 	e = e.DeepCopy()
 	e.Namespace = metav1.NamespaceDefault // where Events of what has no namespace are
 	e.InvolvedObject = corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: s.node, UID: types.UID(s.node)}
-	e.Message = fmt.Sprintf("pod %s/%s: %s", pod.Namespace, pod.Name, e.Message)
+	e.Name = fmt.Sprintf("%s.%x", s.node, time.Now().UnixNano()) // the pod's own may be told again, and again be refused
+	e.Message = shortened(fmt.Sprintf("pod %s/%s: %s", pod.Namespace, pod.Name, e.Message))
 	return s.EventSink.Create(e)
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -51,23 +52,40 @@ type podValue struct {
 	ContainerID string `json:"containerID"`
 }
 
-// Load reads the node's sandboxes. A record that can't be read is reported and left out: what it
-// held on Open vSwitch is found there by its owner's name.
-func (s *Store) Load(ctx context.Context) ([]*attach.Sandbox, error) {
-	resp, err := s.kv.Get(ctx, path.Join(s.prefix, "sandboxes", s.node)+"/", clientv3.WithPrefix())
+// Load reads the node's sandboxes. A record that can't be read stays as it is; its container ID, the
+// key's end, is returned.
+func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []string, err error) {
+	prefix := path.Join(s.prefix, "sandboxes", s.node) + "/"
+	resp, err := s.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read sandboxes: %w", err)
+		return nil, nil, fmt.Errorf("read sandboxes: %w", err)
 	}
-	var all []*attach.Sandbox
 	for _, kv := range resp.Kvs {
-		var sb attach.Sandbox
-		if err := json.Unmarshal(kv.Value, &sb); err != nil {
-			s.log.Error("sandbox record is damaged and is ignored", "key", string(kv.Key), "error", err)
+		sb, err := decode(kv.Value)
+		if err != nil {
+			s.log.Error("sandbox record can't be read: it and what it accounts for are left alone", "key", string(kv.Key), "error", err)
+			unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), prefix))
 			continue
 		}
-		all = append(all, &sb)
+		all = append(all, sb)
 	}
-	return all, nil
+	return all, unreadable, nil
+}
+
+func decode(value []byte) (*attach.Sandbox, error) {
+	var sb attach.Sandbox
+	if err := json.Unmarshal(value, &sb); err != nil {
+		return nil, err
+	}
+	for _, a := range sb.Attachments {
+		if a.Spec.Config == nil {
+			return nil, fmt.Errorf("attachment %s has no configuration", a.Spec.Interface)
+		}
+		if a.Status.Phase == attach.Abandoned && a.Status.Deletion == nil {
+			return nil, fmt.Errorf("attachment %s is given up, and nothing tells when", a.Spec.Interface)
+		}
+	}
+	return &sb, nil
 }
 
 // Save implements attach.Records.
@@ -116,7 +134,8 @@ func (s *Store) Lost(ctx context.Context) (bool, error) {
 	}
 	var n Node
 	if err := json.Unmarshal(resp.Kvs[0].Value, &n); err != nil {
-		return false, fmt.Errorf("the record of node %s is damaged: %w", s.node, err)
+		s.log.Error("the node's record can't be read, and is written anew", "key", string(resp.Kvs[0].Key), "error", err)
+		return true, nil
 	}
 	return n.RecordsLost, nil
 }

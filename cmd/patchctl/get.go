@@ -171,11 +171,16 @@ func describeCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(all, func(s client.Sandbox) bool { return s.Namespace == o.namespace && s.Pod == pod })
-			if i < 0 {
+			all = slices.DeleteFunc(all, func(s client.Sandbox) bool { return s.Namespace != o.namespace || s.Pod != pod })
+			if len(all) == 0 {
 				return fmt.Errorf("pod %s/%s is not running on this node, or has no interface of ours; patchctl get sandboxes -A lists those that are", o.namespace, pod)
 			}
-			describe(cmd.OutOrStdout(), all[i])
+			for i, s := range all { // more than one while an earlier sandbox of the pod can't be removed
+				if i > 0 {
+					fmt.Fprintln(cmd.OutOrStdout())
+				}
+				describe(cmd.OutOrStdout(), s)
+			}
 			return nil
 		},
 	}
@@ -184,6 +189,9 @@ func describeCommand(o *options) *cobra.Command {
 func describe(w io.Writer, s client.Sandbox) {
 	fmt.Fprintf(w, "Pod:        %s/%s\nUID:        %s\nNode:       %s\nContainer:  %s\nNetns:      %s (cookie %d)\nCreated:    %s\n",
 		s.Namespace, s.Pod, orDash(s.UID), s.Node, s.ContainerID, s.Netns, s.NetnsCookie, s.CreatedAt.Format(time.RFC3339))
+	if s.Ending {
+		fmt.Fprintln(w, "Ending:     its DEL was called, and is not done")
+	}
 	for _, a := range s.Attachments {
 		fmt.Fprintf(w, "\nInterface:  %s\n  Network:  %s\n  Phase:    %s\n  MAC:      %s\n  IPs:      %s\n  Gateway:  %s\n",
 			a.Interface, orDash(a.Network), a.Phase, orDash(a.MAC), orDash(joined(a.IPs)), orDash(joined(a.Gateway)))

@@ -52,7 +52,11 @@ its DEL is tried once more, then it goes from the record, and its addresses are 
 				if err != nil {
 					return err
 				}
-				args = leftoverNames(l)
+				kept := slices.DeleteFunc(slices.Clone(l), func(v client.Leftover) bool { return !v.Kept })
+				if len(kept) > 0 {
+					fmt.Fprintf(cmd.ErrOrStderr(), "left alone, as running pods may use them: %s; name them to remove them all the same\n", joined(leftoverNames(kept)))
+				}
+				args = leftoverNames(slices.DeleteFunc(l, func(v client.Leftover) bool { return v.Kept }))
 			}
 			for _, name := range args {
 				kind, id, ok := strings.Cut(name, "/")
@@ -67,7 +71,7 @@ its DEL is tried once more, then it goes from the record, and its addresses are 
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "all of them")
+	cmd.Flags().BoolVar(&all, "all", false, "all of them, but those that running pods may use")
 	return cmd
 }
 

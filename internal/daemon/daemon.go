@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -108,6 +110,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		d.cni.Ready()
 		d.tasks.Go(func() { d.keepInstalled(background) })
 		d.log.Info("patchbayd is ready", "version", version, "cni", cfg.Listen.CNI, "api", cfg.Listen.API)
+		d.tasks.Go(func() { d.keepDraining(background) })
 		d.tasks.Go(func() { d.engine.RunGC(background, time.Duration(cfg.GC.Interval)) })
 		select {
 		case <-ctx.Done():
@@ -146,7 +149,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.countReady})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
 		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace),
-		GiveUp: attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims})
+		GiveUp: attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims, Recorded: d.noteRecords})
 	if err != nil {
 		return err
 	}
@@ -209,6 +212,7 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
+	hadRecords := d.hadRecords(boot)
 	if err := d.engine.Load(ctx); err != nil {
 		return err
 	}
@@ -217,6 +221,7 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
+	lost = lost || hadRecords && len(d.engine.Sandboxes())+len(d.engine.Unreadable()) == 0
 	if err := d.register(ctx, boot, lost); err != nil {
 		return err
 	}
@@ -246,6 +251,12 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 		})
 	}
 	d.awaitSource(ctx)
+	d.drain(ctx)
+	return ctx.Err()
+}
+
+// drain works off the DELs that were queued while the daemon was away.
+func (d *Daemon) drain(ctx context.Context) {
 	n, err := delqueue.Drain(d.queueDir(), func(c delqueue.Call) error { return d.cni.Drain(ctx, c) })
 	if err != nil {
 		d.log.Error("queued DELs", "error", err)
@@ -253,7 +264,22 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 	if n > 0 {
 		d.log.Info("queued DELs are done", "count", n)
 	}
-	return ctx.Err()
+}
+
+// keepDraining repeats queued DELs that failed.
+func (d *Daemon) keepDraining(ctx context.Context) {
+	tick := time.NewTicker(time.Duration(d.cfg.GC.Interval))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if d.countQueue() > 0 {
+				d.drain(ctx)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (d *Daemon) register(ctx context.Context, boot string, lost bool) error {
@@ -262,6 +288,30 @@ func (d *Daemon) register(ctx context.Context, boot string, lost bool) error {
 		bridges[role] = b.Name
 	}
 	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: boot, Version: d.version, Bridges: bridges, RecordsLost: lost})
+}
+
+// recordsFile is there as long as etcd has records of this node's sandboxes: where it says so and etcd
+// has none, etcd has lost them. It names the boot, as no sandbox outlives one.
+func (d *Daemon) recordsFile() string { return filepath.Join(d.cfg.StateDir, "recorded") }
+
+func (d *Daemon) noteRecords(any bool) {
+	var err error
+	if any {
+		var boot string
+		if boot, err = netns.BootID(); err == nil {
+			err = os.WriteFile(d.recordsFile(), []byte(boot), 0o600)
+		}
+	} else if err = os.Remove(d.recordsFile()); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		d.log.Error("whether there are records is not noted", "error", err)
+	}
+}
+
+func (d *Daemon) hadRecords(boot string) bool {
+	b, err := os.ReadFile(d.recordsFile())
+	return err == nil && string(b) == boot
 }
 
 func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -69,6 +70,9 @@ func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, strin
 		err = fmt.Errorf("etcd did not know this node when patchbayd started: records are lost, and interfaces without one are kept, as running pods use them: %s; they go when their pods end; addresses that they have may be given out again",
 			strings.Join(kept, ", "))
 	}
+	if lost := d.engine.Unreadable(); len(lost) > 0 {
+		err = errors.Join(err, fmt.Errorf("records that can't be read, of sandboxes %s: they and what they account for are left alone", strings.Join(lost, ", ")))
+	}
 	report("records", "etcd has this node's records", err)
 }
 
@@ -77,7 +81,7 @@ func (d *Daemon) examineDetach(report func(string, string, error)) {
 	failing := d.engine.Stuck(attach.Failed)
 	var err error
 	if len(failing) > 0 {
-		err = fmt.Errorf("%s; it is tried again, and given up after %d attempts in %s (gc.giveUp)",
+		err = fmt.Errorf("%s; it is tried again, and given up after %d attempts in %s (gc.giveUp); patchctl leftovers rm attachment/CONTAINER/INTERFACE discards one at once",
 			strings.Join(texts(failing), "; "), d.cfg.GC.GiveUp.Attempts, time.Duration(d.cfg.GC.GiveUp.After))
 	}
 	report("detach", "no DEL fails", err)

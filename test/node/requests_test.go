@@ -51,6 +51,9 @@ func TestAddressesAreHandedOverWithoutACapability(t *testing.T) {
 		t.Error(out)
 	}
 	n.Check(t, s)
+	if _, err := n.TryRun("b", `[{"name": "vlan", "ips": ["10.43.0.9/16"]}]`); err == nil || !strings.Contains(err.Error(), "requested address 10.43.0.9 of network default/vlan: address is taken by pod default/a net5") {
+		t.Errorf("one address, two pods: %v", err)
+	}
 	if err := n.Remove("a"); err != nil {
 		t.Fatal(err)
 	}

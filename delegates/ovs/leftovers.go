@@ -11,27 +11,37 @@ type Owner struct {
 	Interface   string
 }
 
-// Leftovers returns the names of our ports and links that no attachment in known accounts for.
+// Leftovers returns the names of our ports and links that no attachment in known accounts for. Whose a
+// link is its port tells; one without a port is judged by its name. Both are asked after what is there
+// was looked up, so that what is made meanwhile is none.
 func (d *Delegate) Leftovers(ctx context.Context, known func(Owner) bool, knownName func(string) bool) ([]string, error) {
 	c, err := d.db.client(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var orphans []port
+	links, err := ours()
+	if err != nil {
+		return nil, err
+	}
+	var ports []port
 	err = c.WhereCache(func(p *port) bool {
 		id, ok := p.ExternalIDs[idSandbox]
-		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name && !known(Owner{id, p.ExternalIDs[idIf]})
-	}).List(ctx, &orphans)
+		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name
+	}).List(ctx, &ports)
 	if err != nil {
 		return nil, err
 	}
-	names, err := ours()
-	if err != nil {
-		return nil, err
+	accounted := map[string]bool{}
+	var names []string
+	for _, p := range ports {
+		if accounted[p.Name] = known(Owner{p.ExternalIDs[idSandbox], p.ExternalIDs[idIf]}); !accounted[p.Name] {
+			names = append(names, p.Name)
+		}
 	}
-	names = slices.DeleteFunc(names, knownName)
-	for _, p := range orphans {
-		names = append(names, p.Name)
+	for _, l := range links {
+		if !accounted[l] && !knownName(l) {
+			names = append(names, l)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
