@@ -69,9 +69,10 @@ e2ebin: deps build
 	    github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2 github.com/containerd/containerd/v2/cmd/ctr) && \
 	  for n in $(KUBE); do ln -sf hyper $(E2E)/$$n; done && echo "$$key" >$(E2E)/key; fi
 	@cd test/e2e && $(STATIC) build -o $(E2E)/ ./pause ./cmd/cluster
+	@$(MAKE) -s peers TESTBIN=$(E2E)
 
 e2e: e2ebin ## Patchbay in a Kubernetes cluster of two real nodes on this machine
-	cd test/e2e && $(STATIC) test -count=1 -timeout 30m ./cluster .
+	cd test/e2e && $(STATIC) test -count=1 -parallel 4 -timeout 30m ./cluster .
 
 bench-e2e: e2ebin ## speed and memory in the cluster: RunPodSandbox next to the reference plugins
 	cd test/e2e && $(STATIC) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m .

@@ -212,7 +212,7 @@ func TestWithoutTheAPIServer(t *testing.T) {
 		t.Errorf("a network that is not in the cache: %v", err)
 	}
 	// A static pod needs no API server to start, nor to end.
-	remove := static(t, n1, ns)
+	remove := static(t, n1, ns, "data")
 	has := func(want bool) func() error {
 		return func() error {
 			l, err := d.List(ctx, client.Filter{Namespace: ns, Pod: "static-n1", Network: ns + "/data"})
@@ -230,11 +230,11 @@ func TestWithoutTheAPIServer(t *testing.T) {
 	}
 }
 
-// static gives kubelet a pod "static", with an interface, by file; the returned function takes it away.
-func static(t *testing.T, n *cluster.Node, ns string) (remove func()) {
+// static gives kubelet a pod "static", with the networks, by file; the returned function takes it away.
+func static(t *testing.T, n *cluster.Node, ns, networks string) (remove func()) {
 	t.Helper()
 	file := n.Path("/etc/kubernetes/manifests/static.json")
-	manifest := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "static", "namespace": "` + ns + `", "annotations": {"k8s.v1.cni.cncf.io/networks": "data"}},
+	manifest := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "static", "namespace": "` + ns + `", "annotations": {"k8s.v1.cni.cncf.io/networks": "` + networks + `"}},
  "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "` + cluster.ToolsImage + `", "imagePullPolicy": "Never", "command": ["sleep", "100000"]}]}}`
 	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func static(t *testing.T, n *cluster.Node, ns string) (remove func()) {
 // A static pod's sandbox has another UID than its mirror in the API server, which shows its status.
 func TestAStaticPodsMirrorShowsItsStatus(t *testing.T) {
 	ns := namespace(t)
-	remove := static(t, c.Nodes[0], ns)
+	remove := static(t, c.Nodes[0], ns, "data")
 	ready(t, ns, "static-n1")
 	eventually(t, "network-status", func() error {
 		if have := entries(ns, "static-n1"); have != 2 {

@@ -88,7 +88,7 @@ spec:
 // namespace makes a namespace for the test, with the networks, and removes it with all its pods.
 func namespace(t *testing.T) string {
 	t.Helper()
-	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ".", "-").Replace(t.Name()))
 	name = strings.TrimPrefix(name, "test")
 	name = strings.Trim(name[:min(len(name), 50)], "-")
 	ctx := context.Background()

@@ -6,6 +6,7 @@ package cluster
 import (
 	"context"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,7 +33,7 @@ const (
 // Images of the cluster. None is in a registry.
 const (
 	PauseImage = "e2e.invalid/pause:1"
-	ToolsImage = "e2e.invalid/tools:1" // busybox, iperf3
+	ToolsImage = "e2e.invalid/tools:1" // busybox, iperf3, tcpdump
 	// Those of deploy/, by the names that they have there.
 	EtcdImage     = "gcr.io/etcd-development/etcd:v3.6.4"
 	PatchbayImage = "ghcr.io/patchbay-cni/patchbay:latest"
@@ -251,7 +252,7 @@ func (c *Cluster) pack() error {
 			if err := i.Busybox(); err != nil {
 				return err
 			}
-			return i.Program("/usr/bin/iperf3")
+			return errors.Join(i.Program("/usr/bin/iperf3"), i.Program("/usr/bin/tcpdump"))
 		},
 		EtcdImage: func(i *image.Image) error {
 			i.Entrypoint = []string{"/usr/bin/etcd"}
