@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
@@ -243,7 +244,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 			begin--
 		}
 		err := del.Del(ctx, d, work[begin:end])
-		if err != nil && del != e.Native && as[begin].Status.Refused && definite(err) {
+		if err != nil && del != e.Native && definite(err) && e.neverMade(ctx, d, as[begin]) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
 			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", work[begin].Interface, "error", err)
 			err = e.cutLoose(ctx, d, as[begin])
@@ -267,6 +268,31 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 func (a Attachment) work() *delegates.Attachment {
 	return &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
 		RuntimeConfig: a.Spec.RuntimeConfig, Args: a.Spec.cniArgs(), Result: a.Status.Result}
+}
+
+// neverMade reports that there is nothing of an attachment: its plugin has refused to make it, or it is
+// not known whether the plugin was asked, and there is neither an interface nor an address of it.
+func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachment) bool {
+	switch {
+	case a.Status.Refused:
+		return true
+	case a.Status.Result != nil:
+		return false
+	case d.Netns != nil && d.Netns.Do(func() error { return missing(a.Spec.Interface) }) != nil:
+		return false
+	}
+	asked, err := e.askedFor(ctx, d.ContainerID, a.Spec.Interface)
+	return err == nil && len(asked) == 0
+}
+
+// missing fails unless there is certainly no interface of that name.
+func missing(ifName string) error {
+	_, err := netlink.LinkByName(ifName)
+	var none netlink.LinkNotFoundError
+	if errors.As(err, &none) {
+		return nil
+	}
+	return errors.Join(err, fmt.Errorf("%s is there", ifName))
 }
 
 // definite reports that an error is a plugin's own word, not a time-out or something being away.

@@ -232,6 +232,7 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 			return
 		}
 		if lost && !kept {
+			d.noteRecords(len(d.engine.Sandboxes()) > 0)
 			if err := d.register(ctx, boot, false); err != nil {
 				d.log.Error("the node's record is not written", "error", err)
 			}

@@ -315,7 +315,7 @@ func TestSIGHUPTakesOverWhatCanChange(t *testing.T) {
 	n.Set = slices.DeleteFunc(n.Set, func(s string) bool { return strings.HasPrefix(s, "log.") })
 	n.Start(t)
 	for _, c := range []struct{ text, want string }{
-		{"log: {levle: debug}\n", `unknown key \"levle\"`},
+		{"log: {levle: debug}\n", `unknown key \"log.levle\"`},
 		{"log: {level: debug}\nipam: {pools: {x: {network: 10.0.0.0/8, subnetLen: 24}}}\n", "sections=ipam"},
 	} {
 		write(c.text)
