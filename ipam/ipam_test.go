@@ -56,6 +56,15 @@ func TestBadPoolsAreRefused(t *testing.T) {
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "pool": "A/B"}`:                                    "pool name",
 		`{"network": "fd00::/32", "subnetLen": 64}`:                                                     "2^24",
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "mode": "cluster"}`:                                `mode "cluster"`,
+		`{"networks": ["10.0.0.0/16", "10.0.0.0/17"], "subnetLen": 24}`:                                 "networks 10.0.0.0/16 and 10.0.0.0/17 of the pool overlap",
+		`{"network": "10.0.0.0/16", "networks": ["10.0.0.0/16"], "subnetLen": 24}`:                      "overlap",
+		`{"network": "::ffff:10.12.0.0/112", "subnetLen": 120}`:                                         "write 10.12.0.0/16",
+		`{"network": "::/64", "subnetLen": 80}`:                                                         "choose another network",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "exclude": ["::ffff:10.0.0.9"]}`:                   "write 10.0.0.9",
+		`{"network": "fd00::/48", "subnetLen": 64, "exclude": ["fd00::9%eth0"]}`:                        "write fd00::9",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "gateway": "::ffff:10.0.0.9"}`:                     "write 10.0.0.9",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "subnetMin": "::ffff:10.0.9.0"}`:                   "subnetMin \"::ffff:10.0.9.0\" is an IPv4 address",
+		`{"network": "10.0.0.0/16", "subnetLen": 24, "routes": [{"dst": "::ffff:10.0.0.0/104"}]}`:       "write 10.0.0.0/8",
 	} {
 		if _, err := ParseConfig([]byte(config), nil); err == nil || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", config, err, want)
@@ -148,6 +157,30 @@ func TestTextPrefixCoversTheSubnet(t *testing.T) {
 				}
 			}
 			a, _ = netip.AddrFromSlice(b)
+		}
+	}
+}
+
+func TestRequestsAreAddressesAsTheyAreWritten(t *testing.T) {
+	for text, want := range map[string]string{"10.43.0.9": "", "10.43.0.9/24": "", "fd00::9/64": "", "::ffff:10.43.0.9": "write 10.43.0.9",
+		"::ffff:10.43.0.9/24": "write 10.43.0.9/24", "::ffff:10.43.0.9/120": "write 10.43.0.9/24", "fe80::1%eth0": "write fe80::1", "ten": "neither"} {
+		if _, err := ParseRequest(text); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestAPoolsNameIsReadFromWhateverThereIs(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"pool": "lab", "network": 7, "subnetLen": "x", "colour": 1}`: "lab",
+		`{"network": "10.12.0.0/16"}`:                                  "10.12.0.0-16",
+		`{"networks": ["10.13.0.0/16", "FD00::/48"], "overlap": []}`:   "10.13.0.0-16.fd00::-48",
+		`{"subnetLen": 24}`: "",
+		`{"pool": "../x"}`:  "",
+		`[`:                 "",
+	} {
+		if name, err := NameOf([]byte(config)); name != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", config, name, err)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,6 +93,12 @@ func checkRoutes(raw json.RawMessage) error {
 		return Invalid("ipam: %s", explain.JSON(raw, err))
 	}
 	for _, r := range c.Routes {
+		if why := objection(r.Dst); why != "" {
+			return Invalid("ipam: routes: dst %q %s", r.Dst, why)
+		}
+		if why := objection(r.GW); why != "" {
+			return Invalid("ipam: routes: gw %q %s", r.GW, why)
+		}
 		if _, err := netip.ParsePrefix(r.Dst); err != nil {
 			return Invalid("ipam: routes: dst %q is not a CIDR, such as 0.0.0.0/0", r.Dst)
 		}
@@ -113,39 +120,76 @@ func (c Config) Validate() (*Pool, error) {
 		}
 		return nil, Invalid("ipam: mode %q is not supported: leave it out and set subnetLen (mode node)", c.Mode)
 	}
-	texts := c.Networks
-	if c.Network != "" {
-		texts = append([]string{c.Network}, texts...)
-	}
-	if len(texts) == 0 {
-		return nil, Invalid("ipam: network is missing: give a CIDR, such as 10.12.0.0/16")
-	}
-	p := &Pool{Name: c.Pool, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
-	if p.Name == "" {
-		p.Name = strings.ReplaceAll(strings.ToLower(strings.Join(texts, "_")), "/", "-")
-		p.Name = strings.ReplaceAll(p.Name, "_", ".")
-	}
-	if !poolName.MatchString(p.Name) {
-		return nil, Invalid("ipam: pool name %q: use lower-case letters, digits, dots, colons and dashes", p.Name)
-	}
-	for i, text := range texts {
+	p := &Pool{Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
+	for i, text := range c.networks() {
 		n, err := c.network(i, text, p.Networks)
 		if err != nil {
 			return nil, err
 		}
 		p.Networks = append(p.Networks, n)
 	}
+	if len(p.Networks) == 0 {
+		return nil, Invalid("ipam: network is missing: give a CIDR, such as 10.12.0.0/16")
+	}
+	var err error
+	if p.Name, err = c.name(); err != nil {
+		return nil, err
+	}
 	return p, c.rest(p)
+}
+
+// NameOf returns the name of an "ipam" object's pool, whatever else is wrong with the object: what ends
+// or looks at a claim needs no more.
+func NameOf(raw json.RawMessage) (string, error) {
+	var c Config
+	var field *json.UnmarshalTypeError // the other fields are read all the same
+	if err := json.Unmarshal(raw, &c); err != nil && !errors.As(err, &field) {
+		return "", Invalid("ipam: %s", explain.JSON(raw, err))
+	}
+	return c.name()
+}
+
+// name is the pool's name: the given one, or one that its networks make.
+func (c Config) name() (string, error) {
+	name := c.Pool
+	if name == "" {
+		name = strings.ReplaceAll(strings.ToLower(strings.Join(c.networks(), ".")), "/", "-")
+	}
+	if !IsName(name) {
+		return "", Invalid("ipam: pool name %q: use lower-case letters, digits, dots, colons and dashes", name)
+	}
+	return name, nil
+}
+
+// IsName reports whether a pool can have the name.
+func IsName(text string) bool { return poolName.MatchString(text) }
+
+func (c Config) networks() []string {
+	if c.Network == "" {
+		return c.Networks
+	}
+	return append([]string{c.Network}, c.Networks...)
 }
 
 // network validates one network. Further ones are cut into as many subnets as the first.
 func (c Config) network(i int, text string, before []Network) (Network, error) {
+	if why := objection(text); why != "" {
+		return Network{}, Invalid("ipam: network %q %s", text, why)
+	}
 	pfx, err := netip.ParsePrefix(text)
 	if err != nil {
 		return Network{}, Invalid("ipam: network %q is not a CIDR, such as 10.12.0.0/16", text)
 	}
 	if pfx.Masked() != pfx {
 		return Network{}, Invalid("ipam: network %s has host bits set: write %s", text, pfx.Masked())
+	}
+	if pfx.Overlaps(mapped) {
+		return Network{}, Invalid("ipam: network %s has IPv4 addresses written as IPv6 ones in it (%s): choose another network", text, mapped)
+	}
+	for _, b := range before {
+		if b.Prefix.Overlaps(pfx) {
+			return Network{}, Invalid("ipam: networks %s and %s of the pool overlap, so that an address could be given twice: leave one of them out", b.Prefix, text)
+		}
 	}
 	n := Network{Prefix: pfx, SubnetBits: c.SubnetLen}
 	if i > 0 {
@@ -170,6 +214,9 @@ func (c Config) network(i int, text string, before []Network) (Network, error) {
 		if b.text == "" {
 			continue
 		}
+		if why := objection(b.text); why != "" {
+			return n, Invalid("ipam: %s %q %s", b.field, b.text, why)
+		}
 		a, err := netip.ParseAddr(strings.TrimSuffix(b.text, fmt.Sprintf("/%d", n.SubnetBits)))
 		if err != nil || !pfx.Contains(a) || netip.PrefixFrom(a, n.SubnetBits).Masked().Addr() != a {
 			return n, Invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, text)
@@ -184,6 +231,9 @@ func (c Config) network(i int, text string, before []Network) (Network, error) {
 
 func (c Config) rest(p *Pool) error {
 	for _, text := range c.Exclude {
+		if why := objection(text); why != "" {
+			return Invalid("ipam: exclude %q %s", text, why)
+		}
 		x, err := parsePrefixOrAddr(text)
 		if err != nil {
 			return Invalid("ipam: exclude %q is neither an address nor a CIDR", text)
@@ -191,6 +241,9 @@ func (c Config) rest(p *Pool) error {
 		p.Exclude = append(p.Exclude, x)
 	}
 	if c.Gateway != "" {
+		if why := objection(c.Gateway); why != "" {
+			return Invalid("ipam: gateway %q %s", c.Gateway, why)
+		}
 		a, err := netip.ParseAddr(c.Gateway)
 		if err != nil || p.networkOf(a) == nil {
 			return Invalid("ipam: gateway %q is not an address of the pool", c.Gateway)
@@ -232,6 +285,33 @@ func (e invalidError) Is(target error) bool { return target == ErrInvalid }
 
 // Invalid returns an error that is ErrInvalid and says what is wrong.
 func Invalid(format string, args ...any) error { return invalidError{fmt.Sprintf(format, args...)} }
+
+// mapped are the IPv4 addresses as IPv6 ones (RFC 4291, 2.5.5.2). The kernel takes either for the same
+// address, and netip for two.
+var mapped = netip.MustParsePrefix("::ffff:0:0/96")
+
+// objection says what is wrong with an address or CIDR that can be read, but that no pool can have; ""
+// if nothing is.
+func objection(text string) string {
+	addr, length, hasLength := strings.Cut(text, "/")
+	a, err := netip.ParseAddr(addr)
+	switch {
+	case err != nil:
+		return ""
+	case a.Zone() != "":
+		return fmt.Sprintf("has a zone (%q), which an address of a pool can't have: write %s", a.Zone(), a.WithZone(""))
+	case !a.Is4In6():
+		return ""
+	}
+	plain := a.Unmap().String()
+	if bits, err := strconv.Atoi(length); hasLength && err == nil {
+		if bits >= mapped.Bits() {
+			bits -= mapped.Bits()
+		}
+		plain += "/" + strconv.Itoa(bits)
+	}
+	return "is an IPv4 address written as an IPv6 one: write " + plain
+}
 
 func parsePrefixOrAddr(text string) (netip.Prefix, error) {
 	if a, err := netip.ParseAddr(text); err == nil {

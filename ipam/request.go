@@ -14,11 +14,14 @@ type Request struct {
 
 // ParseRequest reads 10.12.0.9 or 10.12.0.9/24.
 func ParseRequest(text string) (Request, error) {
+	if why := objection(text); why != "" {
+		return Request{}, Invalid("%q %s", text, why)
+	}
 	if p, err := netip.ParsePrefix(text); err == nil && p.Bits() > 0 {
 		return Request{p.Addr(), p.Bits()}, nil
 	}
 	a, err := netip.ParseAddr(text)
-	if err != nil || a.Zone() != "" {
+	if err != nil {
 		return Request{}, Invalid("%q is neither an address, such as 10.12.0.9, nor an address with a prefix length, such as 10.12.0.9/24", text)
 	}
 	return Request{Addr: a}, nil
