@@ -2,9 +2,12 @@ package ipam
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // A Spec is what makes a pool the pool it is, the same on every node: the value of its spec key.
@@ -22,6 +25,25 @@ type NetworkSpec struct {
 	SubnetLen int          `json:"subnetLen"`
 	Min       netip.Addr   `json:"subnetMin"` // first addresses of the first and the last subnet
 	Max       netip.Addr   `json:"subnetMax"`
+}
+
+// ParseSpec reads the value of a spec key.
+func ParseSpec(value []byte) (Spec, error) {
+	var s Spec
+	if err := json.Unmarshal(value, &s); err != nil {
+		return Spec{}, errors.New(explain.JSON(value, err))
+	}
+	for _, n := range s.Networks {
+		for _, a := range []netip.Addr{n.Min, n.Max} {
+			if a.IsValid() && !n.Network.Contains(a) {
+				return Spec{}, fmt.Errorf("%s is not an address of network %s", a, n.Network)
+			}
+		}
+		if !n.Network.IsValid() || n.SubnetLen != 0 && (n.SubnetLen < n.Network.Bits() || n.SubnetLen > n.Network.Addr().BitLen()) {
+			return Spec{}, fmt.Errorf("network %s can't be cut into subnets of /%d", n.Network, n.SubnetLen)
+		}
+	}
+	return s, nil
 }
 
 // Spec returns the pool's specification.
@@ -66,8 +88,8 @@ func (s Spec) Clash(pool, otherPool string, other Spec) error {
 			if first, last := a.bounds(); !b.overlaps(first, last) {
 				continue
 			}
-			return Invalid("pool %s (%s) overlaps pool %s (%s), so that an address could be given twice: let both networks name one \"pool\" and the same values, or say \"overlap\": \"allow\" in both",
-				pool, s, otherPool, other)
+			return Invalid("pool %s (%s) overlaps pool %s (%s), so that an address could be given twice: let both networks name one \"pool\" and the same values, or say \"overlap\": \"allow\" in both, or, if no address of it is in use any more, remove it with \"patchctl ipam rm %s\"",
+				pool, s, otherPool, other, otherPool)
 		}
 	}
 	return nil
@@ -96,7 +118,7 @@ func (n NetworkSpec) bounds() (first, last netip.Addr) {
 	if n.Max.IsValid() && n.SubnetLen > 0 {
 		last = lastAddr(netip.PrefixFrom(n.Max, n.SubnetLen))
 	}
-	return first, last
+	return first.Unmap(), last.Unmap() // an older release let pools have IPv4 addresses written as IPv6 ones
 }
 
 // Differences says in words in which fields another specification differs.

@@ -39,12 +39,19 @@ func (o Owner) Value() string {
 	return string(b)
 }
 
+// Known reports whether the claim says who has the address. Of one that can't be read the owner is empty:
+// such an address is nobody's to release, and is not given out.
+func (o Owner) Known() bool { return o.Node != "" }
+
 // SameInterface reports whether both mean one interface of one sandbox, or one IPAMClaim.
 func (o Owner) SameInterface(p Owner) bool {
-	return o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName && o.Claim == p.Claim
+	return o.Known() && o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName && o.Claim == p.Claim
 }
 
 func (o Owner) String() string {
+	if !o.Known() {
+		return "an unknown owner (its claim can't be read)"
+	}
 	if o.Claim != "" {
 		return fmt.Sprintf("IPAMClaim %s on node %s", o.Claim, o.Node)
 	}
@@ -75,11 +82,8 @@ type Subnet struct {
 
 // NewSubnet returns the pool's subnet with the claims that are in it.
 func NewSubnet(p *Pool, prefix netip.Prefix, claims map[netip.Addr]Owner) *Subnet {
-	s := &Subnet{Prefix: prefix, pool: p, used: map[netip.Addr]Owner{}, resting: map[netip.Addr]time.Time{}}
-	s.Gateway = prefix.Addr().Next()
-	if p.Gateway.IsValid() && prefix.Contains(p.Gateway) {
-		s.Gateway = p.Gateway
-	}
+	s := &Subnet{Prefix: prefix, used: map[netip.Addr]Owner{}, resting: map[netip.Addr]time.Time{}}
+	s.Follow(p)
 	s.cursor = prefix.Addr()
 	for a, o := range claims {
 		if prefix.Contains(a) {
@@ -90,6 +94,15 @@ func NewSubnet(p *Pool, prefix netip.Prefix, claims map[netip.Addr]Owner) *Subne
 		}
 	}
 	return s
+}
+
+// Follow makes the subnet go by the pool's rules from now on. Who has which address, and which ones
+// rest, stays as it is.
+func (s *Subnet) Follow(p *Pool) {
+	s.pool, s.Gateway = p, s.Prefix.Addr().Next()
+	if p.Gateway.IsValid() && s.Prefix.Contains(p.Gateway) {
+		s.Gateway = p.Gateway
+	}
 }
 
 // Choose takes a free address for the owner: the next one after the last given out, so that a
@@ -228,6 +241,11 @@ func (s *Subnet) excluded(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// Offers reports whether s is one of the subnets that the network is cut into.
+func (n Network) Offers(s netip.Prefix) bool {
+	return s.Bits() == n.SubnetBits && s == s.Masked() && n.Prefix.Contains(s.Addr()) && !s.Addr().Less(n.Min.Addr()) && !n.Max.Addr().Less(s.Addr())
 }
 
 // FirstFree returns the lowest subnet of the network that is not taken.

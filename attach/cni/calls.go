@@ -172,35 +172,40 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 	if c.conf.IPAM == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
 	}
-	pool, err := ipam.ParseConfig(c.conf.IPAM, s.Pools)
-	if err != nil {
-		return nil, err
-	}
 	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: "patchbay-ipam"}
 	if c.args["K8S_POD_NAME"] != "" {
 		owner.Pod = c.args["K8S_POD_NAMESPACE"] + "/" + c.args["K8S_POD_NAME"]
 	}
 	switch c.Command {
 	case "ADD":
-		return s.claim(ctx, c, pool, owner)
+		return s.claim(ctx, c, owner)
 	case "DEL":
+		pool, _ := ipam.NameOf(c.conf.IPAM) // without a name, in whatever pool it is: the pod must be able to end
 		claims, err := s.IPAM.Owned(ctx, pool, owner)
 		if err != nil {
 			return nil, err
 		}
 		return nil, s.IPAM.Release(ctx, claims)
-	case "CHECK":
-		claims, err := s.IPAM.Owned(ctx, pool, owner)
-		if err == nil && len(claims) == 0 {
-			err = fmt.Errorf("pool %s: %s has no address", pool.Name, owner)
-		}
+	}
+	pool, err := ipam.NameOf(c.conf.IPAM)
+	if err != nil {
 		return nil, err
-	default:
+	}
+	if c.Command == "GC" {
 		return nil, s.collectClaims(ctx, c, pool)
 	}
+	claims, err := s.IPAM.Owned(ctx, pool, owner)
+	if err == nil && len(claims) == 0 {
+		err = fmt.Errorf("pool %s: %s has no address", pool, owner)
+	}
+	return nil, err
 }
 
-func (s *Server) claim(ctx context.Context, c *call, pool *ipam.Pool, owner ipam.Owner) (any, error) {
+func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, error) {
+	pool, err := ipam.ParseConfig(c.conf.IPAM, s.Pools)
+	if err != nil {
+		return nil, err
+	}
 	raw := c.conf.RuntimeConfig["ips"]
 	if raw == nil {
 		raw = c.conf.Args.CNI["ips"]
@@ -224,12 +229,12 @@ func (s *Server) claim(ctx context.Context, c *call, pool *ipam.Pool, owner ipam
 }
 
 // collectClaims frees what plugins claimed for containers that the runtime no longer knows.
-func (s *Server) collectClaims(ctx context.Context, c *call, pool *ipam.Pool) error {
+func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error {
 	valid := map[types.GCAttachment]bool{}
 	for _, v := range slices.Concat(c.conf.ValidAttachments, c.conf.Attachments) {
 		valid[v] = true
 	}
-	claims, err := s.IPAM.Claims(ctx, pool.Name)
+	claims, err := s.IPAM.Claims(ctx, pool)
 	if err != nil {
 		return err
 	}

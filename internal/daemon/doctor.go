@@ -52,6 +52,7 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	}
 	d.examineDetach(report)
 	d.examineLeftovers(ctx, report)
+	d.examinePools(ctx, report)
 	return all
 }
 
@@ -74,6 +75,15 @@ func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, strin
 		err = errors.Join(err, fmt.Errorf("records that can't be read, of sandboxes %s: they and what they account for are left alone", strings.Join(lost, ", ")))
 	}
 	report("records", "etcd has this node's records", err)
+}
+
+// examinePools tells of pools that overlap, and of what can't be read of them.
+func (d *Daemon) examinePools(ctx context.Context, report func(string, string, error)) {
+	faults, err := d.alloc.Faults(ctx)
+	if len(faults) > 0 {
+		err = errors.New(strings.Join(faults, "; "))
+	}
+	report("pools", "no two of them overlap", err)
 }
 
 // examineDetach names the interfaces that can't be removed.

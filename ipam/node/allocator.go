@@ -5,7 +5,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,9 +37,11 @@ type Allocator struct {
 
 // pool is the node's part of a pool. Its lock covers a first use's reads from etcd.
 type pool struct {
-	mu      sync.Mutex
-	spec    string
-	subnets []*ipam.Subnet // one per network of the pool
+	mu       sync.Mutex
+	spec     string // what it is settled by; empty if it is not
+	revision int64  // of the spec's key then
+	// subnets are one per network of a settled pool, and else what this node has; nil if none were read.
+	subnets []*ipam.Subnet
 }
 
 // New returns an allocator for the node; prefix is etcd.prefix of the configuration.
@@ -57,8 +58,9 @@ type Reservation struct {
 	Gateways []netip.Addr
 	Pool     *ipam.Pool
 
-	a      *Allocator
-	chosen []netip.Addr // those that were not the owner's before
+	a        *Allocator
+	revision int64        // of the spec that the addresses were chosen by
+	chosen   []netip.Addr // those that were not the owner's before
 }
 
 // Reserve chooses an address of each of the pool's networks: the requested ones, or any.
@@ -69,7 +71,7 @@ func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, req
 		return nil, err
 	}
 	defer st.mu.Unlock()
-	r := &Reservation{Pool: p, a: a}
+	r := &Reservation{Pool: p, a: a, revision: st.revision}
 	left := slices.Clone(requested)
 	for _, s := range st.subnets {
 		var err error
@@ -162,9 +164,10 @@ func networks(p *ipam.Pool) string {
 }
 
 // Txn claims the addresses. It conflicts when one of them has an owner in etcd that the allocator
-// has not heard of; call Refresh and reserve again.
+// has not heard of, and when the pool has been redefined or removed meanwhile, with this node's subnets,
+// even if it is there again; call Refresh and reserve again.
 func (r *Reservation) Txn() etcd.Txn {
-	var t etcd.Txn
+	t := etcd.Txn{If: []clientv3.Cmp{r.a.specIs(r.Pool.Name, r.revision)}}
 	for _, c := range r.Claims {
 		if slices.Contains(r.chosen, c.Addr) {
 			t.If = append(t.If, etcd.Absent(r.a.key(c)))
@@ -211,7 +214,9 @@ func (a *Allocator) Claim(ctx context.Context, p *ipam.Pool, o ipam.Owner, reque
 func (a *Allocator) ReleaseOps(claims []ipam.Claim) []clientv3.Op {
 	var ops []clientv3.Op
 	for _, c := range claims {
-		ops = append(ops, etcd.DeleteIfValue(a.key(c), c.Owner.Value()))
+		if c.Owner.Known() {
+			ops = append(ops, etcd.DeleteIfValue(a.key(c), c.Owner.Value()))
+		}
 	}
 	return ops
 }
@@ -243,21 +248,52 @@ func (a *Allocator) Release(ctx context.Context, claims []ipam.Claim) error {
 	return nil
 }
 
-// Owned returns the claims of one interface in the pool.
-func (a *Allocator) Owned(ctx context.Context, p *ipam.Pool, o ipam.Owner) ([]ipam.Claim, error) {
+// Owned returns the claims of one interface in the pool, or in all pools if the name is empty. It defines
+// no pool and takes no subnet: what a pod ends with does not depend on what its pool is by now.
+func (a *Allocator) Owned(ctx context.Context, poolName string, o ipam.Owner) ([]ipam.Claim, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	o.Node = a.node
-	st, err := a.open(ctx, p)
-	if err != nil {
-		return nil, err
+	if poolName == "" {
+		all, err := a.Claims(ctx, "")
+		return slices.DeleteFunc(all, func(c ipam.Claim) bool { return !c.Owner.SameInterface(o) }), err
 	}
+	st := a.lock(poolName)
 	defer st.mu.Unlock()
+	if st.subnets == nil {
+		if err := a.load(ctx, poolName, st); err != nil {
+			return nil, err
+		}
+	}
 	var claims []ipam.Claim
 	for _, s := range st.subnets {
 		for _, addr := range s.Of(o) {
-			claims = append(claims, ipam.Claim{Pool: p.Name, Addr: addr, Owner: s.Owner(addr)})
+			claims = append(claims, ipam.Claim{Pool: poolName, Addr: addr, Owner: s.Owner(addr)})
 		}
 	}
 	return claims, nil
+}
+
+// load reads what this node has of a pool. It is kept, so that what is freed before the pool is settled
+// rests afterwards.
+func (a *Allocator) load(ctx context.Context, poolName string, st *pool) error {
+	taken, err := a.subnets(ctx, poolName)
+	if err != nil {
+		return err
+	}
+	subnets := []*ipam.Subnet{}
+	for prefix, node := range taken {
+		if node != a.node && node != unknownNode { // which may be this one
+			continue
+		}
+		claims, err := a.claims(ctx, poolName, prefix)
+		if err != nil {
+			return err
+		}
+		subnets = append(subnets, ipam.NewSubnet(&ipam.Pool{Name: poolName}, prefix, claims))
+	}
+	st.subnets = subnets
+	return nil
 }
 
 // Persistent returns the claims of this node that IPAMClaims keep, of the pools in use.
@@ -276,8 +312,8 @@ func (a *Allocator) Persistent() []ipam.Claim {
 	return claims
 }
 
-// Refresh forgets what is known of a pool, so that its next use reads it from etcd. Reservations
-// under way are kept.
+// Refresh reads from etcd who has the addresses of a pool. If the pool is no longer what it was, its next
+// use settles it again. Reservations under way are kept.
 func (a *Allocator) Refresh(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -287,6 +323,14 @@ func (a *Allocator) Refresh(ctx context.Context, name string) error {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	resp, err := a.kv.Get(ctx, a.specKey(name))
+	if err != nil {
+		return fmt.Errorf("read pool %s: %w: %w", name, etcd.ErrUnavailable, err)
+	}
+	if len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision != st.revision {
+		st.spec = ""
+		return nil
+	}
 	for _, s := range st.subnets {
 		claims, err := a.claims(ctx, name, s.Prefix)
 		if err != nil {
@@ -305,76 +349,15 @@ func (a *Allocator) known(name string) *pool {
 	return a.pools[name]
 }
 
-// open returns the pool, locked. On first use it settles the pool's spec and the node's subnets.
-func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
+// lock returns the pool, locked.
+func (a *Allocator) lock(name string) *pool {
 	a.mu.Lock()
-	st := a.pools[p.Name]
+	st := a.pools[name]
 	if st == nil {
 		st = &pool{}
-		a.pools[p.Name] = st
+		a.pools[name] = st
 	}
 	a.mu.Unlock()
 	st.mu.Lock()
-	if st.spec == p.Spec().Value() {
-		return st, nil
-	}
-	err := a.settle(ctx, p, st)
-	if err != nil {
-		st.mu.Unlock()
-		return nil, err
-	}
-	return st, nil
-}
-
-func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
-	if err := a.define(ctx, p.Name, p.Spec()); err != nil {
-		return fmt.Errorf("pool %s: %w", p.Name, err)
-	}
-	subnets := make([]*ipam.Subnet, 0, len(p.Networks))
-	for _, n := range p.Networks {
-		prefix, err := a.subnet(ctx, p.Name, n)
-		if err != nil {
-			return err
-		}
-		claims, err := a.claims(ctx, p.Name, prefix)
-		if err != nil {
-			return err
-		}
-		subnets = append(subnets, ipam.NewSubnet(p, prefix, claims))
-	}
-	st.spec, st.subnets = p.Spec().Value(), subnets
-	return nil
-}
-
-// subnet returns the node's subnet of a network: the one it has, or a new claim.
-func (a *Allocator) subnet(ctx context.Context, poolName string, n ipam.Network) (netip.Prefix, error) {
-	for {
-		taken, err := a.subnets(ctx, poolName)
-		if err != nil {
-			return netip.Prefix{}, err
-		}
-		for s, node := range taken {
-			if node == a.node && n.Prefix.Contains(s.Addr()) && s.Bits() == n.SubnetBits {
-				return s, nil
-			}
-		}
-		s, err := n.FirstFree(poolName, taken)
-		if err != nil {
-			return s, err
-		}
-		key := a.subnetKey(poolName, s)
-		value, err := json.Marshal(subnetValue{Node: a.node})
-		if err != nil {
-			return s, err
-		}
-		err = a.commit.Commit(ctx, etcd.Txn{If: []clientv3.Cmp{etcd.Absent(key)}, Then: []clientv3.Op{clientv3.OpPut(key, string(value))}})
-		if err == nil {
-			return s, nil
-		}
-		if !errors.Is(err, etcd.ErrConflict) {
-			return s, fmt.Errorf("claim subnet %s of pool %s: %w", s, poolName, err)
-		}
-	}
+	return st
 }

@@ -55,39 +55,41 @@ func owner(i int) ipam.Owner {
 func TestEachNodeGetsASubnetOfItsOwn(t *testing.T) {
 	kv := startEtcd(t)
 	p := newPool(t, `{"network": "10.12.0.0/16", "subnetLen": 24, "subnetMin": "10.12.8.0", "subnetMax": "10.12.15.0"}`)
-	got := make(chan string, 9)
+	var mu sync.Mutex
+	subnets := map[string]string{} // node -> its subnet
 	var wg sync.WaitGroup
-	for i := range 9 { // nodes claim at once; the ninth finds none
+	for i := range 9 { // nodes claim at once; one of them finds none
 		wg.Go(func() {
-			r, err := New(kv, etcd.NewCommitter(kv), "/p", fmt.Sprintf("n%d", i)).Claim(context.Background(), p, owner(1), nil)
+			node := fmt.Sprintf("n%d", i)
+			r, err := New(kv, etcd.NewCommitter(kv), "/p", node).Claim(context.Background(), p, owner(1), nil)
 			if errors.Is(err, ipam.ErrExhausted) && strings.Contains(err.Error(), "all 8 /24 subnets") {
-				got <- "none"
 				return
 			}
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			got <- r.Addrs[0].Masked().String()
+			mu.Lock()
+			subnets[node] = r.Addrs[0].Masked().String()
+			mu.Unlock()
 		})
 	}
 	wg.Wait()
-	close(got)
 	seen := map[string]bool{}
-	for s := range got {
-		if seen[s] {
-			t.Errorf("subnet %s for two nodes", s)
-		}
+	for _, s := range subnets {
 		seen[s] = true
 	}
-	if len(seen) != 9 || !seen["none"] {
-		t.Errorf("%v", seen)
+	if len(subnets) != 8 || len(seen) != 8 {
+		t.Fatalf("%v", subnets)
 	}
-	// A node whose name another one's begins with, and a restarted daemon, find their own.
-	for _, n := range []string{"n1", "n10"} {
-		_, err := New(kv, etcd.NewCommitter(kv), "/p", n).Claim(context.Background(), p, owner(2), nil)
-		if (err == nil) != (n == "n1") && (err == nil) == (n == "n10") {
-			t.Errorf("%s: %v", n, err)
+	// A restarted daemon finds its own; a node whose name begins with another one's does not.
+	for winner, subnet := range subnets {
+		r, err := New(kv, etcd.NewCommitter(kv), "/p", winner).Claim(context.Background(), p, owner(2), nil)
+		if err != nil || r.Addrs[0].Masked().String() != subnet {
+			t.Errorf("%s: %+v, %v, want %s", winner, r, err, subnet)
+		}
+		if _, err := New(kv, etcd.NewCommitter(kv), "/p", winner+"0").Claim(context.Background(), p, owner(2), nil); !errors.Is(err, ipam.ErrExhausted) {
+			t.Errorf("%s0: %v", winner, err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -11,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -20,6 +22,9 @@ import (
 type subnetValue struct {
 	Node string `json:"node"`
 }
+
+// unknownNode has the subnets whose records can't be read: they are no other node's to take.
+const unknownNode = "unknown (its record can't be read)"
 
 func (a *Allocator) key(c ipam.Claim) string {
 	return path.Join(a.root, c.Pool, "ips", c.Addr.String())
@@ -39,17 +44,23 @@ func (a *Allocator) subnets(ctx context.Context, poolName string) (map[netip.Pre
 	}
 	taken := map[netip.Prefix]string{}
 	for _, kv := range resp.Kvs {
-		s, err := netip.ParsePrefix(strings.TrimPrefix(string(kv.Key), prefix))
-		var v subnetValue
-		if err == nil {
-			err = json.Unmarshal(kv.Value, &v)
+		if s, err := netip.ParsePrefix(strings.TrimPrefix(string(kv.Key), prefix)); err == nil {
+			taken[s], _ = decodeSubnet(kv.Value)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("subnet record %s is damaged: %w", kv.Key, err)
-		}
-		taken[s] = v.Node
 	}
 	return taken, nil
+}
+
+// decodeSubnet returns the node that has a subnet. On an error it is unknownNode.
+func decodeSubnet(value []byte) (node string, err error) {
+	var v subnetValue
+	if err := json.Unmarshal(value, &v); err != nil {
+		return unknownNode, errors.New(explain.JSON(value, err))
+	}
+	if v.Node == "" {
+		return unknownNode, errors.New("it names no node")
+	}
+	return v.Node, nil
 }
 
 // claims reads the claims of a subnet: the keys that begin as all its addresses do.
@@ -90,7 +101,8 @@ func (a *Allocator) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Cl
 	return missing, nil
 }
 
-// Claims returns all claims of a pool, of every node; of all pools if the name is empty.
+// Claims returns all claims of a pool, of every node; of all pools if the name is empty. Those that can't
+// be read have no known owner.
 func (a *Allocator) Claims(ctx context.Context, poolName string) ([]ipam.Claim, error) {
 	if poolName == "" {
 		return a.read(ctx, a.root)
@@ -110,23 +122,28 @@ func (a *Allocator) read(ctx context.Context, prefix string) ([]ipam.Claim, erro
 		if !isIP {
 			continue
 		}
-		c, err := decodeClaim(poolName, text, kv.Value)
-		if err != nil {
-			return nil, err
+		if c, _ := decodeClaim(poolName, text, kv.Value); c.Addr.IsValid() {
+			claims = append(claims, c)
 		}
-		claims = append(claims, c)
 	}
 	return claims, nil
 }
 
+// decodeClaim reads a claim. On an error the claim has no owner, or, if not even its address can be read,
+// no address.
 func decodeClaim(poolName, ip string, owner []byte) (ipam.Claim, error) {
 	c := ipam.Claim{Pool: poolName}
 	var err error
-	if c.Addr, err = netip.ParseAddr(ip); err == nil {
-		err = json.Unmarshal(owner, &c.Owner)
+	if c.Addr, err = netip.ParseAddr(ip); err != nil {
+		return c, fmt.Errorf("%q is not an address", ip)
 	}
-	if err != nil {
-		return c, fmt.Errorf("claim %s of pool %s is damaged: %w", ip, poolName, err)
+	if err := json.Unmarshal(owner, &c.Owner); err != nil {
+		c.Owner = ipam.Owner{}
+		return c, errors.New(explain.JSON(owner, err))
+	}
+	if !c.Owner.Known() {
+		c.Owner = ipam.Owner{}
+		return c, errors.New("it names no node")
 	}
 	return c, nil
 }
@@ -134,7 +151,7 @@ func decodeClaim(poolName, ip string, owner []byte) (ipam.Claim, error) {
 // A PoolInfo describes a pool as it is in etcd.
 type PoolInfo struct {
 	Name    string            `json:"name"`
-	Spec    json.RawMessage   `json:"spec"`
+	Spec    json.RawMessage   `json:"spec"`    // nil if it can't be read
 	Subnets map[string]string `json:"subnets"` // CIDR -> node
 	Claims  []ipam.Claim      `json:"claims"`
 }
@@ -156,19 +173,15 @@ func (a *Allocator) Pools(ctx context.Context) ([]PoolInfo, error) {
 		p := &pools[at[name]]
 		switch kind, id, _ := strings.Cut(rest, "/"); kind {
 		case "spec":
-			p.Spec = json.RawMessage(kv.Value)
+			if json.Valid(kv.Value) {
+				p.Spec = json.RawMessage(kv.Value)
+			}
 		case "subnets":
-			var v subnetValue
-			if err := json.Unmarshal(kv.Value, &v); err != nil {
-				return nil, fmt.Errorf("subnet record %s is damaged: %w", kv.Key, err)
-			}
-			p.Subnets[id] = v.Node
+			p.Subnets[id], _ = decodeSubnet(kv.Value)
 		case "ips":
-			c, err := decodeClaim(name, id, kv.Value)
-			if err != nil {
-				return nil, err
+			if c, _ := decodeClaim(name, id, kv.Value); c.Addr.IsValid() {
+				p.Claims = append(p.Claims, c)
 			}
-			p.Claims = append(p.Claims, c)
 		}
 	}
 	return pools, nil

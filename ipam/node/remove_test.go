@@ -1,0 +1,278 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+func TestAPoolIsRemovedWhenNobodyNeedsIt(t *testing.T) {
+	kv := startEtcd(t)
+	ctx := context.Background()
+	one, two := New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n2")
+	narrow := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24}`)
+	wide := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 20}`)
+	have, err := one.Claim(ctx, narrow, owner(1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = two.Claim(ctx, wide, owner(2), nil)
+	if err == nil || !strings.Contains(err.Error(), "patchctl ipam rm x") {
+		t.Error(err)
+	}
+	if err := two.RemovePool(ctx, "x"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), have.Claims[0].Addr.String()+" by pod default/p net1 on node n1") {
+		t.Error(err)
+	}
+	if err := one.Release(ctx, have.Claims); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.RemovePool(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x", "nix", "", "..", "x/ips"} {
+		if err := two.RemovePool(ctx, name); !errors.Is(err, ErrNoPool) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if resp, err := kv.Get(ctx, "/p/ipam/", clientv3.WithPrefix()); err != nil || resp.Count != 0 {
+		t.Errorf("%v, %v", resp, err)
+	}
+	// The first node has it in memory, and the second one is faster: the subnet is its own now.
+	if r, err := two.Claim(ctx, narrow, owner(2), nil); err != nil || r.Addrs[0].Masked().String() != "10.12.0.0/24" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if r, err := one.Claim(ctx, narrow, owner(1), nil); err != nil || r.Addrs[0].Masked().String() != "10.12.1.0/24" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// An "ipam" object that is not what it was, or a pool that is not in memory, must not matter to a DEL.
+func TestOwnedChangesNothing(t *testing.T) {
+	kv := startEtcd(t)
+	ctx := context.Background()
+	p := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24, "cooldown": "1h"}`)
+	have, err := New(kv, etcd.NewCommitter(kv), "/p", "n1").Claim(ctx, p, owner(1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := kv.Get(ctx, "/p", clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, other := New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n2")
+	for _, name := range []string{"x", "", "x"} {
+		if claims, err := a.Owned(ctx, name, owner(1)); err != nil || fmt.Sprint(claims) != fmt.Sprint(have.Claims) {
+			t.Errorf("%q: %v, %v", name, claims, err)
+		}
+		if claims, err := other.Owned(ctx, name, owner(1)); err != nil || len(claims) != 0 {
+			t.Errorf("%q, another node: %v, %v", name, claims, err)
+		}
+	}
+	if claims, err := a.Owned(ctx, "nix", owner(1)); err != nil || len(claims) != 0 {
+		t.Errorf("%v, %v", claims, err)
+	}
+	after, err := kv.Get(ctx, "/p", clientv3.WithPrefix())
+	if err != nil || fmt.Sprint(after.Kvs) != fmt.Sprint(before.Kvs) {
+		t.Errorf("%v\nis now\n%v, %v", before.Kvs, after.Kvs, err)
+	}
+	// What is freed before the pool is settled rests.
+	if err := a.Release(ctx, have.Claims); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := a.Claim(ctx, p, owner(2), nil); err != nil || r.Addrs[0] == have.Addrs[0] {
+		t.Errorf("%+v, %v: given out again at once", r, err)
+	}
+}
+
+func TestSettlingAgainKeepsWhatIsReservedAndGoesByTheNewRules(t *testing.T) {
+	kv := startEtcd(t)
+	ctx := context.Background()
+	a, other := New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n2")
+	const pool = `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24`
+	one, err := a.Reserve(ctx, newPool(t, pool+"}"), owner(1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.RemovePool(ctx, "x"); err != nil {
+		t.Fatal(err)
+	}
+	two, err := a.Claim(ctx, newPool(t, pool+`, "exclude": ["10.12.0.3"], "gateway": "10.12.0.4"}`), owner(2), nil)
+	if err != nil || two.Addrs[0].String() != "10.12.0.5/24" || two.Gateways[0].String() != "10.12.0.4" {
+		t.Errorf("%+v, %v: not the next one after that of the reservation (%s)", two, err, one.Addrs)
+	}
+	if err := a.commit.Commit(ctx, one.Txn()); !errors.Is(err, etcd.ErrConflict) {
+		t.Errorf("an address was claimed by a specification that is gone: %v", err)
+	}
+}
+
+// Two nodes claim and release addresses of a pool while somebody removes it again and again. At every
+// revision of etcd each claim lies in a subnet of its node, of a pool that is defined, and no claim goes
+// but by its release.
+func TestRemovingNeverLeavesAClaimWithoutAPool(t *testing.T) {
+	kv := startEtcd(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	p := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24, "cooldown": "0s"}`)
+	var claimed, removed, busy atomic.Int64
+	done := make(chan struct{})
+	var claimers, remover sync.WaitGroup
+	for i := range 6 {
+		node := fmt.Sprintf("n%d", 1+i%2)
+		a := New(kv, etcd.NewCommitter(kv), "/p", node)
+		claimers.Go(func() {
+			for k := range 60 {
+				r, err := a.Claim(ctx, p, owner(100*i+k), nil)
+				if errors.Is(err, etcd.ErrConflict) {
+					continue // removed more often than it was tried again
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				claimed.Add(1)
+				time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) // as a pod lives
+				if missing, err := a.Missing(ctx, r.Claims); err != nil || len(missing) > 0 {
+					t.Errorf("claims are lost: %v, %v", missing, err)
+				}
+				if err := a.Release(ctx, r.Claims); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	remover.Go(func() {
+		a := New(kv, etcd.NewCommitter(kv), "/p", "n3")
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			switch err := a.RemovePool(ctx, "x"); {
+			case err == nil:
+				removed.Add(1)
+			case errors.Is(err, ErrInUse):
+				busy.Add(1)
+			case !errors.Is(err, ErrNoPool):
+				t.Error(err)
+			}
+		}
+	})
+	claimers.Wait()
+	close(done)
+	remover.Wait()
+	if claimed.Load() < 100 || removed.Load() < 5 || busy.Load() < 5 {
+		t.Errorf("claimed %d times, removed %d times, refused %d times: nothing is proven", claimed.Load(), removed.Load(), busy.Load())
+	}
+	if _, err := kv.Put(ctx, "/p/ipam/end", ""); err != nil {
+		t.Fatal(err)
+	}
+	judge(t, kv.Watch(ctx, "/p/ipam/", clientv3.WithPrefix(), clientv3.WithRev(1)))
+}
+
+// judge goes through the history of pool x, up to the key that ends it.
+func judge(t *testing.T, history clientv3.WatchChan) {
+	t.Helper()
+	now := map[string]string{}
+	revision := int64(0)
+	for resp := range history {
+		for _, e := range resp.Events {
+			if e.Kv.ModRevision != revision {
+				sound(t, revision, now)
+				revision = e.Kv.ModRevision
+			}
+			key := strings.TrimPrefix(string(e.Kv.Key), "/p/ipam/")
+			if key == "end" {
+				return
+			}
+			if now[key] = string(e.Kv.Value); e.Type == clientv3.EventTypeDelete {
+				delete(now, key)
+			}
+		}
+	}
+	t.Error("the history has no end")
+}
+
+func sound(t *testing.T, revision int64, now map[string]string) {
+	t.Helper()
+	for key, value := range now {
+		ip, ok := strings.CutPrefix(key, "x/ips/")
+		if !ok {
+			continue
+		}
+		c, err := decodeClaim("x", ip, []byte(value))
+		subnet := netip.PrefixFrom(c.Addr, 24).Masked()
+		node, _ := decodeSubnet([]byte(now["x/subnets/"+subnet.String()]))
+		if err != nil || now["x/spec"] == "" || node != c.Owner.Node {
+			t.Errorf("revision %d: %s is %s's, its subnet %s's, and the pool is %q (%v)", revision, ip, c.Owner.Node, node, now["x/spec"], err)
+		}
+	}
+}
+
+func TestFaultsAreToldOfAndHarmNobody(t *testing.T) {
+	kv := startEtcd(t)
+	ctx := context.Background()
+	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	if faults, err := a.Faults(ctx); err != nil || len(faults) != 0 {
+		t.Errorf("%v, %v", faults, err)
+	}
+	p := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24}`)
+	same := newPool(t, `{"pool": "y", "network": "10.12.0.0/20", "subnetLen": 24}`)
+	damaged := map[string]string{"ips/10.12.0.2": `{"node":"n1","contain`, "ips/10.12.0.3": `{}`, "ips/10.12.0.4": `{"node":"n1","ifname":1}`,
+		"ips/10.12.0.4x": `{}`, "subnets/10.12.0.0/24": `[]`, "subnets/ten": `{"node":""}`}
+	for key, value := range damaged {
+		if _, err := kv.Put(ctx, "/p/ipam/x/"+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, spec := range map[string]string{"x": p.Spec().Value(), "y": same.Spec().Value(),
+		"z": `{"mode":"node","networks":[{"network":"::ffff:10.12.3.0/120","subnetLen":120}]}`, "torn": `{"networks":[{"network":"10.0.0.0/8","subnetLen":99}]}`} {
+		if _, err := kv.Put(ctx, "/p/ipam/"+name+"/spec", spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	faults, err := a.Faults(ctx)
+	text := strings.Join(faults, "\n")
+	if err != nil || len(faults) != len(damaged)+4 {
+		t.Errorf("%v, %s", err, text)
+	}
+	for _, want := range []string{"pool y (10.12.0.0/20 in subnets of /24) overlaps pool x", "pool z", "patchctl ipam rm torn"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s\nlacks %q", text, want)
+		}
+	}
+	r, err := a.Claim(ctx, p, owner(1), nil)
+	if err != nil || r.Addrs[0].String() != "10.12.1.2/24" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	all, err := a.Claims(ctx, "")
+	if err != nil || len(all) != 4 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if err := a.Release(ctx, all); err != nil {
+		t.Error(err)
+	}
+	for key, value := range damaged {
+		if resp, err := kv.Get(ctx, "/p/ipam/x/"+key); err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != value {
+			t.Errorf("%s is now %v, %v", key, resp, err)
+		}
+	}
+	if pools, err := a.Pools(ctx); err != nil || len(pools) != 4 || len(pools[0].Claims)+len(pools[1].Claims) != 3 {
+		t.Errorf("%+v, %v", pools, err)
+	}
+	if _, err := a.Claim(ctx, newPool(t, `{"network": "10.99.0.0/16", "subnetLen": 24}`), owner(2), nil); !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "/p/ipam/torn/spec") {
+		t.Error(err)
+	}
+}
