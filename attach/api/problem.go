@@ -20,6 +20,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -31,9 +32,11 @@ var statuses = []struct {
 	{attach.ErrNoPod, http.StatusNotFound},
 	{attach.ErrNoAttachment, http.StatusNotFound},
 	{attach.ErrNoLeftover, http.StatusNotFound},
+	{node.ErrNoPool, http.StatusNotFound},
 	{netns.ErrGone, http.StatusNotFound},
 	{netns.ErrOther, http.StatusNotFound},
 	{attach.ErrConflict, http.StatusConflict},
+	{node.ErrInUse, http.StatusConflict},
 	{meta.ErrForbidden, http.StatusForbidden},
 	{meta.ErrNotFound, http.StatusUnprocessableEntity},
 	{ipam.ErrInvalid, http.StatusUnprocessableEntity},

@@ -37,6 +37,14 @@ func (s *server) registerState(api huma.API, op func(id, method, path, summary s
 		}) (*struct{}, error) {
 			return nil, problem(s.releaseClaim(ctx, in.Pool, in.IP))
 		})
+	huma.Register(api, op("removePool", http.MethodDelete, "/v1/pools/{pool}", "Remove a pool of which no address is in use", http.StatusNoContent),
+		func(ctx context.Context, in *struct {
+			Pool string `path:"pool"`
+		}) (*struct{}, error) {
+			err := s.IPAM.RemovePool(ctx, in.Pool)
+			s.audit("remove pool "+in.Pool, PodPath{}, "", "", err)
+			return nil, problem(err)
+		})
 	show(api, op("leftovers", http.MethodGet, "/v1/leftovers", "What is there without a record, or was given up", http.StatusOK), s.leftovers)
 	huma.Register(api, op("removeLeftover", http.MethodDelete, "/v1/leftovers/{kind}/{id}", "Remove a leftover", http.StatusNoContent),
 		func(ctx context.Context, in *struct {

@@ -132,6 +132,11 @@ func (c *Client) Release(ctx context.Context, pool, ip string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool)+"/claims/"+url.PathEscape(ip), nil, nil)
 }
 
+// RemovePool removes a pool of which no address is in use.
+func (c *Client) RemovePool(ctx context.Context, pool string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool), nil, nil)
+}
+
 // Version returns the daemon's version.
 func (c *Client) Version(ctx context.Context) (*Version, error) {
 	var v Version

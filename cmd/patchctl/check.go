@@ -14,7 +14,7 @@ import (
 )
 
 func ipamCommand(o *options) *cobra.Command {
-	return group(&cobra.Command{Use: "ipam", Short: "Address pools: who holds what, and what leaked"}, ipamShow(o), ipamCheck(o), ipamRelease(o))
+	return group(&cobra.Command{Use: "ipam", Short: "Address pools: who holds what, and what leaked"}, ipamShow(o), ipamCheck(o), ipamRelease(o), ipamRemove(o))
 }
 
 func ipamShow(o *options) *cobra.Command {
@@ -112,17 +112,60 @@ func ipamRelease(o *options) *cobra.Command {
 	}
 }
 
+func ipamRemove(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use: "rm POOL", Short: "Remove a pool of which no address is in use; the daemon's log has an audit line",
+		Long: `rm removes a pool from etcd, with the nodes' subnets of it, so that another pool can have its
+addresses, or it other values. It is refused while an address of it is in use. A network that
+still has the pool defines it again with its next pod.
+
+Every node must run a release that has this command: an older one does not notice that a pool
+that it has used is gone, until it is restarted.`,
+		Example: "  patchctl ipam rm 10.12.0.0-16",
+		Args:    exactly(1, "one pool, as patchctl get pools lists it"), ValidArgsFunction: completePools(o),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := o.client()
+			if err != nil {
+				return err
+			}
+			if err := c.RemovePool(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "pool %s removed\n", args[0])
+			return nil
+		},
+	}
+}
+
+func completePools(o *options) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		c, err := o.client()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		pools, err := c.Pools(cmd.Context())
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var names []string
+		for _, p := range pools {
+			names = append(names, p.Name)
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 func claimTable(l []client.Claim, _ bool) [][]string {
 	t := [][]string{{"POOL", "IP", "POD", "INTERFACE", "NODE", "CONTAINER"}}
 	for _, c := range l {
-		t = append(t, []string{c.Pool, c.IP, orDash(c.Pod), c.Interface, c.Node, c.ContainerID})
+		t = append(t, []string{c.Pool, c.IP, orDash(c.Pod), orDash(c.Interface), orDash(c.Node), orDash(c.ContainerID)})
 	}
 	return t
 }
 
 func doctorCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, leftovers; exit code 1 on a fault", Args: none,
+		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, pools, leftovers; exit code 1 on a fault", Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := o.client()
 			if err != nil {

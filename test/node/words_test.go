@@ -331,6 +331,8 @@ func restWords(t *testing.T, n *testnode.Node) {
 		{"watch what is no boolean", "GET", "/v1/attachments?watch=maybe", "", 422, []string{"watch", "true or false"}},
 		{"release no address", "DELETE", "/v1/pools/10.12.0.0-16/claims/ten", "", 422, []string{`"ten" is not an address`}},
 		{"release what is in use", "DELETE", "/v1/pools/10.12.0.0-16/claims/10.12.0.50", "", 409, []string{"10.12.0.50", "default/holder"}},
+		{"remove a pool in use", "DELETE", "/v1/pools/10.12.0.0-16", "", 409, []string{"10.12.0.50", "default/holder", "can't be removed"}},
+		{"remove no pool", "DELETE", "/v1/pools/nix", "", 404, []string{"pool nix"}},
 		{"release of no pool", "DELETE", "/v1/pools/nix/claims/10.12.0.50", "", 404, []string{"10.12.0.50", "pool nix"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -411,6 +413,8 @@ func patchctlWords(t *testing.T, n *testnode.Node) {
 		{"ipam show nix", 1, []string{`"nix"`, "neither a pool"}},
 		{"ipam show a b", 2, []string{"a pool or an address"}},
 		{"ipam release 10.12.0.0-16", 2, []string{"a pool and an address"}},
+		{"ipam rm", 2, []string{"one pool", "get pools"}},
+		{"ipam rm nix", 1, []string{"pool nix", "no pool of that name"}},
 		{"ipam release 10.12.0.0-16 ten", 1, []string{`"ten" is not an address`}},
 		{"ipam check now", 2, []string{"now"}},
 		{"leftovers rmm", 2, []string{"patchctl leftovers takes no arguments", "rmm"}},
