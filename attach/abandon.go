@@ -135,7 +135,7 @@ func (e *Engine) cutLoose(ctx context.Context, d delegates.Sandbox, a Attachment
 			return fmt.Errorf("%s is still in the pod, and its addresses would have a second owner: %w", a.Spec.Interface, err)
 		}
 	}
-	asked, err := e.askedFor(ctx, d.ContainerID, a.Spec.Interface)
+	asked, err := e.askedFor(ctx, d.ContainerID, a)
 	if err != nil {
 		return err
 	}
@@ -149,12 +149,24 @@ func (a *Attachment) tellsInterface() bool {
 	})
 }
 
-// askedFor are the claims that a plugin of the attachment asked us for and would have freed.
-func (e *Engine) askedFor(ctx context.Context, containerID, ifName string) ([]ipam.Claim, error) {
-	all, err := e.IPAM.Claims(ctx, "")
-	return slices.DeleteFunc(all, func(c ipam.Claim) bool {
-		return c.Owner.Via == "" || c.Owner.Node != e.Node || c.Owner.ContainerID != containerID || c.Owner.IfName != ifName
-	}), err
+// askedFor are the claims that plugins of the attachment asked us for, and would have freed.
+func (e *Engine) askedFor(ctx context.Context, containerID string, a Attachment) ([]ipam.Claim, error) {
+	var all []ipam.Claim
+	for _, p := range a.Spec.Config.Plugins {
+		if ipamType(p.IPAM) != ipam.Type || e.Native.Handles(p.Type) {
+			continue
+		}
+		pool, err := ipam.NameOf(p.IPAM)
+		if err != nil {
+			return nil, err
+		}
+		claims, err := e.IPAM.Owned(ctx, pool, ipam.Owner{ContainerID: containerID, IfName: a.Spec.Interface})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, claims...)
+	}
+	return all, nil
 }
 
 // takeOut takes an interface out of a pod as far as that goes: a physical one only loses its addresses.

@@ -281,7 +281,7 @@ func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachmen
 	case d.Netns != nil && d.Netns.Do(func() error { return missing(a.Spec.Interface) }) != nil:
 		return false
 	}
-	asked, err := e.askedFor(ctx, d.ContainerID, a.Spec.Interface)
+	asked, err := e.askedFor(ctx, d.ContainerID, a)
 	return err == nil && len(asked) == 0
 }
 

@@ -50,7 +50,7 @@ func (s *Spec) mac() (net.HardwareAddr, error) {
 	}
 	var text string
 	if err := json.Unmarshal(raw, &text); err != nil {
-		return nil, ipam.Invalid("mac: %s", explain.JSON(raw, err))
+		return nil, ipam.Invalid("capability mac: %s", explain.JSON(raw, err))
 	}
 	if text == "" {
 		return nil, nil
