@@ -224,3 +224,15 @@ func TestDamagedPoolsAreToldOfAndHarmNobody(t *testing.T) {
 		t.Errorf("the damaged claim is now %q", have)
 	}
 }
+
+// The same addresses, written as IPv6 ones.
+func TestAPoolOfMappedAddressesOverlapsTheIPv4Pool(t *testing.T) {
+	n := newNode(t)
+	n.nad("mapped", `{"cniVersion": "1.1.0", "name": "mapped", "type": "patchbay-ovs", "network": "data",
+ "ipam": {"type": "patchbay-ipam", "pool": "mapped", "network": "::ffff:10.12.0.0/112", "subnetLen": 120, "cooldown": "0s"}}`)
+	n.Run(t, "a", "data")
+	_, err := n.TryRun("b", "mapped")
+	if err == nil || !strings.Contains(err.Error(), "write 10.12.0.0/16") {
+		t.Errorf("one address, two pods: %v", err)
+	}
+}
