@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
@@ -98,9 +99,12 @@ func (e *Engine) stuck(s *Sandbox, after []Attachment, errs []error) error {
 // discard takes an attachment out of the record whether it can be unmade or not, frees its addresses,
 // and returns why it could not be unmade. For people who know that nothing uses it any more.
 func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachment) (unmade, err error) {
-	d, enterErr := e.enter(s)
-	if enterErr == nil {
+	d, err := e.enter(s)
+	switch {
+	case err == nil:
 		defer d.Netns.Close()
+	case !errors.Is(err, netns.ErrGone) && !errors.Is(err, netns.ErrOther):
+		return nil, fmt.Errorf("look into the pod: %w", err) // what is in it would keep its addresses
 	}
 	claims := releasable([]Attachment{a})
 	if unmade = e.unmake(ctx, d, []Attachment{a})[0]; unmade != nil {
@@ -158,7 +162,7 @@ func (e *Engine) askedFor(ctx context.Context, containerID string, a Attachment)
 		}
 		pool, err := ipam.NameOf(p.IPAM)
 		if err != nil {
-			return nil, err
+			pool = "" // it can't be told which one any more: all are looked into
 		}
 		claims, err := e.IPAM.Owned(ctx, pool, ipam.Owner{ContainerID: containerID, IfName: a.Spec.Interface})
 		if err != nil {
@@ -172,12 +176,8 @@ func (e *Engine) askedFor(ctx context.Context, containerID string, a Attachment)
 // takeOut takes an interface out of a pod as far as that goes: a physical one only loses its addresses.
 func takeOut(ns *netns.Handle, ifName string) error {
 	return ns.Do(func() error {
-		l, err := netlink.LinkByName(ifName)
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) {
-			return nil
-		}
-		if err != nil {
+		l, err := link.Find(ifName)
+		if l == nil {
 			return err
 		}
 		if err := netlink.LinkDel(l); !errors.Is(err, unix.EOPNOTSUPP) {

@@ -8,12 +8,12 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -287,12 +287,10 @@ func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachmen
 
 // missing fails unless there is certainly no interface of that name.
 func missing(ifName string) error {
-	_, err := netlink.LinkByName(ifName)
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
-		return nil
+	if l, err := link.Find(ifName); l != nil || err != nil {
+		return errors.Join(err, fmt.Errorf("%s is there", ifName))
 	}
-	return errors.Join(err, fmt.Errorf("%s is there", ifName))
+	return nil
 }
 
 // definite reports that an error is a plugin's own word, not a time-out or something being away.

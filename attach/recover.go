@@ -174,6 +174,11 @@ func (e *Engine) names() map[string]bool {
 	return names
 }
 
+// Knows reports whether a record or a call in progress accounts for an interface of a sandbox.
+func (e *Engine) Knows(containerID, ifName string) bool {
+	return e.accounted(owner{containerID, ifName})
+}
+
 // accounted reports whether a record or a call in progress accounts for an interface.
 func (e *Engine) accounted(o owner) bool {
 	e.mu.Lock()

@@ -2,7 +2,6 @@ package attach
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/explain"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -140,12 +140,8 @@ func (m *making) macHonoured(s *Spec, res *types100.Result) error {
 // actual is what the interface has in the pod: nothing, if it is not there.
 func (m *making) actual(ifName string) (mac string, addrs []*net.IPNet, err error) {
 	err = m.sandbox.Netns.Do(func() error {
-		l, err := netlink.LinkByName(ifName)
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) {
-			return nil
-		}
-		if err != nil {
+		l, err := link.Find(ifName)
+		if l == nil {
 			return err
 		}
 		mac = l.Attrs().HardwareAddr.String()

@@ -228,7 +228,8 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	return res.GetAsVersion(c.conf.CNIVersion)
 }
 
-// collectClaims frees what plugins claimed for containers that the runtime no longer knows.
+// collectClaims frees what plugins claimed for containers that the runtime no longer knows. The list is
+// of one network, and several may share a pool: what we have a record of is not for it to judge.
 func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error {
 	valid := map[types.GCAttachment]bool{}
 	for _, v := range slices.Concat(c.conf.ValidAttachments, c.conf.Attachments) {
@@ -239,7 +240,7 @@ func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error 
 		return err
 	}
 	stale := slices.DeleteFunc(claims, func(cl ipam.Claim) bool {
-		return cl.Owner.Node != s.Engine.Node || cl.Owner.Via == "" || valid[types.GCAttachment{ContainerID: cl.Owner.ContainerID, IfName: cl.Owner.IfName}]
+		return cl.Owner.Node != s.Engine.Node || cl.Owner.Via == "" || s.Engine.Knows(cl.Owner.ContainerID, cl.Owner.IfName) || valid[types.GCAttachment{ContainerID: cl.Owner.ContainerID, IfName: cl.Owner.IfName}]
 	})
 	return s.IPAM.Release(ctx, stale)
 }

@@ -1,13 +1,13 @@
 package exec
 
 import (
-	"errors"
 	"fmt"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // keep puts the addresses back that a plugin left out of its result although the interface has them,
@@ -19,13 +19,9 @@ func keep(s delegates.Sandbox, ifName string, prev, res *types100.Result) error 
 	}
 	var have []netlink.Addr
 	err := s.Netns.Do(func() error {
-		l, err := netlink.LinkByName(ifName)
-		var gone netlink.LinkNotFoundError
-		if errors.As(err, &gone) {
-			return nil // with its addresses
-		}
-		if err != nil {
-			return err
+		l, err := link.Find(ifName)
+		if l == nil {
+			return err // gone, with its addresses
 		}
 		have, err = netlink.AddrList(l, netlink.FAMILY_ALL)
 		return err

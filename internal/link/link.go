@@ -3,6 +3,7 @@
 package link
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -92,6 +93,16 @@ func (n NIC) Apply() error {
 		}
 	}
 	return nil
+}
+
+// Find returns the interface of that name in the namespace that the thread is in, nil if there is none.
+func Find(name string) (netlink.Link, error) {
+	l, err := netlink.LinkByName(name)
+	var none netlink.LinkNotFoundError
+	if errors.As(err, &none) {
+		return nil, nil
+	}
+	return l, err
 }
 
 // open finds the interface; close the handle.

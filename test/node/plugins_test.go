@@ -232,6 +232,27 @@ func TestANetconfOfMultusIsUnderstood(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
+// Two networks share a pool; the GC of one, which lists its own attachments alone, frees nothing of the
+// other's.
+func TestGCOfOneNetworkSparesAnothersAddresses(t *testing.T) {
+	n := testnode.Standard(t)
+	n.Run(t, "a", "macvlan")
+	conf := `{"cniVersion": "1.1.0", "name": "other", "type": "macvlan", "socket": "` + n.CNI + `", "cni.dev/valid-attachments": [],
+ "ipam": {"type": "patchbay-ipam", "network": "10.18.0.0/16", "subnetLen": 24, "cooldown": "0s"}}`
+	if out, code := called(t, "patchbay-ipam", []string{"CNI_COMMAND=GC", "CNI_PATH=/x"}, conf); code != 0 {
+		t.Fatal(out)
+	}
+	pools, err := n.Client.Pools(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pools {
+		if p.Name == "10.18.0.0-16" && len(p.Claims) != 1 {
+			t.Errorf("the running pod's address is free: %+v", p.Claims)
+		}
+	}
+}
+
 // As CRI-O does: libcni deletes what it has cached and is not on the list, and then calls GC with the
 // list. What was attached over REST is not on it.
 func TestC26C27GCThroughLibcni(t *testing.T) {
