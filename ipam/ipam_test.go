@@ -184,3 +184,41 @@ func TestAPoolsNameIsReadFromWhateverThereIs(t *testing.T) {
 		}
 	}
 }
+
+// Whatever the exclusions' order and however they overlap, exactly the others are given out; and many of
+// them, or huge ones, cost nothing.
+func TestChoosingStepsOverExclusions(t *testing.T) {
+	p, err := ParseConfig([]byte(`{"network": "10.1.2.0/24", "subnetLen": 24, "cooldown": "0s",
+ "exclude": ["10.1.2.200/29", "10.1.2.8/29", "10.1.2.16/28", "10.1.2.12", "10.1.2.12/30", "10.1.2.254", "0.0.0.0/29", "10.1.2.3"]}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSubnet(p, p.Networks[0].Prefix, nil)
+	given := map[netip.Addr]bool{}
+	for i := 0; ; i++ {
+		a, err := s.Choose(Owner{ContainerID: fmt.Sprint(i)}, time.Now())
+		if err != nil {
+			break
+		}
+		if given[a] {
+			t.Fatalf("%s was given twice", a)
+		}
+		given[a] = true
+	}
+	for a := netip.MustParseAddr("10.1.2.2"); a.Less(netip.MustParseAddr("10.1.2.255")); a = a.Next() {
+		excluded := false
+		for _, x := range p.Exclude {
+			excluded = excluded || x.Contains(a)
+		}
+		if given[a] == excluded {
+			t.Errorf("%s: given %v, excluded %v", a, given[a], excluded)
+		}
+	}
+	whole, err := ParseConfig([]byte(`{"network": "fd00::/48", "subnetLen": 64, "exclude": ["fd00::/64"]}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err := NewSubnet(whole, netip.MustParsePrefix("fd00::/64"), nil).Choose(Owner{}, time.Now()); !errors.Is(err, ErrExhausted) {
+		t.Errorf("%s, %v", a, err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -75,6 +76,7 @@ type Subnet struct {
 	Gateway netip.Addr
 
 	pool    *Pool
+	exclude []span // sorted, apart from each other
 	used    map[netip.Addr]Owner
 	resting map[netip.Addr]time.Time // freed then
 	cursor  netip.Addr               // the address given out last
@@ -99,7 +101,7 @@ func NewSubnet(p *Pool, prefix netip.Prefix, claims map[netip.Addr]Owner) *Subne
 // Follow makes the subnet go by the pool's rules from now on. Who has which address, and which ones
 // rest, stays as it is.
 func (s *Subnet) Follow(p *Pool) {
-	s.pool, s.Gateway = p, s.Prefix.Addr().Next()
+	s.pool, s.exclude, s.Gateway = p, spans(p.Exclude), s.Prefix.Addr().Next()
 	if p.Gateway.IsValid() && s.Prefix.Contains(p.Gateway) {
 		s.Gateway = p.Gateway
 	}
@@ -109,12 +111,12 @@ func (s *Subnet) Follow(p *Pool) {
 // freed address rests as long as possible, and in any case for the pool's cooldown.
 func (s *Subnet) Choose(o Owner, now time.Time) (netip.Addr, error) {
 	first, last := s.bounds()
-	a := s.cursor
-	for range s.Size() + 1 {
-		if a = a.Next(); !a.IsValid() || last.Less(a) || a.Less(first) {
-			a = first
-		}
-		if s.free(a, now) {
+	from := s.cursor.Next()
+	if !from.IsValid() || from.Less(first) {
+		from = first
+	}
+	for _, part := range []span{{from, last}, {first, s.cursor}} {
+		if a, ok := s.firstFree(part, now); ok {
 			s.take(a, o)
 			s.cursor = a
 			return a, nil
@@ -235,12 +237,53 @@ func (s *Subnet) free(a netip.Addr, now time.Time) bool {
 }
 
 func (s *Subnet) excluded(a netip.Addr) bool {
-	for _, x := range s.pool.Exclude {
-		if x.Contains(a) {
-			return true
-		}
+	_, is := s.exclusion(a)
+	return is
+}
+
+// exclusion returns the excluded addresses that a is among.
+func (s *Subnet) exclusion(a netip.Addr) (span, bool) {
+	i, _ := slices.BinarySearchFunc(s.exclude, a, func(x span, a netip.Addr) int { return x.last.Compare(a) })
+	if i == len(s.exclude) || a.Less(s.exclude[i].first) {
+		return span{}, false
 	}
-	return false
+	return s.exclude[i], true
+}
+
+// firstFree returns the first free address of a part of the subnet; it steps over exclusions, however
+// many addresses they have.
+func (s *Subnet) firstFree(part span, now time.Time) (netip.Addr, bool) {
+	for a := part.first; a.IsValid() && !part.last.Less(a); {
+		if x, is := s.exclusion(a); is {
+			a = x.last.Next()
+			continue
+		}
+		if s.free(a, now) {
+			return a, true
+		}
+		a = a.Next()
+	}
+	return netip.Addr{}, false
+}
+
+// A span is addresses from first to last.
+type span struct{ first, last netip.Addr }
+
+// spans are the prefixes' addresses, in order, those that touch or overlap as one. netip.Addr has IPv4
+// before IPv6.
+func spans(prefixes []netip.Prefix) []span {
+	var all []span
+	for _, p := range slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare) {
+		x := span{p.Masked().Addr(), lastAddr(p)}
+		if n := len(all) - 1; n >= 0 && (!all[n].last.Less(x.first) || all[n].last.Next() == x.first) {
+			if all[n].last.Less(x.last) {
+				all[n].last = x.last
+			}
+			continue
+		}
+		all = append(all, x)
+	}
+	return all
 }
 
 // Offers reports whether s is one of the subnets that the network is cut into.

@@ -175,7 +175,7 @@ func parseElement(raw json.RawMessage, s *Selection) error {
 	}
 	for k := range keys {
 		if !slices.Contains(elementKeys, k) && !strings.Contains(k, ".") {
-			return fmt.Errorf("unknown key %q%s", k, explain.Hint(k, slices.Clone(elementKeys)))
+			return fmt.Errorf("unknown key %s%s", explain.Key(k), explain.Hint(k, slices.Clone(elementKeys)))
 		}
 	}
 	if err := checkGateways(keys["default-route"]); err != nil {

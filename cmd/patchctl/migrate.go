@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/internal/admission"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/multus"
@@ -117,7 +118,7 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 		}
 	}
 	for _, n := range s.Networks {
-		findings = append(findings, multus.CheckNetwork(n)...)
+		findings = append(findings, multus.CheckNetwork(n, (&admission.Judge{}).Network)...)
 		if handed, _ := s.Hands(ctx, n.Resource); !handed { // never fails
 			findings = append(findings, multus.Finding{Object: "network " + n.Namespace + "/" + n.Name, Grade: multus.Works,
 				Message: "its resource " + n.Resource + " is the scheduler's: pods that request it get a node with that bridge, where ovs.marker publishes it"})

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -110,6 +109,9 @@ func readConf(p cniconf.Plugin) (*conf, error) {
 	if err := json.Unmarshal(b, c); err != nil {
 		return nil, refuse("%s", explain.JSON(b, err))
 	}
+	if p.Type == ForeignType && c.OfportRequest != nil && *c.OfportRequest == 0 {
+		c.OfportRequest = nil // as ovs-cni reads it: none is asked for
+	}
 	return c, nil
 }
 
@@ -163,15 +165,21 @@ func (c *conf) validate() error {
 			return err
 		}
 	}
+	var in [4096]bool
 	for _, t := range c.Trunk {
-		ids, err := t.ids()
+		first, last, err := t.ids()
 		if err != nil {
 			return err
 		}
-		c.trunks = append(c.trunks, ids...)
+		for id := first; id <= last; id++ {
+			in[id] = true
+		}
 	}
-	slices.Sort(c.trunks)
-	c.trunks = slices.Compact(c.trunks)
+	for id, is := range in {
+		if is {
+			c.trunks = append(c.trunks, id)
+		}
+	}
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
 		return refuse("mtu %d must be between 68 and 65535", c.MTU)
 	}
@@ -187,27 +195,23 @@ func (c *conf) validate() error {
 	return nil
 }
 
-func (t trunk) ids() ([]int, error) {
+func (t trunk) ids() (first, last int, err error) {
 	switch {
 	case t.ID != nil && t.MinID == nil && t.MaxID == nil:
-		return []int{*t.ID}, vlanID("trunk id", *t.ID)
+		return *t.ID, *t.ID, vlanID("trunk id", *t.ID)
 	case t.ID == nil && t.MinID != nil && t.MaxID != nil:
 		if err := vlanID("trunk minID", *t.MinID); err != nil {
-			return nil, err
+			return 0, 0, err
 		}
 		if err := vlanID("trunk maxID", *t.MaxID); err != nil {
-			return nil, err
+			return 0, 0, err
 		}
 		if *t.MinID > *t.MaxID {
-			return nil, refuse("trunk minID %d is above maxID %d", *t.MinID, *t.MaxID)
+			return 0, 0, refuse("trunk minID %d is above maxID %d", *t.MinID, *t.MaxID)
 		}
-		var ids []int
-		for id := *t.MinID; id <= *t.MaxID; id++ {
-			ids = append(ids, id)
-		}
-		return ids, nil
+		return *t.MinID, *t.MaxID, nil
 	}
-	return nil, refuse("a trunk has either \"id\" or both \"minID\" and \"maxID\"")
+	return 0, 0, refuse("a trunk has either \"id\" or both \"minID\" and \"maxID\"")
 }
 
 func vlanID(field string, id int) error {

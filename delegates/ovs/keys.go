@@ -37,12 +37,12 @@ const integrationBridge = "br-int"
 func checkKeys(p cniconf.Plugin) error {
 	for _, k := range slices.Sorted(maps.Keys(p.Raw)) {
 		switch why, refused := refusedKeys[k]; {
-		case refused && string(p.Raw[k]) != `""`:
+		case refused && string(p.Raw[k]) != `""` && string(p.Raw[k]) != "null":
 			return refuse("%s: %s", k, why)
 		case refused, slices.Contains(keys, k), strings.HasPrefix(k, "cni.dev/"):
 		case p.Type == ForeignType && slices.Contains(foreignKeys, k):
 		default:
-			return refuse("unknown key %q%s", k, explain.Hint(k, slices.Clone(keys)))
+			return refuse("unknown key %s%s", explain.Key(k), explain.Hint(k, slices.Clone(keys)))
 		}
 	}
 	return nil

@@ -125,6 +125,12 @@ func parsePlugin(raw json.RawMessage) (Plugin, error) {
 	}
 	p.Type, p.Capabilities = f.Type, f.Capabilities
 	if len(f.IPAM) > 0 && string(f.IPAM) != "null" && string(bytes.Join(bytes.Fields(f.IPAM), nil)) != "{}" {
+		var ipam struct {
+			Type string `json:"type"`
+		}
+		if err := json.Unmarshal(f.IPAM, &ipam); err != nil {
+			return p, invalid("ipam: %s", explain.JSON(f.IPAM, err))
+		}
 		p.IPAM = f.IPAM
 	}
 	return p, CheckType(p.Type)

@@ -137,7 +137,7 @@ func unknownKey(b json.RawMessage, t reflect.Type, at string) error {
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
 		i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, k) }) // as encoding/json takes them
 		if i < 0 {
-			return fmt.Errorf("unknown key %q%s", at+k, Hint(k, names))
+			return fmt.Errorf("unknown key %s%s", Key(at+k), Hint(k, names))
 		}
 		if err := unknownKey(keys[k], known[names[i]], at+k+"."); err != nil {
 			return err
@@ -146,12 +146,26 @@ func unknownKey(b json.RawMessage, t reflect.Type, at string) error {
 	return nil
 }
 
+// maxKey is how much of a key an error shows.
+const maxKey = 64
+
+// Key is a key in quotes; of a very long one, its beginning.
+func Key(key string) string {
+	if len(key) <= maxKey {
+		return fmt.Sprintf("%q", key)
+	}
+	return fmt.Sprintf("%q...", strings.ToValidUTF8(key[:maxKey], ""))
+}
+
 // Hint names what a mistyped key was probably meant to be, or what there is: an ending for an error's
 // text.
 func Hint(key string, known []string) string {
 	slices.Sort(known)
 	best, least := "", 3
 	for _, k := range known {
+		if max(len(k)-len(key), len(key)-len(k)) >= least {
+			continue // and a key may be as long as its author likes
+		}
 		if d := distance(strings.ToLower(key), strings.ToLower(k)); d < least && d < len(key) {
 			best, least = k, d
 		}

@@ -120,12 +120,15 @@ func (s *Snapshot) Hands(_ context.Context, resource string) (bool, error) {
 	return !strings.HasPrefix(resource, SchedulerResources), nil
 }
 
+// maxDevices is more than a pod can have networks.
+const maxDevices = 256
+
 // Devices implements meta.DeviceSource, with made-up devices.
 func (s *Snapshot) Devices(_ context.Context, namespace, pod string) (map[string][]string, error) {
 	at := namespace + "/" + pod
 	devices := map[string][]string{}
 	for resource, n := range s.Requests[at] {
-		for i := range n {
+		for i := range min(n, maxDevices) {
 			devices[resource] = append(devices[resource], fmt.Sprintf("device-%d", i+1))
 		}
 	}

@@ -59,8 +59,9 @@ func CheckConfig(object string, b []byte) []Finding {
 	return findings
 }
 
-// CheckNetwork judges a NetworkAttachmentDefinition.
-func CheckNetwork(n meta.Network) []Finding {
+// CheckNetwork judges a NetworkAttachmentDefinition. validate says why its configuration can't work here,
+// as the delegates and IPAM have it.
+func CheckNetwork(n meta.Network, validate func(meta.Network) error) []Finding {
 	object := "network " + n.Namespace + "/" + n.Name
 	if strings.TrimSpace(n.Config) == "" {
 		return []Finding{{object, Works, "its configuration is on the nodes' disks, under that name"}}
@@ -74,14 +75,12 @@ func CheckNetwork(n meta.Network) []Finding {
 	}
 	var executed, own []string
 	findings := []Finding{}
-	for i, p := range list.Plugins {
+	if err := validate(n); err != nil {
+		findings = append(findings, Finding{object, Fails, err.Error()})
+	}
+	for _, p := range list.Plugins {
 		if slices.Contains(native, p.Type) {
 			own = append(own, p.Type)
-			if i == 0 {
-				if err := ovs.Validate(list); err != nil {
-					findings = append(findings, Finding{object, Fails, err.Error()})
-				}
-			}
 			for _, k := range slices.Sorted(maps.Keys(p.Raw)) {
 				if why, has := ovsKeys[k]; has {
 					findings = append(findings, Finding{object, Changes, k + ": " + why})

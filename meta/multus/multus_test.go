@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/patchbay-cni/patchbay/internal/admission"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -49,7 +50,7 @@ func TestConfigurationsOfMultusAreTaken(t *testing.T) {
 
 func TestWhatIsJudged(t *testing.T) {
 	network := func(config string) []Finding {
-		return CheckNetwork(meta.Network{Namespace: "n", Name: "a", Config: config})
+		return CheckNetwork(meta.Network{Namespace: "n", Name: "a", Config: config}, (&admission.Judge{}).Network)
 	}
 	for _, c := range []struct {
 		name  string

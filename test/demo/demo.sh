@@ -39,6 +39,8 @@ clean() {
 		stop_pid $D/ovs/db.pid
 	fi
 	ip netns del $NS 2>/dev/null || true
+	# What "ip netns" makes with the first namespace of all goes with the last one.
+	if [ -z "${had_netns:-x}" ] && [ -z "$(ls -A /run/netns 2>/dev/null)" ]; then umount /run/netns 2>/dev/null || true; rmdir /run/netns 2>/dev/null || true; fi
 	rm -rf $D
 	exit $code
 }
@@ -49,6 +51,8 @@ trap clean EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 begin=$(date +%s)
+had_netns=
+[ ! -d /run/netns ] || had_netns=yes
 
 say "A private Open vSwitch, in a network namespace of its own"
 mkdir -p $D/ovs $D/manifests
