@@ -40,7 +40,7 @@ clean() {
 	fi
 	ip netns del $NS 2>/dev/null || true
 	# What "ip netns" makes with the first namespace of all goes with the last one.
-	if [ -z "${had_netns:-x}" ] && [ -z "$(ls -A /run/netns 2>/dev/null)" ]; then umount /run/netns 2>/dev/null || true; rmdir /run/netns 2>/dev/null || true; fi
+	if [ -z "${had_netns-x}" ] && [ -z "$(ls -A /run/netns 2>/dev/null)" ]; then while umount /run/netns 2>/dev/null; do :; done; rmdir /run/netns 2>/dev/null || true; fi
 	rm -rf $D
 	exit $code
 }
