@@ -95,11 +95,7 @@ func (d *Daemon) openMarker(cfg *rest.Config) error {
 // runSource follows the source until the context ends.
 func (d *Daemon) runSource(ctx context.Context) {
 	if d.kube == nil {
-		d.tasks.Go(func() {
-			if err := d.manifests.Run(ctx); err != nil {
-				d.log.Error("manifests are not watched", "error", err)
-			}
-		})
+		d.tasks.Go(func() { d.manifests.Run(ctx) })
 		return
 	}
 	d.tasks.Go(func() { d.kube.Run(ctx) })

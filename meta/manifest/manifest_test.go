@@ -2,6 +2,8 @@ package manifest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -71,6 +74,17 @@ func TestBadManifestsAreToldInWords(t *testing.T) {
 		{"bad indentation", "apiVersion: v1\nkind: Pod\n  metadata: [\n", "is the indentation right"},
 		{"a tab", "apiVersion: v1\nkind:\tPod\nmetadata:\n\tname: a\n", "spaces only"},
 		{"broken JSON", head + "spec:\n  config: '{\"type\": }'\n", "spec.config (line 5): network configuration is not a JSON object; } at character 10 comes too early"},
+		{"a merge of itself", nadHead + "metadata: &m\n  <<: *m\n  labels: {a: b}\n", "line 1: line 4: *m leads to itself"},
+		{"a merge of itself through others", nadHead + "metadata: &m\n  labels: &l\n    x: &x [{<<: *l}, *m]\n  <<: *x\n", "leads to itself"},
+		{"a list of itself", "apiVersion: v1\nkind: List\nitems: &i\n- *i\n", "line 4: *i leads to itself"},
+		{"a document of itself", "&d\nkind: Pod\n<<: [*d]\n", "*d leads to itself"},
+		{"a merge of a text", nadHead + "metadata: {name: a, <<: b}\n", "<< must be an object or a list of objects"},
+		{"an unknown key merged in", nadHead + "metadata: {name: a, <<: [{annotation: {}}]}\n", `unknown key "annotation" in metadata`},
+		{"a List with items misspelt", "apiVersion: v1\nkind: List\nitem: []\n", `unknown key "item" in the List: did you mean "items"?`},
+		{"a List of an object", "apiVersion: v1\nkind: List\nitems: {}\n", "items of the List must be a list, not an object"},
+		{"a List in a List", "apiVersion: v1\nkind: List\nitems:\n- {kind: List}\n", "items[0] (line 4): a List in a List is not read"},
+		{"an item without a kind", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1}\n", "items[0] (line 4): kind is missing"},
+		{"an object twice", manifestOf("a") + "---\n" + manifestOf("a"), "NetworkAttachmentDefinition default/a: it is in this file twice, in lines 1 and 7: remove one of them"},
 		{"no type", head + "spec:\n  config: '{\"cniVersion\": \"1.0.0\"}'\n", `"type" is missing`},
 	} {
 		if _, err := parse([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -96,29 +110,36 @@ func write(t *testing.T, path, text string) {
 // looks at what is known, and has nothing read.
 func follow(t *testing.T, dir string) func(names ...string) {
 	t.Helper()
-	s := New(dir, slog.New(slog.DiscardHandler))
+	return run(t, New(dir, slog.New(slog.DiscardHandler)))
+}
+
+func run(t *testing.T, s *Source) func(names ...string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		<-done
 	})
 	return func(names ...string) {
 		t.Helper()
-		var have []string
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-			have = nil
+		until(t, fmt.Sprintf("the networks are %v", names), func() bool {
+			var have []string
 			for _, n := range s.Networks() {
 				have = append(have, n.Name)
 			}
-			if slices.Equal(have, names) {
-				return
-			}
+			return slices.Equal(have, names)
+		})
+	}
+}
+
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not yet: %s", what)
 		}
-		t.Fatalf("networks %v, want %v", have, names)
 	}
 }
 
@@ -209,4 +230,117 @@ func TestABrokenManifestIsToldOfItsOwnObjectAlone(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// What is merged in many times over is looked at once.
+func TestMergesThatMultiplyAreReadInNoTime(t *testing.T) {
+	text := "l0: &l0 {namespace: lab}\n"
+	for i := range 60 {
+		text += fmt.Sprintf("l%d: &l%d {<<: [*l%d, *l%d]}\n", i+1, i+1, i, i)
+	}
+	o, err := parse([]byte("apiVersion: v1\nkind: List\nitems:\n- kind: ConfigMap\n  " + strings.ReplaceAll(text, "\n", "\n  ") +
+		"\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: a, annotations: {<<: [{x: y}, {x: z, u: v}]}, <<: *l60}\n"))
+	if p := o.pods[key{"lab", "a"}]; err != nil || p == nil || p.Annotations["x"] != "y" || p.Annotations["u"] != "v" {
+		t.Errorf("%+v, %v", o.pods, err)
+	}
+}
+
+// An error tells the line of JSON, too; a file that is not JSON is YAML whatever its name.
+func TestJSONIsReadAsJSON(t *testing.T) {
+	long := strings.Repeat("k", 2000) // more than a key of YAML may have
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"a.json": `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "annotations": {"` + long + `": "\ud83d\ude00\\u0041", "n": null}}}`,
+		"b.json": "{\"apiVersion\": \"v1\",\n\"kind\": \"Pod\",\n\n\"metadata\": {\"name\": [\"a\"]}}",
+		"c.json": "apiVersion: v1\nkind: Pod\nmetadata: {name: c}\n",
+	} {
+		write(t, filepath.Join(dir, name), text)
+	}
+	if pods, err := Pods(dir + "/a.json"); err != nil || len(pods) != 1 || pods[0].Annotations[long] != "\U0001F600\\u0041" {
+		t.Errorf("%+v, %v", pods, err)
+	}
+	if _, err := Pods(dir + "/b.json"); err == nil || !strings.Contains(err.Error(), "line 4: metadata.name must be a text, not a list") {
+		t.Error(err)
+	}
+	if pods, err := Pods(dir + "/c.json"); err != nil || len(pods) != 1 {
+		t.Errorf("%+v, %v", pods, err)
+	}
+}
+
+func TestTwinsAreToldWithBothPlaces(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a.yaml"), manifestOf("x"))
+	write(t, filepath.Join(dir, "b.yaml"), manifestOf("y")+"---\n"+manifestOf("x"))
+	s := New(dir, slog.New(slog.DiscardHandler))
+	want := dir + "/b.yaml: line 7: NetworkAttachmentDefinition default/x is in " + dir + "/a.yaml (line 1), too, which counts: remove one of them"
+	if err := s.Errors()[dir+"/b.yaml"]; err == nil || err.Error() != want || len(s.Errors()) != 1 || len(s.Networks()) != 2 {
+		t.Errorf("%v, %v, want %s", s.Networks(), s.Errors(), want)
+	}
+	if err := os.Remove(dir + "/a.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	s.scan(nil)
+	if len(s.Errors()) != 0 || len(s.Networks()) != 2 {
+		t.Errorf("%v, %v", s.Networks(), s.Errors())
+	}
+}
+
+func TestLinksOnTheWayAreFollowed(t *testing.T) {
+	top := t.TempDir()
+	link := func(target, name string) {
+		t.Helper()
+		_ = os.Remove(filepath.Join(top, name))
+		if err := os.Symlink(target, filepath.Join(top, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(top, "one/m/a.yaml"), manifestOf("a"))
+	write(t, filepath.Join(top, "two/m/b.yaml"), manifestOf("b"))
+	link("one", "first")
+	link(filepath.Join(top, "first"), "second")
+	has := follow(t, filepath.Join(top, "second/m"))
+	has("a")
+	link("two", "first") // behind the second link
+	has("b")
+	link("../../far/c.yaml", "two/m/c.yaml") // to what is not there yet
+	write(t, filepath.Join(top, "far/c.yaml"), manifestOf("c"))
+	has("b", "c")
+	write(t, filepath.Join(top, "far/c.yaml"), manifestOf("d"))
+	has("b", "d")
+	if err := os.RemoveAll(filepath.Join(top, "far")); err != nil {
+		t.Fatal(err)
+	}
+	has("b")
+	link("one", "second")
+	has("a")
+}
+
+// Watches are limited by the kernel; here, by the files that may be open.
+func TestAWatchThatFailsIsToldAndTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "x.yaml"), manifestOf("x"))
+	s := New(dir, slog.New(slog.DiscardHandler))
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}
+	defer restore()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	has := run(t, s)
+	until(t, "the failure is told", func() bool {
+		err := s.Errors()[dir]
+		return errors.Is(err, unix.EMFILE) && strings.Contains(err.Error(), "watch manifests in "+dir)
+	})
+	has("x")
+	restore()
+	until(t, "there is a watch", func() bool { return len(s.Errors()) == 0 })
+	write(t, filepath.Join(dir, "y.yaml"), manifestOf("y"))
+	has("x", "y")
 }

@@ -7,8 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
-	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -25,6 +24,7 @@ type key struct{ namespace, name string }
 type objects struct {
 	pods     map[key]*meta.Pod
 	networks map[key]*meta.Network
+	lines    map[string]int // of each object, by its title
 }
 
 // Pods parses a manifest file and returns its pods.
@@ -48,7 +48,11 @@ func parseFile(path string) (objects, error) {
 	if err != nil {
 		return objects{}, err
 	}
-	o, err := parse(b)
+	read := parse
+	if docs, ok := fromJSON(b); ok && filepath.Ext(path) == ".json" {
+		read = func([]byte) (objects, error) { return parseAll(docs) }
+	}
+	o, err := read(b)
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", path, err)
 	}
@@ -66,30 +70,43 @@ func (e *objectError) Error() string {
 	if e.name == "" {
 		return e.kind + ": " + e.err.Error()
 	}
-	return fmt.Sprintf("%s %s/%s: %s", e.kind, e.namespace, e.name, e.err)
+	return title(e.kind, e.key) + ": " + e.err.Error()
 }
 func (e *objectError) Unwrap() error { return e.err }
 
+func title(kind string, k key) string { return fmt.Sprintf("%s %s/%s", kind, k.namespace, k.name) }
+
 // parse reads all documents of a file. Errors tell the line in the file.
 func parse(b []byte) (objects, error) {
-	o := objects{pods: map[key]*meta.Pod{}, networks: map[key]*meta.Network{}}
+	var docs []*yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	for {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
-			return o, nil
+			return parseAll(docs)
 		}
 		if err != nil {
-			return o, fmt.Errorf("%s (is the indentation right, with spaces only?)", strings.TrimPrefix(err.Error(), "yaml: "))
+			return objects{}, fmt.Errorf("%s (is the indentation right, with spaces only?)", strings.TrimPrefix(err.Error(), "yaml: "))
 		}
-		if len(doc.Content) == 0 {
-			continue
-		}
-		if err := o.add(doc.Content[0]); err != nil {
-			return o, fmt.Errorf("line %d: %w", doc.Content[0].Line, err)
+		if len(doc.Content) > 0 {
+			docs = append(docs, doc.Content[0])
 		}
 	}
+}
+
+func parseAll(docs []*yaml.Node) (objects, error) {
+	o := objects{pods: map[key]*meta.Pod{}, networks: map[key]*meta.Network{}, lines: map[string]int{}}
+	for _, doc := range docs {
+		err := checkAliases(doc)
+		if err == nil {
+			err = o.add(doc)
+		}
+		if err != nil {
+			return o, fmt.Errorf("line %d: %w", doc.Line, err)
+		}
+	}
+	return o, nil
 }
 
 // An object is what is needed of a manifest. Scalars are taken as they are written: y, 1.10 and 0x10
@@ -107,6 +124,7 @@ var versions = map[string]string{"Pod": "v1", "NetworkAttachmentDefinition": nad
 
 // Keys of our objects; a misspelt one would be dropped in silence.
 var (
+	listKeys     = []string{"apiVersion", "kind", "metadata", "items"}
 	networkKeys  = []string{"apiVersion", "kind", "metadata", "spec"}
 	podKeys      = []string{"apiVersion", "kind", "metadata", "spec", "status"}
 	metadataKeys = []string{"name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp",
@@ -125,6 +143,9 @@ func (o objects) add(doc *yaml.Node) error {
 		return fmt.Errorf("it must be a Kubernetes object, not %s", kindOf(doc))
 	}
 	kind := value(doc, "kind")
+	if kind != nil && kind.Value == "List" {
+		return o.addItems(doc)
+	}
 	if kind == nil || versions[kind.Value] == "" {
 		return nil // other kinds are none of our business
 	}
@@ -132,6 +153,11 @@ func (o objects) add(doc *yaml.Node) error {
 	if err := obj.head(doc); err != nil {
 		return &objectError{obj.kind, obj.key, err}
 	}
+	at := title(obj.kind, obj.key)
+	if line := o.lines[at]; line > 0 {
+		return &objectError{obj.kind, obj.key, fmt.Errorf("it is in this file twice, in lines %d and %d: remove one of them", line, doc.Line)}
+	}
+	o.lines[at] = doc.Line
 	if obj.kind == "Pod" {
 		o.pods[obj.key] = &meta.Pod{Namespace: obj.namespace, Name: obj.name, UID: obj.uid, Annotations: obj.annotations}
 		return nil
@@ -141,6 +167,37 @@ func (o objects) add(doc *yaml.Node) error {
 		return &objectError{obj.kind, obj.key, err}
 	}
 	o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: config}
+	return nil
+}
+
+// addItems keeps the objects of a List, as kubectl get writes it. A List in a List is refused: nobody
+// writes one, and through aliases a small file could name items without end.
+func (o objects) addItems(list *yaml.Node) error {
+	if err := checkKeys(list, "the List", listKeys); err != nil {
+		return err
+	}
+	items := value(list, "items")
+	switch {
+	case items == nil || items.Tag == "!!null":
+		return nil
+	case items.Kind != yaml.SequenceNode:
+		return fmt.Errorf("line %d: items of the List must be a list, not %s", items.Line, kindOf(items))
+	}
+	for i, item := range items.Content {
+		item = resolve(item)
+		var err error
+		switch kind := value(item, "kind"); {
+		case item.Kind == yaml.MappingNode && kind == nil:
+			err = errors.New("kind is missing")
+		case kind != nil && kind.Value == "List":
+			err = errors.New("a List in a List is not read: put its items into the outer one")
+		default:
+			err = o.add(item)
+		}
+		if err != nil {
+			return fmt.Errorf("items[%d] (line %d): %w", i, item.Line, err)
+		}
+	}
 	return nil
 }
 
@@ -186,12 +243,12 @@ func (obj *object) readAnnotations(n *yaml.Node) error {
 		return err
 	}
 	obj.annotations = map[string]string{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for _, f := range fields(n) {
 		var t string
-		if err := scalar(n.Content[i+1], "annotation "+n.Content[i].Value, &t); err != nil {
+		if err := scalar(f.value, "annotation "+f.key.Value, &t); err != nil {
 			return err
 		}
-		obj.annotations[n.Content[i].Value] = t
+		obj.annotations[f.key.Value] = t
 	}
 	return nil
 }
@@ -212,71 +269,4 @@ func (obj *object) config() (config string, err error) {
 		return "", fmt.Errorf("spec.config (line %d): %w", n.Line, err)
 	}
 	return config, nil
-}
-
-// value is what a mapping has under a key, of its own or merged in; nil if nothing.
-func value(n *yaml.Node, key string) *yaml.Node {
-	if n == nil || n.Kind != yaml.MappingNode {
-		return nil
-	}
-	var merged *yaml.Node
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		v := n.Content[i+1]
-		if v.Kind == yaml.AliasNode {
-			v = v.Alias
-		}
-		switch n.Content[i].Value {
-		case key:
-			return v
-		case "<<":
-			merged = v
-		}
-	}
-	return value(merged, key)
-}
-
-// scalar reads a text as it was written; a node that is missing or null leaves into as it is.
-func scalar(n *yaml.Node, what string, into *string) error {
-	switch {
-	case n == nil || n.Tag == "!!null":
-		return nil
-	case n.Kind == yaml.AliasNode:
-		return scalar(n.Alias, what, into)
-	case n.Kind != yaml.ScalarNode:
-		return fmt.Errorf("line %d: %s must be a text, not %s: put it into quotes, or behind a |", n.Line, what, kindOf(n))
-	}
-	*into = n.Value
-	return nil
-}
-
-// checkKeys refuses a key that is unknown or there twice; nil knows all.
-func checkKeys(n *yaml.Node, what string, known []string) error {
-	if n == nil {
-		return nil
-	}
-	if n.Kind != yaml.MappingNode {
-		return fmt.Errorf("line %d: %s must be an object, not %s", n.Line, what, kindOf(n))
-	}
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		k := n.Content[i]
-		switch {
-		case seen[k.Value]:
-			return fmt.Errorf("line %d: %s has the key %q twice", k.Line, what, k.Value)
-		case known != nil && k.Value != "<<" && !slices.Contains(known, k.Value):
-			return fmt.Errorf("line %d: unknown key %q in %s%s", k.Line, k.Value, what, explain.Hint(k.Value, slices.Clone(known)))
-		}
-		seen[k.Value] = true
-	}
-	return nil
-}
-
-func kindOf(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.SequenceNode:
-		return "a list"
-	case yaml.MappingNode:
-		return "an object"
-	}
-	return fmt.Sprintf("the text %q", n.Value)
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -27,8 +28,10 @@ type Source struct {
 	dir string
 	log *slog.Logger
 
-	mu    sync.Mutex
-	files map[string]file // by path
+	mu       sync.Mutex
+	files    map[string]file  // by path
+	twins    map[string]error // by path: objects that an earlier file has, too
+	watchErr error            // why nothing tells of changes
 }
 
 type file struct {
@@ -37,20 +40,42 @@ type file struct {
 	err     error
 }
 
-// is reports whether the file is still the one that was read.
+// is reports whether the file is still the one that was read. Tools that keep the time of what they
+// copy can't keep the time of the change.
 func (f *file) is(info os.FileInfo) bool {
-	return f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size()
+	return f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size() &&
+		changed(f.info) == changed(info)
+}
+
+func changed(info os.FileInfo) syscall.Timespec {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ctim
+	}
+	return syscall.Timespec{}
 }
 
 // New returns a source for the directory, which need not exist yet; "" has nothing in it.
 func New(dir string, log *slog.Logger) *Source {
 	s := &Source{dir: dir, log: log, files: map[string]file{}}
-	s.scan()
+	s.scan(nil)
 	return s
 }
 
-// Errors returns what is wrong with which file, by path.
+// Errors returns what is wrong with which file, by path, and with the directory's watch.
 func (s *Source) Errors() map[string]error {
+	errs := s.unreadable()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for path, err := range s.twins {
+		errs[path] = errors.Join(errs[path], err)
+	}
+	if s.watchErr != nil {
+		errs[s.dir] = s.watchErr
+	}
+	return errs
+}
+
+func (s *Source) unreadable() map[string]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	errs := map[string]error{}
@@ -83,9 +108,13 @@ func (s *Source) Networks() []meta.Network {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []meta.Network
-	for _, f := range s.files {
-		for _, n := range f.objects.networks {
-			all = append(all, *n)
+	seen := map[key]bool{}
+	for _, path := range slices.Sorted(maps.Keys(s.files)) {
+		for at, n := range s.files[path].objects.networks {
+			if !seen[at] {
+				all = append(all, *n)
+			}
+			seen[at] = true
 		}
 	}
 	slices.SortFunc(all, func(a, b meta.Network) int {
@@ -105,7 +134,7 @@ func find[T any](s *Source, kind string, at key, pick func(objects) *T) (*T, err
 			}
 		}
 		s.mu.Unlock()
-		s.scan()
+		s.scan(nil)
 	}
 	what := strings.Replace(kind, "Pod", "pod", 1) + " " + at.namespace + "/" + at.name
 	if s.dir == "" {
@@ -121,7 +150,7 @@ const maxOthers = 3
 // can't be read, and may have it, are named.
 func (s *Source) missing(kind string, at key, what string) error {
 	var others []string
-	errs := s.Errors()
+	errs := s.unreadable()
 	for _, path := range slices.Sorted(maps.Keys(errs)) {
 		var broken *objectError
 		if errors.As(errs[path], &broken) && broken.kind == kind && broken.key == at {
@@ -138,8 +167,15 @@ func (s *Source) missing(kind string, at key, what string) error {
 	return fmt.Errorf("%s: %w in %s", what, meta.ErrNotFound, s.dir)
 }
 
-// scan reads the files that are new or have changed.
-func (s *Source) scan() {
+// isManifest reports whether a file is read, by its name.
+func isManifest(name string) bool {
+	ext := filepath.Ext(name)
+	return ext == ".yaml" || ext == ".yml" || ext == ".json"
+}
+
+// scan reads the files that are new or have changed, and those that suspect wants read in any case; a
+// nil suspect wants none.
+func (s *Source) scan(suspect func(name string) bool) {
 	if s.dir == "" {
 		return
 	}
@@ -153,7 +189,7 @@ func (s *Source) scan() {
 	seen := map[string]bool{}
 	for _, e := range entries {
 		path := filepath.Join(s.dir, e.Name())
-		if ext := filepath.Ext(path); ext != ".yaml" && ext != ".yml" && ext != ".json" {
+		if !isManifest(path) {
 			continue
 		}
 		info, err := os.Stat(path)
@@ -161,20 +197,52 @@ func (s *Source) scan() {
 			continue
 		}
 		seen[path] = true
-		have := s.files[path]
-		if have.is(info) {
-			continue
+		if have := s.files[path]; !have.is(info) || suspect != nil && suspect(e.Name()) {
+			s.read(path, info)
 		}
-		f := file{info: info}
-		if f.objects, f.err = parseFile(path); f.err != nil {
-			f.objects = have.objects
-			s.log.Error("manifest can't be read; its last good version stays in force", "error", f.err)
-		}
-		s.files[path] = f
 	}
 	for path := range s.files {
 		if !seen[path] {
 			delete(s.files, path)
 		}
+	}
+	s.findTwins()
+}
+
+func (s *Source) read(path string, info os.FileInfo) {
+	have := s.files[path]
+	f := file{info: info}
+	if f.objects, f.err = parseFile(path); f.err != nil {
+		f.objects = have.objects
+		s.tell("manifest can't be read; its last good version stays in force", have.err, f.err)
+	}
+	s.files[path] = f
+}
+
+// findTwins looks for objects that two files have.
+func (s *Source) findTwins() {
+	first, twins := map[string]string{}, map[string]error{}
+	for _, path := range slices.Sorted(maps.Keys(s.files)) {
+		lines := s.files[path].objects.lines
+		for _, at := range slices.Sorted(maps.Keys(lines)) {
+			if before := first[at]; before != "" {
+				err := fmt.Errorf("%s: line %d: %s is in %s (line %d), too, which counts: remove one of them",
+					path, lines[at], at, before, s.files[before].objects.lines[at])
+				twins[path] = errors.Join(twins[path], err)
+				continue
+			}
+			first[at] = path
+		}
+	}
+	for path, err := range twins {
+		s.tell("manifest is not in force as a whole", s.twins[path], err)
+	}
+	s.twins = twins
+}
+
+// tell logs an error, unless it is the one that was told before.
+func (s *Source) tell(what string, before, err error) {
+	if before == nil || before.Error() != err.Error() {
+		s.log.Error(what, "error", err)
 	}
 }
