@@ -67,6 +67,7 @@ func (u *uninstallOptions) run(ctx context.Context, server string, w io.Writer) 
 
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	unplugger := ovs.NewUnplugger(u.ovsDB, log)
+	unplugger.Guard = func(ctx context.Context) error { return daemonIsGone(ctx, server) }
 	if unplugger.NoSwitch() {
 		fmt.Fprintf(w, "there is no Open vSwitch at %s, and so no port of ours\n", u.ovsDB)
 	}
@@ -84,7 +85,7 @@ func (u *uninstallOptions) unplug(ctx context.Context, unplugger *ovs.Unplugger,
 	}
 	removed, left, err := unplugger.UnplugEnded(ctx)
 	if err != nil {
-		return fmt.Errorf("look for the ports of pods: %w", err)
+		return fmt.Errorf("ports of pods may be left; run patchctl uninstall again, with --wait it waits for Open vSwitch: %w", err)
 	}
 	say(w, "removed", removed)
 	if u.now {
@@ -102,7 +103,7 @@ func (u *uninstallOptions) unplug(ctx context.Context, unplugger *ovs.Unplugger,
 
 func await(ctx context.Context, unplugger *ovs.Unplugger, w io.Writer) error {
 	var first sync.Once
-	still := "something is"
+	still := "something may be left"
 	err := unplugger.Await(ctx, func(removed, left []ovs.Plug) {
 		say(w, "removed", removed)
 		first.Do(func() { say(w, "still there", left) })
@@ -111,10 +112,13 @@ func await(ctx context.Context, unplugger *ovs.Unplugger, w io.Writer) error {
 			fmt.Fprintf(w, "waiting for the pods to end: %s\n", still)
 		}
 	})
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("stopped waiting: %s", still)
+	case err != nil:
+		return fmt.Errorf("stopped waiting: %s: %w", still, err)
 	}
-	return err
+	return nil
 }
 
 // say lists plugs, if there are any, under what became of them.
@@ -159,5 +163,5 @@ func daemonIsGone(ctx context.Context, server string) error {
 		return nil // nobody listens
 	}
 	_ = conn.Close()
-	return fmt.Errorf("patchbayd runs on this node (%s) and would put all of it back: stop it first, in a cluster with kubectl delete -k of what was applied", socket)
+	return fmt.Errorf("patchbayd runs on this node (%s) and would put all of it back: stop it first, in a cluster with kubectl delete -k of what was applied, and uninstall then", socket)
 }

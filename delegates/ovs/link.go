@@ -93,7 +93,7 @@ const addrGenModeNone = 1
 
 // ours returns the names of the host's ends of all our veth pairs.
 func ours() ([]string, error) {
-	all, err := netlink.LinkList()
+	all, err := listLinks()
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
@@ -104,6 +104,19 @@ func ours() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// listTries is how often links are listed on a node where they come and go all the time.
+const listTries = 20
+
+// listLinks lists the links again when some came or went meanwhile: such a list may lack others.
+func listLinks() (all []netlink.Link, err error) {
+	for range listTries {
+		if all, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
 }
 
 // podSide is what is to be set on the pod's end.

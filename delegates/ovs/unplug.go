@@ -6,10 +6,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/ovn-kubernetes/libovsdb/client"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -20,54 +23,70 @@ type Plug struct {
 	Pod       string // namespace/name, as the port says; empty without a port
 	Interface string
 	Port      bool
-	Link      bool // without it the pod has ended: the kernel removes a pair with the pod's namespace
+	Link      bool // not seen from another network namespace than the node's
+
+	row   string // the port's, which no later port of the same name has
+	ended bool   // the pod has: the kernel removes a pair with the pod's namespace
 }
 
 // An Unplugger takes what pods have of ours off a node that the daemon, which has the records, has
 // left: the switch and the kernel alone tell what there is.
 type Unplugger struct {
-	native   *Delegate
-	noSwitch bool
+	// Guard, if there is one, is asked before each removal; its error ends the work.
+	Guard func(context.Context) error
+
+	native *Delegate
+	socket string // of Open vSwitch, if it is a unix socket
+	seen   bool   // Open vSwitch has been there
 }
 
-// NewUnplugger returns an Unplugger for the Open vSwitch at the endpoint. If that is a unix socket
-// that is not there, the node has no Open vSwitch, and so no port of ours.
+// NewUnplugger returns an Unplugger for the Open vSwitch at the endpoint.
 func NewUnplugger(endpoint string, log *slog.Logger) *Unplugger {
 	u := &Unplugger{native: New(NewDB(endpoint, log), Options{}, log)}
-	if path, ok := strings.CutPrefix(endpoint, "unix:"); ok {
-		_, err := os.Stat(path)
-		u.noSwitch = errors.Is(err, fs.ErrNotExist)
+	u.socket, _ = strings.CutPrefix(endpoint, "unix:")
+	if u.socket == endpoint {
+		u.socket = ""
 	}
 	return u
 }
 
-// NoSwitch reports that this node has no Open vSwitch.
-func (u *Unplugger) NoSwitch() bool { return u.noSwitch }
+// NoSwitch reports that this node has no Open vSwitch, and so no port of ours. One that is only stopped
+// has a database, whose ports are there again when it starts.
+func (u *Unplugger) NoSwitch() bool {
+	if u.socket == "" || u.seen {
+		return false
+	}
+	dir := filepath.Dir(u.socket)
+	traces := []string{u.socket, filepath.Join(dir, "conf.db"), filepath.Join(dir, "ovs-vswitchd.pid")}
+	if filepath.Base(dir) == "openvswitch" { // a distribution's, which has the database elsewhere
+		traces = append(traces, "/etc/openvswitch/conf.db", "/var/lib/openvswitch/conf.db")
+	}
+	return !slices.ContainsFunc(traces, func(f string) bool {
+		_, err := os.Lstat(f)
+		return !errors.Is(err, fs.ErrNotExist)
+	})
+}
 
 // Run keeps the connection to Open vSwitch until the context ends.
 func (u *Unplugger) Run(ctx context.Context) {
-	if !u.noSwitch {
-		u.native.Run(ctx)
-	}
+	u.native.db.Run(ctx, func(context.Context, client.Client) error { return nil })
+	u.native.links.after.Wait()
 }
 
-// plugs returns what there is, by pod and interface.
+// plugs returns what there is, by pod and interface. It looks at the ports first: a link that is made
+// meanwhile is seen.
 func (u *Unplugger) plugs(ctx context.Context) ([]Plug, error) {
+	byName, err := u.ports(ctx)
+	if err != nil {
+		return nil, err
+	}
 	links, err := ours()
 	if err != nil {
 		return nil, err
 	}
-	ports, err := u.ports(ctx)
-	if err != nil {
-		return nil, err
-	}
-	byName := map[string]Plug{}
-	for _, p := range ports {
-		byName[p.Name] = Plug{Name: p.Name, Pod: p.ExternalIDs[idPod], Interface: p.ExternalIDs[idIf], Port: true}
-	}
 	for _, name := range links {
 		p := byName[name]
-		p.Name, p.Link = name, true
+		p.Name, p.Link, p.ended = name, true, false
 		byName[name] = p
 	}
 	all := make([]Plug, 0, len(byName))
@@ -80,34 +99,67 @@ func (u *Unplugger) plugs(ctx context.Context) ([]Plug, error) {
 	return all, nil
 }
 
-func (u *Unplugger) ports(ctx context.Context) (ports []port, err error) {
-	if u.noSwitch {
-		return nil, nil
+// ports returns our ports by name.
+func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
+	byName := map[string]Plug{}
+	if !u.native.db.Connected() && u.NoSwitch() {
+		return byName, nil
 	}
 	c, err := u.native.db.client(ctx)
 	if err != nil {
 		return nil, err
 	}
+	u.seen = true
+	var rows []port
 	err = c.WhereCache(func(p *port) bool {
 		id, ok := p.ExternalIDs[idSandbox]
 		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name
-	}).List(ctx, &ports)
-	return ports, err
+	}).List(ctx, &rows)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range rows {
+		ended, err := ended(ctx, c, p)
+		if err != nil {
+			return nil, err
+		}
+		byName[p.Name] = Plug{Name: p.Name, Pod: p.ExternalIDs[idPod], Interface: p.ExternalIDs[idIf], Port: true,
+			row: p.UUID, ended: ended}
+	}
+	return byName, nil
+}
+
+// ended reports whether the pod of a port has, by two witnesses: the node has no link of its name, and
+// this is the node's network namespace, as the link of the port's bridge is here. Open vSwitch's own
+// word is none: the userspace datapath reports no error for an interface that it had.
+func ended(ctx context.Context, c client.Client, p port) (bool, error) {
+	var in []bridge
+	if err := c.WhereCache(func(b *bridge) bool { return slices.Contains(b.Ports, p.UUID) }).List(ctx, &in); err != nil {
+		return false, err
+	}
+	here := slices.ContainsFunc(in, func(b bridge) bool {
+		_, err := netlink.LinkByName(b.Name)
+		return err == nil
+	})
+	_, err := netlink.LinkByName(p.Name)
+	var none netlink.LinkNotFoundError
+	return here && errors.As(err, &none), nil
 }
 
 // Unplug removes ports and links; a pod that runs loses its interface.
 func (u *Unplugger) Unplug(ctx context.Context, plugs []Plug) error {
 	var ports, links []string
+	rows := map[string]bool{}
 	for _, p := range plugs {
 		if p.Port {
-			ports = append(ports, p.Name)
+			ports, rows[p.row] = append(ports, p.Name), true
 		}
 		if p.Link {
 			links = append(links, p.Name)
 		}
 	}
 	if len(ports) > 0 {
-		if err := u.native.ports.del(ctx, ports, func(p *port) bool { return p.ExternalIDs[idSandbox] != "" }); err != nil {
+		if err := u.native.ports.del(ctx, ports, func(p *port) bool { return rows[p.UUID] }); err != nil {
 			return err
 		}
 	}
@@ -125,28 +177,34 @@ func (u *Unplugger) UnplugEnded(ctx context.Context) (removed, left []Plug, err 
 // unplugEnded passes over those that are done: the copy of the database may be behind.
 func (u *Unplugger) unplugEnded(ctx context.Context, done map[string]bool) (removed, left []Plug, err error) {
 	all, err := u.plugs(ctx)
+	if u.Guard != nil {
+		if err := u.Guard(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, p := range all {
 		switch {
-		case p.Link:
-			left = append(left, p)
-		case !done[p.Name]:
+		case done[p.row] && !p.Link:
+		case p.ended:
 			removed = append(removed, p)
+		default:
+			left = append(left, p)
 		}
 	}
 	if err := u.Unplug(ctx, removed); err != nil {
 		return nil, nil, err
 	}
 	for _, p := range removed {
-		done[p.Name] = true
+		done[p.row] = true
 	}
 	return removed, left, nil
 }
 
-// Await does as UnplugEnded, at once and whenever a pod ends, until nothing is left. It tells the first
-// time, and when something has changed.
+// Await does as UnplugEnded, at once and whenever a pod ends, until nothing is left, and waits for Open
+// vSwitch. It tells the first time, and when something has changed.
 func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) error {
 	gone, stop, err := watchLinks()
 	if err != nil {
@@ -162,6 +220,8 @@ func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) 
 			return context.Cause(ctx)
 		case errors.As(err, &away) && away.Code == types.ErrTryAgainLater:
 			continue // the next call waits until Open vSwitch is back
+		case errors.Is(err, netlink.ErrDumpInterrupted):
+			continue // what interrupts the list now ends
 		case err != nil:
 			return err
 		}

@@ -169,3 +169,42 @@ func TestUninstallSaysWhatItCouldNotLookAt(t *testing.T) {
 	n.uninstall(t, 1, []string{"Open vSwitch does not answer at " + n.OVS.DB})
 	n.OVS.StartServer(t)
 }
+
+// At boot Open vSwitch may start later than the uninstaller; its database has the ports of pods that the
+// node had before.
+func TestUninstallThatWaitsDoesSoForOpenVSwitch(t *testing.T) {
+	n := departingNode(t)
+	a := n.Run(t, "a", "data")
+	n.Daemon.Stop()
+	end(t, a)
+	n.OVS.StopServer()
+	if err := os.Remove(strings.TrimPrefix(n.OVS.DB, "unix:")); err != nil {
+		t.Fatal(err)
+	}
+	n.uninstall(t, 1, []string{"ports of pods may be left", "--wait", "Open vSwitch does not answer at " + n.OVS.DB})
+	c := n.command("--wait")
+	p := testnode.Start(t, filepath.Join(n.Dir, "wait.log"), nil, c[0], c[1:]...)
+	t.Cleanup(p.Stop)
+	testnode.Eventually(t, "it has looked for Open vSwitch", func() bool { return strings.Contains(read(t, p.Log), "not usable yet") })
+	n.OVS.StartServer(t)
+	<-p.Done()
+	if wantTexts(t, read(t, p.Log), "removed: 1 interface of 1 pod"); p.ExitCode() != 0 {
+		t.Errorf("it ended with %d:\n%s", p.ExitCode(), read(t, p.Log))
+	}
+	if l := n.OVS.Ports(t); len(l) != 0 {
+		t.Errorf("ports: %v", l)
+	}
+}
+
+func TestUninstallThatWaitsEndsWhenTheDaemonIsBack(t *testing.T) {
+	n := departingNode(t)
+	a := n.Run(t, "a", "data")
+	n.Daemon.Stop()
+	p := n.waiter(t, "wait.log", "1 interface of 1 pod")
+	n.Start(t)
+	end(t, a)
+	<-p.Done()
+	if wantTexts(t, read(t, p.Log), "stopped waiting: 1 interface of 1 pod still there: patchbayd runs on this node", "stop it first"); p.ExitCode() != 1 {
+		t.Errorf("it ended with %d:\n%s", p.ExitCode(), read(t, p.Log))
+	}
+}
