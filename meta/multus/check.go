@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -31,7 +30,7 @@ type Finding struct {
 }
 
 // native are the plugin types that need no plugin.
-var native = []string{ovs.Type, ovs.ForeignType}
+var native = []string{"patchbay-ovs", "ovs"}
 
 // ovsKeys are keys of ovs-cni that mean something else here, or nothing.
 var ovsKeys = map[string]string{
