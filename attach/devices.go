@@ -5,14 +5,14 @@ import (
 	"errors"
 	"maps"
 
-	"github.com/patchbay-cni/patchbay/internal/devices"
+	"github.com/patchbay-cni/patchbay/internal/deviceinfo"
 )
 
 // capabilityInfoFile tells a plugin where device information is, to be read and written.
 const capabilityInfoFile = "CNIDeviceInfoFile"
 
 func (s *Spec) infoFile(containerID string) string {
-	return devices.InfoFile(s.Network, containerID, s.Interface)
+	return deviceinfo.File(s.Network, containerID, s.Interface)
 }
 
 // withInfoFile returns the specification with the name of the device-info file, for plugins that want
@@ -31,7 +31,7 @@ func (s Spec) withInfoFile(containerID string) Spec {
 func (m *making) prepareDevices() error {
 	for _, a := range m.as {
 		if a.Spec.DeviceID != "" {
-			if err := devices.Prepare(a.Spec.infoFile(m.sandbox.ContainerID), a.Spec.Resource, a.Spec.DeviceID); err != nil {
+			if err := deviceinfo.Prepare(a.Spec.infoFile(m.sandbox.ContainerID), a.Spec.Resource, a.Spec.DeviceID); err != nil {
 				return err
 			}
 		}
@@ -46,7 +46,7 @@ func (m *making) loadDevices() error {
 			continue
 		}
 		var err error
-		if m.as[i].Status.Device, err = devices.Load(m.as[i].Spec.infoFile(m.sandbox.ContainerID)); err != nil {
+		if m.as[i].Status.Device, err = deviceinfo.Load(m.as[i].Spec.infoFile(m.sandbox.ContainerID)); err != nil {
 			return err
 		}
 	}
@@ -57,7 +57,7 @@ func cleanDevices(containerID string, as []Attachment) error {
 	var errs []error
 	for _, a := range as {
 		if a.Spec.DeviceID != "" {
-			errs = append(errs, devices.Clean(a.Spec.infoFile(containerID)))
+			errs = append(errs, deviceinfo.Clean(a.Spec.infoFile(containerID)))
 		}
 	}
 	return errors.Join(errs...)

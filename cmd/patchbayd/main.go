@@ -12,8 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/patchbay-cni/patchbay/internal/config"
-	"github.com/patchbay-cni/patchbay/internal/daemon"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/daemon"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
 

@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/patchbay-cni/patchbay/internal/admission"
-	"github.com/patchbay-cni/patchbay/internal/config"
+	"github.com/patchbay-cni/patchbay/attach/admission"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 )

@@ -13,8 +13,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/patchbay-cni/patchbay/attach/admission"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
-	"github.com/patchbay-cni/patchbay/internal/admission"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/multus"

@@ -8,10 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
 	"github.com/patchbay-cni/patchbay/internal/install"
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
 )

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
-	"github.com/patchbay-cni/patchbay/internal/config"
 	"github.com/patchbay-cni/patchbay/internal/install"
 )
 

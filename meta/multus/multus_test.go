@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-cni/patchbay/internal/admission"
+	"github.com/patchbay-cni/patchbay/attach/admission"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // Detached by force or not, the default route goes back to whom it was taken from.

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // Killed at every step of DELs and ADDs that fail, of a live pod and of one that ends.

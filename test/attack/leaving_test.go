@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func (n *node) uninstall(dir string, args ...string) []string {

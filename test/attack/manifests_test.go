@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // source reads files of a manifests directory, by name.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // The usual case: GC finishes the DEL of the pod that had the name before.

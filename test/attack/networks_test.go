@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/patchbay-cni/patchbay/internal/admission"
+	"github.com/patchbay-cni/patchbay/attach/admission"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/multus"
 )

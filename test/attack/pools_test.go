@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func shared(name, network, more string) string {

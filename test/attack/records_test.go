@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // keepsPorts restarts the daemon over what loseRecords did and looks for the pod's interface.

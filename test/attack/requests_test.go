@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // The zone of an address is free text, and a semicolon in it begins another of CNI_ARGS.

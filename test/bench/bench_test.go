@@ -20,7 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func TestMain(m *testing.M) { testnode.Main(m) }

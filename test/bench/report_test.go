@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // A report collects times and what they must reach.

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
 	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func TestMain(m *testing.M) { testnode.Main(m) }

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func TestN08NetworksSayWhenTheirConfigurationHasAnotherName(t *testing.T) {

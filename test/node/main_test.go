@@ -5,7 +5,7 @@ package node
 import (
 	"testing"
 
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func TestMain(m *testing.M) { testnode.Main(m) }

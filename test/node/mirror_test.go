@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // mirrored is a network of ovs-cni's documentation: its plugin for mirrors behind our delegate.

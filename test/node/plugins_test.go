@@ -15,8 +15,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/config"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func TestOtherPluginsGetOurAddresses(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 func TestAPodGetsItsInterfacesAndLosesThem(t *testing.T) {

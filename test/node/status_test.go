@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
 	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // A network that no NetworkAttachmentDefinition made is known by its configuration's name.

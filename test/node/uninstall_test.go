@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
+	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // A departing node has its plugin and configuration installed, as in a cluster.

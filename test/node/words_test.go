@@ -20,8 +20,8 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/testnode"
 	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // words of the language and of libraries that say nothing to somebody who runs a cluster.

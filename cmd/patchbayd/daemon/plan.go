@@ -8,8 +8,8 @@ import (
 	"slices"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
-	"github.com/patchbay-cni/patchbay/internal/devices"
 	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/multus"
 )
 
@@ -21,7 +21,7 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 		NamespaceIsolation: m.NamespaceIsolation, GlobalNamespaces: m.GlobalNamespaces, CNIConfDir: m.CNIConfDir, ReadinessFile: m.ReadinessFile,
 		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
 	if d.kube != nil {
-		cfg.Devices = devices.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: d.devices}
+		cfg.Devices = kube.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: d.devices}
 	}
 	if m.Multus == "" {
 		return cfg, m.CNIBinDirs, nil

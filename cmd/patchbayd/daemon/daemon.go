@@ -19,16 +19,15 @@ import (
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/api"
 	"github.com/patchbay-cni/patchbay/attach/cni"
-	"github.com/patchbay-cni/patchbay/attach/report"
+	kubesink "github.com/patchbay-cni/patchbay/attach/sinks/kube"
 	"github.com/patchbay-cni/patchbay/attach/store"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
 	"github.com/patchbay-cni/patchbay/delegates/exec"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/marker"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/config"
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
-	"github.com/patchbay-cni/patchbay/internal/devices"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
-	"github.com/patchbay-cni/patchbay/internal/marker"
 	"github.com/patchbay-cni/patchbay/internal/metrics"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/internal/unixsock"
@@ -56,10 +55,10 @@ type Daemon struct {
 	// One of the two, as configured:
 	manifests *manifest.Source
 	kube      *kube.Source
-	status    *report.Reporter // nil without Kubernetes
+	status    *kubesink.Reporter // nil without Kubernetes
 	reporter  attach.Reporter
-	claims    attach.Claims   // IPAMClaims; nil without Kubernetes
-	devices   *devices.Slices // of DRA drivers; nil without Kubernetes
+	claims    attach.Claims // IPAMClaims; nil without Kubernetes
+	devices   *kube.Slices  // of DRA drivers; nil without Kubernetes
 	native    *ovs.Delegate
 	marker    *marker.Marker // nil unless ovs.marker
 	plugins   *exec.Delegate

@@ -1,19 +1,12 @@
-// Package devices finds out which devices kubelet has given to a pod, and passes on what device
-// plugins say of them (Device Information Specification 1.1.0).
-package devices
+package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
-	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
-	nadutils "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/utils"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	podresources "k8s.io/kubelet/pkg/apis/podresources/v1"
@@ -22,7 +15,7 @@ import (
 )
 
 const (
-	timeout = 10 * time.Second
+	kubeletTimeout = 10 * time.Second
 	// maxMessage is kubelet's own limit for an answer.
 	maxMessage = 16 << 20
 )
@@ -101,7 +94,7 @@ func (k Kubelet) Hands(ctx context.Context, resource string) (bool, error) {
 }
 
 func (k Kubelet) ask(ctx context.Context, do func(context.Context, podresources.PodResourcesListerClient) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
 	defer cancel()
 	conn, err := grpc.NewClient("unix://"+k.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
@@ -130,45 +123,6 @@ func (k Kubelet) allocated(ctx context.Context, r *podresources.DynamicResource,
 		if a.Resource != "" && a.DeviceID != "" {
 			ids[a.Resource] = append(ids[a.Resource], a.DeviceID)
 		}
-	}
-	return nil
-}
-
-// InfoFile is the device-info file of an attachment; plugins that declare the capability
-// CNIDeviceInfoFile are told it.
-func InfoFile(network, containerID, ifName string) string {
-	return nadutils.GetCNIDeviceInfoPath(strings.ReplaceAll(network, "/", "-") + "-" + containerID + "_" + ifName)
-}
-
-// Prepare copies what the device plugin says of the device to the attachment's file, if it says
-// anything.
-func Prepare(file, resource, device string) error {
-	if _, err := nadutils.LoadDeviceInfoFromDP(resource, device); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := nadutils.CopyDeviceInfoForCNIFromDP(file, resource, device); err != nil {
-		return fmt.Errorf("device information of %s %s: %w", resource, device, err)
-	}
-	return nil
-}
-
-// Load returns what is known of the attachment's device: the device plugin's word, or the CNI
-// plugin's over it. Nil if neither has said anything.
-func Load(file string) (*nad.DeviceInfo, error) {
-	info, err := nadutils.LoadDeviceInfoFromCNI(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("device information: %w", err)
-	}
-	return info, nil
-}
-
-// Clean removes the attachment's file.
-func Clean(file string) error {
-	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
 	}
 	return nil
 }

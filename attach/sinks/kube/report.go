@@ -1,6 +1,6 @@
-// Package report tells Kubernetes what becomes of pods: the network-status annotation of each, and
+// Package kube tells Kubernetes what becomes of pods: the network-status annotation of each, and
 // Events.
-package report
+package kube
 
 import (
 	"context"
@@ -26,7 +26,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/meta"
-	"github.com/patchbay-cni/patchbay/meta/kube"
+	metakube "github.com/patchbay-cni/patchbay/meta/kube"
 )
 
 const (
@@ -42,7 +42,7 @@ const (
 type Reporter struct {
 	log    *slog.Logger
 	all    bool // Events for routine notices, too
-	source *kube.Source
+	source *metakube.Source
 	pods   metadata.Interface
 	events *broadcaster
 	// sandbox finds the record of a running pod.
@@ -69,7 +69,7 @@ type broadcaster struct {
 
 // New returns a reporter. Run works off what it is told. With all, the interfaces of pods that start
 // or end raise Events, too: one more request to the API server for each pod.
-func New(cfg *rest.Config, source *kube.Source, node string, all bool, log *slog.Logger) (*Reporter, error) {
+func New(cfg *rest.Config, source *metakube.Source, node string, all bool, log *slog.Logger) (*Reporter, error) {
 	pods, err := metadata.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client for network-status: %w", err)
@@ -191,7 +191,7 @@ func (r *Reporter) patch(ctx context.Context, k key, uid, status string) error {
 	if err != nil {
 		return err
 	}
-	o, err := r.pods.Resource(kube.Pods).Namespace(k.namespace).Patch(ctx, k.name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
+	o, err := r.pods.Resource(metakube.Pods).Namespace(k.namespace).Patch(ctx, k.name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
 		return nil // the pod is gone, or another one of its name is there
 	}

@@ -10,9 +10,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/patchbay-cni/patchbay/attach"
-	"github.com/patchbay-cni/patchbay/attach/report"
-	"github.com/patchbay-cni/patchbay/internal/devices"
-	"github.com/patchbay-cni/patchbay/internal/marker"
+	kubesink "github.com/patchbay-cni/patchbay/attach/sinks/kube"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/marker"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/manifest"
@@ -45,11 +44,11 @@ func (d *Daemon) openSource() error {
 		return err
 	}
 	d.source = d.kube
-	if d.status, err = report.New(cfg, d.kube, d.cfg.Node, d.cfg.Kubernetes.Events == "all", d.log); err != nil {
+	if d.status, err = kubesink.New(cfg, d.kube, d.cfg.Node, d.cfg.Kubernetes.Events == "all", d.log); err != nil {
 		return err
 	}
 	d.reporter = d.status
-	if d.devices, err = devices.NewSlices(cfg); err != nil {
+	if d.devices, err = kube.NewSlices(cfg); err != nil {
 		return err
 	}
 	if d.claims, err = kube.NewClaims(cfg); err != nil {

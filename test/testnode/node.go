@@ -12,8 +12,8 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
 	"github.com/patchbay-cni/patchbay/internal/install"
-	"github.com/patchbay-cni/patchbay/internal/sandbox"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 

@@ -7,7 +7,7 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/patchbay-cni/patchbay/internal/config"
+	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
 )
 
 // Reload reads the configuration again at every signal until the context ends. The log's level
