@@ -130,7 +130,7 @@ func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachme
 // plugins asked us for, which are free from now on.
 func (e *Engine) cutLoose(ctx context.Context, d delegates.Sandbox, a Attachment) error {
 	if e.Native.Handles(a.Spec.Config.Plugins[0].Type) {
-		if err := e.Native.Del(ctx, d, []*delegates.Attachment{a.work()}); err != nil {
+		if err := errors.Join(e.Native.Del(ctx, d, []*delegates.Attachment{a.work()})...); err != nil {
 			return err
 		}
 	}
@@ -157,7 +157,7 @@ func (a *Attachment) tellsInterface() bool {
 func (e *Engine) askedFor(ctx context.Context, containerID string, a Attachment) ([]ipam.Claim, error) {
 	var all []ipam.Claim
 	for _, p := range a.Spec.Config.Plugins {
-		if ipamType(p.IPAM) != ipam.Type || e.Native.Handles(p.Type) {
+		if p.IPAMType != ipam.Type || e.Native.Handles(p.Type) {
 			continue
 		}
 		pool, err := ipam.NameOf(p.IPAM)

@@ -225,7 +225,7 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 		return nil, err
 	}
 	for _, w := range wanted {
-		defer m.e.begins(owner{m.sandbox.ContainerID, w.Interface})()
+		defer m.e.begins(delegates.Owner{ContainerID: m.sandbox.ContainerID, Interface: w.Interface})()
 	}
 	now := time.Now().UTC()
 	for _, w := range wanted {
@@ -277,7 +277,7 @@ func (m *making) reserve(ctx context.Context) error {
 				return fmt.Errorf("%s: %w", a.Interface, err)
 			}
 		}
-		if ipamType(p.IPAM) != ipam.Type {
+		if p.IPAMType != ipam.Type {
 			continue
 		}
 		pool, err := ipam.ParseConfig(p.IPAM, m.e.Pools)

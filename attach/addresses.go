@@ -17,21 +17,11 @@ import (
 
 // foreignIPAM is the IPAM plugin, not ours, that gives a native attachment its addresses; "" if none.
 func (e *Engine) foreignIPAM(list *cniconf.List) string {
-	typ := ipamType(list.Plugins[0].IPAM)
+	typ := list.Plugins[0].IPAMType
 	if !e.Native.Handles(list.Plugins[0].Type) || typ == ipam.Type {
 		return ""
 	}
 	return typ
-}
-
-func ipamType(raw json.RawMessage) string {
-	var t struct {
-		Type string `json:"type"`
-	}
-	if raw == nil || json.Unmarshal(raw, &t) != nil {
-		return ""
-	}
-	return t.Type
 }
 
 // Requested reads the capability argument ips: addresses with or without a prefix length.

@@ -79,7 +79,7 @@ func (e *Engine) mend(ctx context.Context, d delegates.Sandbox, a Attachment) (A
 	}
 	work := []*delegates.Attachment{a.work()}
 	work[0].Addresses = a.Status.Result
-	if err := e.Native.Del(ctx, d, work); err != nil {
+	if err := errors.Join(e.Native.Del(ctx, d, work)...); err != nil {
 		return a, err
 	}
 	if err := e.Native.Add(ctx, d, work); err != nil {

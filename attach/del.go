@@ -10,7 +10,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/link"
@@ -243,7 +242,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 		for del == e.Native && begin > 0 && e.delegate(work[begin-1].Config) == del {
 			begin--
 		}
-		err := del.Del(ctx, d, work[begin:end])
+		err := errors.Join(del.Del(ctx, d, work[begin:end])...)
 		if err != nil && del != e.Native && definite(err) && e.neverMade(ctx, d, as[begin]) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
 			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", work[begin].Interface, "error", err)
@@ -316,8 +315,8 @@ func (e *Engine) foreignRelease(ctx context.Context, d delegates.Sandbox, as []*
 // bears there.
 func (e *Engine) removeUnrecorded(ctx context.Context, containerID string) error {
 	names, err := e.Native.Leftovers(ctx,
-		func(o ovs.Owner) bool { return o.ContainerID != containerID },
-		func(string) bool { return true })
+		func(o delegates.Owner) bool { return o.ContainerID != containerID },
+		nil)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 		return s, nil, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
 	}
 	defer d.Netns.Close()
-	if p := w.Config.Plugins[0]; ipamType(p.IPAM) == ipam.Type {
+	if p := w.Config.Plugins[0]; p.IPAMType == ipam.Type {
 		if _, err := ipam.ParseConfig(p.IPAM, e.Pools); err != nil {
 			return s, nil, err
 		}

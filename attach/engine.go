@@ -15,7 +15,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -46,11 +45,10 @@ type Records interface {
 // Native is the delegate of ours.
 type Native interface {
 	delegates.Delegate
+	delegates.Collector
 	Handles(pluginType string) bool
 	// Connected reports whether Open vSwitch answers now.
 	Connected() bool
-	Leftovers(ctx context.Context, known func(ovs.Owner) bool, knownName func(string) bool) ([]string, error)
-	RemoveLeftovers(ctx context.Context, names []string) error
 }
 
 // Plugins is the delegate that executes.
@@ -117,7 +115,7 @@ type Engine struct {
 	mu        sync.Mutex
 	sandboxes map[string]*slot // by container ID
 	byPod     map[podKey]string
-	making    map[owner]int // what calls in progress make, and no record tells yet
+	making    map[delegates.Owner]int // what calls in progress make, and no record tells yet
 	records   int
 
 	unreadable map[string]bool // sandboxes whose records can't be read; never changed after Load
@@ -126,9 +124,6 @@ type Engine struct {
 }
 
 type podKey struct{ namespace, name string }
-
-// An owner is one interface of one sandbox.
-type owner struct{ containerID, ifName string }
 
 // A slot is the place of one sandbox: a lock and the record, nil if there is none. Who holds the
 // lock may replace the record; who reads it without does so under the engine's mutex.
@@ -145,7 +140,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[owner]int{}, unreadable: map[string]bool{}}
+	e := &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[delegates.Owner]int{}, unreadable: map[string]bool{}}
 	e.kept.Store(&[]string{})
 	return e, nil
 }
@@ -254,7 +249,7 @@ func (e *Engine) superseded(s *Sandbox) bool {
 }
 
 // begins notes that a call makes an interface, until the function that it returns is called.
-func (e *Engine) begins(o owner) (ends func()) {
+func (e *Engine) begins(o delegates.Owner) (ends func()) {
 	e.mu.Lock()
 	e.making[o]++
 	e.mu.Unlock()

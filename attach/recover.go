@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -150,41 +149,35 @@ func isLink(name string) bool {
 
 // leftoverPorts are the ports and links that neither a record nor a call in progress accounts for.
 func (e *Engine) leftoverPorts(ctx context.Context) ([]string, error) {
-	names := sync.OnceValue(e.names) // once the links are listed
-	return e.Native.Leftovers(ctx,
-		func(o ovs.Owner) bool { return e.accounted(owner{o.ContainerID, o.Interface}) },
-		func(name string) bool { return names()[name] })
+	return e.Native.Leftovers(ctx, e.accounted, e.owners)
 }
 
-// names returns the names of the host's ends that are accounted for.
-func (e *Engine) names() map[string]bool {
+// owners returns the interfaces that a record or a call in progress accounts for.
+func (e *Engine) owners() []delegates.Owner {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	names := map[string]bool{}
-	for o := range e.making {
-		names[ovs.HostName(o.containerID, o.ifName)] = true
-	}
+	owners := slices.Collect(maps.Keys(e.making))
 	for id, slot := range e.sandboxes {
 		if slot.record != nil {
 			for _, ifName := range slot.record.Interfaces() {
-				names[ovs.HostName(id, ifName)] = true
+				owners = append(owners, delegates.Owner{ContainerID: id, Interface: ifName})
 			}
 		}
 	}
-	return names
+	return owners
 }
 
 // Knows reports whether a record or a call in progress accounts for an interface of a sandbox.
 func (e *Engine) Knows(containerID, ifName string) bool {
-	return e.accounted(owner{containerID, ifName})
+	return e.accounted(delegates.Owner{ContainerID: containerID, Interface: ifName})
 }
 
 // accounted reports whether a record or a call in progress accounts for an interface.
-func (e *Engine) accounted(o owner) bool {
+func (e *Engine) accounted(o delegates.Owner) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	slot := e.sandboxes[o.containerID]
-	return e.making[o] > 0 || e.unreadable[o.containerID] || slot != nil && slot.record != nil && slot.record.Find(o.ifName) != nil
+	slot := e.sandboxes[o.ContainerID]
+	return e.making[o] > 0 || e.unreadable[o.ContainerID] || slot != nil && slot.record != nil && slot.record.Find(o.Interface) != nil
 }
 
 // leftoverClaims are this node's claims that no attachment accounts for. Those made by
@@ -203,7 +196,7 @@ func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 func (e *Engine) accountsFor(c ipam.Claim) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.making[owner{c.Owner.ContainerID, c.Owner.IfName}] > 0 || e.unreadable[c.Owner.ContainerID] {
+	if e.making[delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName}] > 0 || e.unreadable[c.Owner.ContainerID] {
 		return true
 	}
 	slot := e.sandboxes[c.Owner.ContainerID]

@@ -19,11 +19,29 @@ type Delegate interface {
 	// Add makes the attachments and sets the Result of each. When it fails some may be made: the
 	// caller calls Del for all of them.
 	Add(ctx context.Context, s Sandbox, as []*Attachment) error
-	Del(ctx context.Context, s Sandbox, as []*Attachment) error
+	// Del returns an error, or nil, for each attachment: one that can't be unmade keeps no other.
+	Del(ctx context.Context, s Sandbox, as []*Attachment) []error
 	// Check compares what is with the attachments' Results.
 	Check(ctx context.Context, s Sandbox, as []*Attachment) error
 	// Status reports whether Add can be served for the configuration.
 	Status(ctx context.Context, list *cniconf.List) error
+}
+
+// A Collector is a delegate that finds what it has made by itself, without a record: whatever it makes
+// carries its owner's name.
+type Collector interface {
+	// Leftovers returns the names of what is there that no attachment accounts for. Both functions are
+	// asked after what is there was looked up, so that what is made meanwhile is none. Without owners
+	// only that is looked at which tells its owner itself.
+	Leftovers(ctx context.Context, accounted func(Owner) bool, owners func() []Owner) ([]string, error)
+	// RemoveLeftovers removes what Leftovers named.
+	RemoveLeftovers(ctx context.Context, names []string) error
+}
+
+// An Owner is one interface of one sandbox.
+type Owner struct {
+	ContainerID string
+	Interface   string
 }
 
 // A Sandbox is a pod's network namespace as the runtime made it.

@@ -446,9 +446,6 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 // persists reports whether a network's addresses can be an IPAMClaim's (specification 8: not those of
 // the cluster network).
 func (p *Planner) persists(list *cniconf.List, role Role) bool {
-	var ipam struct {
-		Type string `json:"type"`
-	}
 	head := list.Plugins[0]
-	return role != RoleCluster && p.cfg.Implied[head.Type] != nil && head.IPAM != nil && json.Unmarshal(head.IPAM, &ipam) == nil && ipam.Type == "patchbay-ipam"
+	return role != RoleCluster && p.cfg.Implied[head.Type] != nil && head.IPAMType == "patchbay-ipam"
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
-	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
 
@@ -79,14 +78,14 @@ func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.At
 // Del runs DEL through each list in reverse and halts a list at its first error (CNI 1.1.0 section
 // 3): the caller keeps the record and repeats the DEL. A failing attachment doesn't keep the others
 // from theirs (multi-network specification 7.2); all errors are returned.
-func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
-	var errs []error
-	for _, a := range slices.Backward(as) {
+func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
+	errs := make([]error, len(as))
+	for i, a := range slices.Backward(as) {
 		if err := d.del(ctx, s, a); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", a.Interface, err))
+			errs[i] = fmt.Errorf("%s: %w", a.Interface, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 func (d *Delegate) del(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
@@ -100,7 +99,7 @@ func (d *Delegate) del(ctx context.Context, s delegates.Sandbox, a *delegates.At
 		}
 	}
 	_, err := d.nativeHead(a, func(head *delegates.Attachment) error {
-		return d.native.Del(ctx, s, []*delegates.Attachment{head})
+		return errors.Join(d.native.Del(ctx, s, []*delegates.Attachment{head})...)
 	})
 	return err
 }
@@ -189,19 +188,10 @@ func (d *Delegate) Installed(list *cniconf.List, path []string) error {
 				return err
 			}
 		}
-		var ipam struct {
-			Type string `json:"type"`
-		}
-		if p.IPAM == nil {
+		if p.IPAMType == "" || d.native != nil && d.native.Handles(p.Type) && p.IPAMType == "patchbay-ipam" {
 			continue
 		}
-		if err := json.Unmarshal(p.IPAM, &ipam); err != nil {
-			return types.NewError(types.ErrInvalidNetworkConfig, "ipam of plugin "+p.Type, explain.JSON(p.IPAM, err))
-		}
-		if ipam.Type == "" || d.native != nil && d.native.Handles(p.Type) && ipam.Type == "patchbay-ipam" {
-			continue
-		}
-		if _, err := d.run.find(ipam.Type, path); err != nil {
+		if _, err := d.run.find(p.IPAMType, path); err != nil {
 			return err
 		}
 	}

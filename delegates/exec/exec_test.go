@@ -118,7 +118,7 @@ func TestC34C35C51DelRunsInReverseWithTheFinalResultAndIsRepeatable(t *testing.T
 	}
 	b.log()
 	b.write("two.DEL", "exit 1", 0o644)
-	if err := b.d.Del(context.Background(), sandbox, []*delegates.Attachment{a}); err == nil {
+	if err := errors.Join(b.d.Del(context.Background(), sandbox, []*delegates.Attachment{a})...); err == nil {
 		t.Error("a DEL that fails must say so")
 	}
 	log := b.log()
@@ -133,7 +133,7 @@ func TestC34C35C51DelRunsInReverseWithTheFinalResultAndIsRepeatable(t *testing.T
 	if err := os.Remove(filepath.Join(b.dir, "two.DEL")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.d.Del(context.Background(), sandbox, []*delegates.Attachment{a}); err != nil {
+	if err := errors.Join(b.d.Del(context.Background(), sandbox, []*delegates.Attachment{a})...); err != nil {
 		t.Error(err)
 	}
 	if got := commands(b.log()); got != "DEL three, DEL two, DEL one" {
@@ -145,7 +145,7 @@ func TestN49OneAttachmentsFailedDelDoesNotKeepTheOthers(t *testing.T) {
 	b := newBench(t)
 	one, two := b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "one"}`), b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "two"}`)
 	b.write("two.DEL", "exit 1", 0o644)
-	if err := b.d.Del(context.Background(), sandbox, []*delegates.Attachment{one, two}); err == nil || !strings.Contains(err.Error(), "plugin two") {
+	if err := errors.Join(b.d.Del(context.Background(), sandbox, []*delegates.Attachment{one, two})...); err == nil || !strings.Contains(err.Error(), "plugin two") {
 		t.Error(err)
 	}
 	if got := commands(b.log()); got != "DEL two, DEL one" {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -132,7 +133,7 @@ func (d *Delegate) closeLater(as []*announcer) {
 
 // Del removes ports and links; it needs neither the configuration nor the pod's namespace. Both go
 // at once: the kernel takes its 20 ms for the links while ovsdb-server commits.
-func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
+func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
 	names := make([]string, len(as))
 	for i, a := range as {
 		names[i] = HostName(s.ContainerID, a.Interface)
@@ -145,7 +146,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 		return errors.Join(d.links.remove(names), failpoint.Hit(failpoint.OvsLinkDeleted))
 	})
 	defer d.db.lookForErrors()
-	return g.Wait()
+	return slices.Repeat([]error{g.Wait()}, len(as))
 }
 
 // Status fails with 51 when Open vSwitch is away, and with 50 when this node lacks the bridge.

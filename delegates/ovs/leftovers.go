@@ -3,18 +3,13 @@ package ovs
 import (
 	"context"
 	"slices"
+
+	"github.com/patchbay-cni/patchbay/delegates"
 )
 
-// An Owner is the sandbox and interface that a port says it belongs to.
-type Owner struct {
-	ContainerID string
-	Interface   string
-}
-
-// Leftovers returns the names of our ports and links that no attachment in known accounts for. Whose a
-// link is its port tells; one without a port is judged by its name. Both are asked after what is there
-// was looked up, so that what is made meanwhile is none.
-func (d *Delegate) Leftovers(ctx context.Context, known func(Owner) bool, knownName func(string) bool) ([]string, error) {
+// Leftovers implements delegates.Collector for ports and links. Whose a link is its port tells; one
+// without a port is judged by its name.
+func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bool, owners func() []delegates.Owner) ([]string, error) {
 	c, err := d.db.client(ctx)
 	if err != nil {
 		return nil, err
@@ -34,12 +29,19 @@ func (d *Delegate) Leftovers(ctx context.Context, known func(Owner) bool, knownN
 	accounted := map[string]bool{}
 	var names []string
 	for _, p := range ports {
-		if accounted[p.Name] = known(Owner{p.ExternalIDs[idSandbox], p.ExternalIDs[idIf]}); !accounted[p.Name] {
+		if accounted[p.Name] = known(delegates.Owner{ContainerID: p.ExternalIDs[idSandbox], Interface: p.ExternalIDs[idIf]}); !accounted[p.Name] {
 			names = append(names, p.Name)
 		}
 	}
+	if owners == nil {
+		links = nil
+	} else {
+		for _, o := range owners() {
+			accounted[HostName(o.ContainerID, o.Interface)] = true
+		}
+	}
 	for _, l := range links {
-		if !accounted[l] && !knownName(l) {
+		if !accounted[l] {
 			names = append(names, l)
 		}
 	}

@@ -31,6 +31,7 @@ type Plugin struct {
 	Type         string
 	Capabilities map[string]bool
 	IPAM         json.RawMessage // the plugin's "ipam" object, nil if it has none
+	IPAMType     string          // the type that the object names, "" if there is none
 	Raw          map[string]json.RawMessage
 }
 
@@ -131,7 +132,7 @@ func parsePlugin(raw json.RawMessage) (Plugin, error) {
 		if err := json.Unmarshal(f.IPAM, &ipam); err != nil {
 			return p, invalid("ipam: %s", explain.JSON(f.IPAM, err))
 		}
-		p.IPAM = f.IPAM
+		p.IPAM, p.IPAMType = f.IPAM, ipam.Type
 	}
 	return p, CheckType(p.Type)
 }

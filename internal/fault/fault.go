@@ -1,0 +1,67 @@
+// Package fault classifies errors by what a caller can do about them. There is one classification;
+// the doors make a CNI code, an HTTP status or the reason of an Event of it, in one table each.
+package fault
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// A Class says what a caller can do about an error.
+type Class int
+
+// The classes.
+const (
+	Internal    Class = iota // a fault of ours, or of nobody who has said more: read the log
+	NotFound                 // what the request is about is not there
+	Forbidden                // the caller may not
+	Conflict                 // what is there stands against the request
+	Invalid                  // the request, or a configuration it leads to, can't be honoured as it is
+	RetryLater               // the same request will do in a moment
+	Unavailable              // something that is needed is away: the same request will do once it is back
+)
+
+// classified is an error that knows its class.
+type classified struct {
+	class Class
+	text  string
+}
+
+func (e *classified) Error() string { return e.text }
+
+// New returns an error of a class, to be wrapped and compared with errors.Is.
+func New(c Class, text string) error { return &classified{c, text} }
+
+// Of returns the class of an error: that of the first error of its tree that has one. A CNI error, a
+// plugin's for instance, is classified by its code (CNI 1.1.0 section 5); an error that nobody has
+// classified is Internal.
+func Of(err error) Class {
+	var own *classified
+	if errors.As(err, &own) {
+		return own.class
+	}
+	var cni *types.Error
+	if errors.As(err, &cni) {
+		return ofCode(cni.Code)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return RetryLater
+	}
+	return Internal
+}
+
+func ofCode(code uint) Class {
+	switch code {
+	case types.ErrTryAgainLater:
+		return RetryLater
+	case 50, 51: // STATUS: not available, limited connectivity
+		return Unavailable
+	case types.ErrUnsupportedField, types.ErrIncompatibleCNIVersion, types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, 100:
+		return Invalid
+	case types.ErrUnknownContainer, types.ErrInvalidEnvironmentVariables:
+		return NotFound
+	}
+	return Internal
+}

@@ -1,0 +1,33 @@
+// Package txn is the transaction of a store as those see it who only pass it on: changes of records
+// that happen together or not at all. What is in one is known to the store that it is made for.
+package txn
+
+import "github.com/patchbay-cni/patchbay/internal/fault"
+
+var (
+	// ErrConflict says that a transaction's condition did not hold: a record has changed, or has
+	// another owner, and nothing was written.
+	ErrConflict = fault.New(fault.RetryLater, "transaction refused: a record has changed or has another owner")
+	// ErrUnavailable says that the store gave no answer in time. The transaction may have been committed.
+	ErrUnavailable = fault.New(fault.Unavailable, "the store of records is unavailable")
+)
+
+// A Txn is changes, with the conditions under which they are made. It is safe to apply twice.
+type Txn interface {
+	// Join returns the changes and conditions of both; the other one is of the same store.
+	Join(Txn) Txn
+}
+
+// Join joins any number of transactions, of which some may be nil; nil if all are.
+func Join(all ...Txn) Txn {
+	var joined Txn
+	for _, t := range all {
+		switch {
+		case joined == nil:
+			joined = t
+		case t != nil:
+			joined = joined.Join(t)
+		}
+	}
+	return joined
+}
