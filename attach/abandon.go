@@ -44,10 +44,8 @@ func (e *Engine) due(a Attachment, now time.Time) bool {
 		return false
 	case a.Status.Phase != Abandoned:
 		return true
-	case e.delegate(a.Spec.Config) == e.Native:
-		return e.Native.Connected()
 	}
-	return now.Sub(a.Status.Deletion.Last) >= abandonedRetry
+	return e.Delegates.Cheap(a.Spec.Config) || now.Sub(a.Status.Deletion.Last) >= abandonedRetry
 }
 
 // failed returns the attachment as it is recorded after a DEL that failed.
@@ -129,10 +127,8 @@ func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachme
 // link that we made at the head of its chain, the interface in the pod, and the addresses that its
 // plugins asked us for, which are free from now on.
 func (e *Engine) cutLoose(ctx context.Context, d delegates.Sandbox, a Attachment) error {
-	if e.Native.Handles(a.Spec.Config.Plugins[0].Type) {
-		if err := errors.Join(e.Native.Del(ctx, d, []*delegates.Attachment{a.work()})...); err != nil {
-			return err
-		}
+	if err := e.Delegates.DelHead(ctx, d, a.work()); err != nil {
+		return err
 	}
 	if d.Netns != nil && a.tellsInterface() {
 		if err := takeOut(d.Netns, a.Spec.Interface); err != nil {
@@ -156,8 +152,8 @@ func (a *Attachment) tellsInterface() bool {
 // askedFor are the claims that plugins of the attachment asked us for, and would have freed.
 func (e *Engine) askedFor(ctx context.Context, containerID string, a Attachment) ([]ipam.Claim, error) {
 	var all []ipam.Claim
-	for _, p := range a.Spec.Config.Plugins {
-		if p.IPAMType != ipam.Type || e.Native.Handles(p.Type) {
+	for _, p := range e.Delegates.Executed(a.Spec.Config) {
+		if p.IPAMType != ipam.Type {
 			continue
 		}
 		pool, err := ipam.NameOf(p.IPAM)

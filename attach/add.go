@@ -235,7 +235,7 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	}
 	clock := m.e.stages(command)
 	for i, a := range m.work {
-		if err := errors.Join(m.as[i].Spec.checkRequests(), m.e.Plugins.Installed(a.Config, m.sandbox.Path)); err != nil {
+		if err := errors.Join(m.as[i].Spec.checkRequests(), m.e.Delegates.Installed(a.Config, m.sandbox.Path)); err != nil {
 			return nil, m.explain(fmt.Errorf("%s: %w", a.Interface, err))
 		}
 	}
@@ -245,6 +245,7 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	}
 	clock("ipam")
 	m.writeIntent(ctx)
+	m.sandbox.Recorded = m.awaitIntent
 	var record *Sandbox
 	err := m.prepareDevices()
 	if err == nil {
@@ -265,7 +266,7 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 func (m *making) reserve(ctx context.Context) error {
 	for i, a := range m.work {
 		p := a.Config.Plugins[0]
-		if !m.e.Native.Handles(p.Type) {
+		if !m.e.Delegates.Asks(a.Config) {
 			continue
 		}
 		requested, err := Requested(a.RuntimeConfig["ips"])
@@ -326,28 +327,10 @@ func (m *making) awaitIntent() error {
 	return m.intentErr
 }
 
-// make has the delegates make the attachments, in order; neighbours of one delegate go to it
-// together.
+// make has the delegates make the attachments, and returns the record of what came of it.
 func (m *making) make(ctx context.Context) (*Sandbox, error) {
-	for begin := 0; begin < len(m.work); {
-		d := m.e.delegate(m.work[begin].Config)
-		end := begin + 1
-		for end < len(m.work) && m.e.delegate(m.work[end].Config) == d {
-			end++
-		}
-		if d != m.e.Native {
-			// What a plugin makes is found again only through the record.
-			if err := m.awaitIntent(); err != nil {
-				return nil, err
-			}
-		}
-		if err := m.foreignIPAM(ctx, m.work[begin:end]); err != nil {
-			return nil, err
-		}
-		if err := d.Add(ctx, m.sandbox, m.work[begin:end]); err != nil {
-			return nil, err
-		}
-		begin = end
+	if err := m.e.Delegates.Add(ctx, m.sandbox, m.work); err != nil {
+		return nil, err
 	}
 	if err := m.awaitIntent(); err != nil {
 		return nil, err
@@ -366,25 +349,6 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 	whole.Ending = false
 	record, err := applyDefaultRoutes(m.sandbox, whole)
 	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))
-}
-
-// foreignIPAM asks other IPAM plugins for the addresses of natively made attachments.
-func (m *making) foreignIPAM(ctx context.Context, as []*delegates.Attachment) error {
-	for _, a := range as {
-		typ := m.e.foreignIPAM(a.Config)
-		if typ == "" {
-			continue
-		}
-		if err := m.awaitIntent(); err != nil {
-			return err
-		}
-		res, err := m.e.Plugins.IPAM(ctx, "ADD", typ, m.sandbox, a)
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.Interface, err)
-		}
-		a.Addresses = res
-	}
-	return nil
 }
 
 func (m *making) finish(ctx context.Context, record *Sandbox) error {

@@ -9,20 +9,10 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 )
-
-// foreignIPAM is the IPAM plugin, not ours, that gives a native attachment its addresses; "" if none.
-func (e *Engine) foreignIPAM(list *cniconf.List) string {
-	typ := list.Plugins[0].IPAMType
-	if !e.Native.Handles(list.Plugins[0].Type) || typ == ipam.Type {
-		return ""
-	}
-	return typ
-}
 
 // Requested reads the capability argument ips: addresses with or without a prefix length.
 func Requested(raw json.RawMessage) ([]ipam.Request, error) {

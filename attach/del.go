@@ -235,27 +235,13 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 	for i, a := range as {
 		work[i] = a.work()
 	}
-	errs := make([]error, len(as))
-	for end := len(work); end > 0; {
-		del := e.delegate(work[end-1].Config)
-		begin := end - 1
-		for del == e.Native && begin > 0 && e.delegate(work[begin-1].Config) == del {
-			begin--
-		}
-		err := errors.Join(del.Del(ctx, d, work[begin:end])...)
-		if err != nil && del != e.Native && definite(err) && e.neverMade(ctx, d, as[begin]) {
+	errs := e.Delegates.Del(ctx, d, work)
+	for i, a := range as {
+		if errs[i] != nil && definite(errs[i]) && e.neverMade(ctx, d, a) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
-			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", work[begin].Interface, "error", err)
-			err = e.cutLoose(ctx, d, as[begin])
-		} else if err == nil {
-			err = e.foreignRelease(ctx, d, work[begin:end])
+			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", a.Spec.Interface, "error", errs[i])
+			errs[i] = e.cutLoose(ctx, d, a)
 		}
-		for i := begin; i < end; i++ {
-			errs[i] = err
-		}
-		end = begin
-	}
-	for i := range as {
 		if errs[i] == nil {
 			errs[i] = cleanDevices(d.ContainerID, as[i:i+1])
 		}
@@ -273,6 +259,8 @@ func (a Attachment) work() *delegates.Attachment {
 // not known whether the plugin was asked, and there is neither an interface nor an address of it.
 func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachment) bool {
 	switch {
+	case len(e.Delegates.Executed(a.Spec.Config)) == 0:
+		return false // nobody refuses
 	case a.Status.Refused:
 		return true
 	case a.Status.Result != nil:
@@ -298,27 +286,14 @@ func definite(err error) bool {
 	return errors.As(err, &e) && e.Code != types.ErrTryAgainLater
 }
 
-// foreignRelease has other IPAM plugins free the addresses of natively made attachments.
-func (e *Engine) foreignRelease(ctx context.Context, d delegates.Sandbox, as []*delegates.Attachment) error {
-	var errs []error
-	for _, a := range as {
-		if typ := e.foreignIPAM(a.Config); typ != "" {
-			if _, err := e.Plugins.IPAM(ctx, "DEL", typ, d, a); err != nil {
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // removeUnrecorded frees what a sandbox without a record has on Open vSwitch, found by the name it
 // bears there.
 func (e *Engine) removeUnrecorded(ctx context.Context, containerID string) error {
-	names, err := e.Native.Leftovers(ctx,
+	names, err := e.Delegates.Leftovers(ctx,
 		func(o delegates.Owner) bool { return o.ContainerID != containerID },
 		nil)
 	if err != nil {
 		return err
 	}
-	return e.Native.RemoveLeftovers(ctx, names)
+	return e.Delegates.RemoveLeftovers(ctx, names)
 }

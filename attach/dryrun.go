@@ -32,10 +32,10 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 			return s, nil, err
 		}
 	}
-	if err := e.Plugins.Installed(w.Config, s.CNIPath); err != nil {
+	if err := e.Delegates.Installed(w.Config, s.CNIPath); err != nil {
 		return s, nil, err
 	}
-	if err := e.delegate(w.Config).Status(ctx, w.Config); err != nil {
+	if err := e.Delegates.Status(ctx, w.Config); err != nil {
 		return s, nil, err
 	}
 	return s, &Attachment{Spec: newSpec(w, s.ContainerID), Status: Status{Phase: Pending, Message: "dry run: nothing was made"}}, nil

@@ -11,11 +11,9 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -42,34 +40,16 @@ type Records interface {
 	Remove(ctx context.Context, s *Sandbox, with []clientv3.Op) error
 }
 
-// Native is the delegate of ours.
-type Native interface {
-	delegates.Delegate
-	delegates.Collector
-	Handles(pluginType string) bool
-	// Connected reports whether Open vSwitch answers now.
-	Connected() bool
-}
-
-// Plugins is the delegate that executes.
-type Plugins interface {
-	delegates.Delegate
-	Installed(list *cniconf.List, path []string) error
-	GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error
-	IPAM(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error)
-}
-
 // Options are what an Engine is made of.
 type Options struct {
-	Node    string
-	Records Records
-	Native  Native
-	Plugins Plugins
-	IPAM    *node.Allocator
-	Pools   map[string]ipam.Config
-	Claims  Claims // IPAMClaims; nil without Kubernetes
-	GCGrace time.Duration
-	GiveUp  GiveUp
+	Node      string
+	Records   Records
+	Delegates *delegates.Chain
+	IPAM      *node.Allocator
+	Pools     map[string]ipam.Config
+	Claims    Claims // IPAMClaims; nil without Kubernetes
+	GCGrace   time.Duration
+	GiveUp    GiveUp
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
 	Mend  bool
 	Log   *slog.Logger
@@ -301,14 +281,6 @@ func (e *Engine) Pod(namespace, name string) (*Sandbox, error) {
 
 // Watch tells fn of every change from now on until the context ends; slow receivers are cut off.
 func (e *Engine) Watch(ctx context.Context) <-chan Event { return e.hub.subscribe(ctx) }
-
-// delegate chooses who makes an attachment.
-func (e *Engine) delegate(list *cniconf.List) delegates.Delegate {
-	if len(list.Plugins) == 1 && e.Native.Handles(list.Plugins[0].Type) {
-		return e.Native
-	}
-	return e.Plugins
-}
 
 // enter returns the sandbox as delegates want it, with its namespace open if it is still the one
 // that was recorded. Close it.

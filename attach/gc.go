@@ -127,7 +127,7 @@ func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
 		}
 	}
 	for name, list := range lists {
-		errs = append(errs, e.Plugins.GC(ctx, list, attachments[name]))
+		errs = append(errs, e.Delegates.GC(ctx, list, attachments[name]))
 	}
 	return errors.Join(errs...)
 }

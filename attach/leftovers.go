@@ -114,7 +114,7 @@ func (e *Engine) removeLeftoverPort(ctx context.Context, name string) error {
 	if !slices.Contains(names, name) {
 		return fmt.Errorf("port %s: %w", name, ErrNoLeftover)
 	}
-	return e.Native.RemoveLeftovers(ctx, []string{name})
+	return e.Delegates.RemoveLeftovers(ctx, []string{name})
 }
 
 func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {

@@ -124,7 +124,7 @@ func (e *Engine) removeUnowned(ctx context.Context, lost bool) (kept []string, e
 	}
 	if err == nil && len(names) > 0 {
 		e.Log.Warn("removing ports and links without a record", "ports", names)
-		err = e.Native.RemoveLeftovers(ctx, names)
+		err = e.Delegates.RemoveLeftovers(ctx, names)
 		e.Meter.Leaked("port", len(names))
 	}
 	all, allErr := e.IPAM.Claims(ctx, "")
@@ -149,7 +149,7 @@ func isLink(name string) bool {
 
 // leftoverPorts are the ports and links that neither a record nor a call in progress accounts for.
 func (e *Engine) leftoverPorts(ctx context.Context) ([]string, error) {
-	return e.Native.Leftovers(ctx, e.accounted, e.owners)
+	return e.Delegates.Leftovers(ctx, e.accounted, e.owners)
 }
 
 // owners returns the interfaces that a record or a call in progress accounts for.

@@ -57,7 +57,7 @@ func (m *making) unmake(ctx context.Context, cause error) (gone, failed []Attach
 	for i, a := range m.work {
 		st := &m.as[i].Status
 		st.Phase, st.Result, st.Refused = Failed, a.Result, a.Tried && a.Result == nil && definite(cause)
-		if a.Tried || a.Addresses != nil {
+		if a.Tried {
 			tried = append(tried, m.as[i])
 		} else {
 			gone = append(gone, m.as[i])

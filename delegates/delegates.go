@@ -1,5 +1,5 @@
-// Package delegates defines what makes attachments: the native Open vSwitch delegate
-// (delegates/ovs) and any CNI plugin (delegates/exec).
+// Package delegates defines what makes attachments, and chooses who makes which: a native delegate, such
+// as the one for Open vSwitch (delegates/ovs), or CNI plugins that are executed (delegates/exec).
 package delegates
 
 import (
@@ -56,6 +56,9 @@ type Sandbox struct {
 	Args string
 	// Path is CNI_PATH for delegates that are executed.
 	Path []string
+	// Recorded returns when it is recorded what Add is about to make, or why it can't be. What does not
+	// bear its owner's name is made after that.
+	Recorded func() error
 }
 
 // An Attachment is one interface that a delegate is asked for.

@@ -19,23 +19,14 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
 
-// A Native is a delegate of ours that may stand at the head of a list of plugins.
-type Native interface {
-	delegates.Delegate
-	Handles(pluginType string) bool
-}
-
 // A Delegate runs the plugins of an attachment's configuration one after another.
-type Delegate struct {
-	run    *Runner
-	native Native // nil: none
-}
+type Delegate struct{ run *Runner }
 
-// New returns the delegate. A list may begin with a plugin that native handles; the rest is
-// executed, with its result as prevResult.
-func New(r *Runner, native Native) *Delegate { return &Delegate{run: r, native: native} }
+// New returns the delegate.
+func New(r *Runner) *Delegate { return &Delegate{r} }
 
-// Add runs ADD through each attachment's list, the attachments in turn.
+// Add runs ADD through each attachment's list, the attachments in turn. A Result that one has already is
+// the first plugin's prevResult.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
 		a.Tried = true
@@ -47,15 +38,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 }
 
 func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
-	first, err := d.nativeHead(a, func(head *delegates.Attachment) error {
-		err := d.native.Add(ctx, s, []*delegates.Attachment{head})
-		a.Result, a.Bridge, a.Port = head.Result, head.Bridge, head.Port
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for i := first; i < len(a.Config.Plugins); i++ {
+	for i := range a.Config.Plugins {
 		out, err := d.plugin(ctx, "ADD", s, a, i, a.Result)
 		if err != nil {
 			return err
@@ -75,50 +58,29 @@ func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.At
 	return nil
 }
 
-// Del runs DEL through each list in reverse and halts a list at its first error (CNI 1.1.0 section
-// 3): the caller keeps the record and repeats the DEL. A failing attachment doesn't keep the others
-// from theirs (multi-network specification 7.2); all errors are returned.
+// Del runs DEL through each list in reverse. A plugin that fails keeps neither the others of its list nor
+// the other attachments from theirs (multi-network specification 7.2): what can be freed is, all errors
+// are returned, and the caller keeps the record and repeats the DEL.
 func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
 	errs := make([]error, len(as))
-	for i, a := range slices.Backward(as) {
-		if err := d.del(ctx, s, a); err != nil {
-			errs[i] = fmt.Errorf("%s: %w", a.Interface, err)
+	for n, a := range slices.Backward(as) {
+		for i := range slices.Backward(a.Config.Plugins) {
+			if _, err := d.plugin(ctx, "DEL", s, a, i, a.Result); err != nil {
+				errs[n] = errors.Join(errs[n], fmt.Errorf("%s: %w", a.Interface, err))
+			}
 		}
 	}
 	return errs
-}
-
-func (d *Delegate) del(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
-	first := 0
-	if d.hasNativeHead(a) {
-		first = 1
-	}
-	for i := len(a.Config.Plugins) - 1; i >= first; i-- {
-		if _, err := d.plugin(ctx, "DEL", s, a, i, a.Result); err != nil {
-			return err
-		}
-	}
-	_, err := d.nativeHead(a, func(head *delegates.Attachment) error {
-		return errors.Join(d.native.Del(ctx, s, []*delegates.Attachment{head})...)
-	})
-	return err
 }
 
 // Check runs CHECK through each list, in order, unless the configuration forbids it or is older
 // than CHECK.
 func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
-		if has, err := cniversion.GreaterThanOrEqualTo(a.Config.CNIVersion, "0.4.0"); a.Config.DisableCheck || err != nil || !has {
+		if has, err := cniversion.GreaterThanOrEqualTo(a.Config.CNIVersion, "0.4.0"); err != nil || !has || a.Config.DisableCheck {
 			continue
 		}
-		first, err := d.nativeHead(a, func(head *delegates.Attachment) error {
-			head.Result = a.Result
-			return d.native.Check(ctx, s, []*delegates.Attachment{head})
-		})
-		if err != nil {
-			return err
-		}
-		for i := first; i < len(a.Config.Plugins); i++ {
+		for i := range a.Config.Plugins {
 			if _, err := d.plugin(ctx, "CHECK", s, a, i, a.Result); err != nil {
 				return err
 			}
@@ -133,12 +95,6 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 		return nil
 	}
 	for i, p := range list.Plugins {
-		if i == 0 && d.native != nil && d.native.Handles(p.Type) {
-			if err := d.native.Status(ctx, list); err != nil {
-				return err
-			}
-			continue
-		}
 		if p.Type == cniconf.Passthru {
 			continue
 		}
@@ -165,8 +121,8 @@ func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCA
 	}
 	var errs []error
 	for i, p := range list.Plugins {
-		if p.Type == cniconf.Passthru || d.native != nil && d.native.Handles(p.Type) {
-			continue // nothing to collect, or the daemon collects its own
+		if p.Type == cniconf.Passthru {
+			continue // it has made nothing
 		}
 		conf, err := list.Request(i, cniconf.Inject{ValidAttachments: attachments})
 		if err == nil {
@@ -179,19 +135,14 @@ func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCA
 	return errors.Join(errs...)
 }
 
-// Installed reports, before anything is made, which of the plugins that the list needs is not there:
-// one that can't be executed can't undo either.
-func (d *Delegate) Installed(list *cniconf.List, path []string) error {
-	for _, p := range list.Plugins {
-		if p.Type != cniconf.Passthru && (d.native == nil || !d.native.Handles(p.Type)) {
-			if _, err := d.run.find(p.Type, path); err != nil {
-				return err
-			}
-		}
-		if p.IPAMType == "" || d.native != nil && d.native.Handles(p.Type) && p.IPAMType == "patchbay-ipam" {
+// Installed fails for the first of the plugin types that is in none of the permitted directories. Types
+// that are empty need no file.
+func (d *Delegate) Installed(pluginTypes, path []string) error {
+	for _, t := range pluginTypes {
+		if t == "" || t == cniconf.Passthru {
 			continue
 		}
-		if _, err := d.run.find(p.IPAMType, path); err != nil {
+		if _, err := d.run.find(t, path); err != nil {
 			return err
 		}
 	}
@@ -234,21 +185,4 @@ func (d *Delegate) plugin(ctx context.Context, command string, s delegates.Sandb
 	}
 	return d.run.Run(ctx, Call{Command: command, Type: a.Config.Plugins[i].Type, ContainerID: s.ContainerID, Netns: ns,
 		IfName: a.Interface, Args: delegates.CNIArgs(s, a), Path: s.Path, Config: conf})
-}
-
-func (d *Delegate) hasNativeHead(a *delegates.Attachment) bool {
-	return d.native != nil && len(a.Config.Plugins) > 0 && d.native.Handles(a.Config.Plugins[0].Type)
-}
-
-// nativeHead calls do with the native part of the attachment, if it has one, and returns the index
-// of the first plugin to be executed.
-func (d *Delegate) nativeHead(a *delegates.Attachment, do func(*delegates.Attachment) error) (int, error) {
-	if !d.hasNativeHead(a) {
-		return 0, nil
-	}
-	head := *a
-	list := *a.Config
-	list.Plugins = a.Config.Plugins[:1]
-	head.Config = &list
-	return 1, do(&head)
 }

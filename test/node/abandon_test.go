@@ -16,9 +16,18 @@ import (
 // stubborn is a node whose plugin good refuses every DEL as long as broken.
 type stubborn struct{ *recorded }
 
+// keeper is the plugin bridge, but that it keeps its interface and its address as long as DELs fail.
+const keeper = `#!/bin/sh
+[ "$CNI_COMMAND" = DEL ] && [ -e LOG.faildel ] && { echo '{"code":11,"msg":"not found"}'; exit 1; }
+for dir in $(echo "$CNI_PATH" | tr : ' '); do [ -x "$dir/bridge" ] && exec "$dir/bridge"; done
+`
+
 func newStubborn(t *testing.T, set ...string) *stubborn {
 	s := &stubborn{newRecorded(t, set...)}
-	s.Write(t, "addressed.yaml", nad("addressed", `{"cniVersion": "1.0.0", "name": "addressed", "plugins": [{"type": "bridge", "bridge": "sbr0",
+	if err := os.WriteFile(filepath.Join(filepath.Dir(s.log), "keeper"), []byte(strings.ReplaceAll(keeper, "LOG", s.log)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.Write(t, "addressed.yaml", nad("addressed", `{"cniVersion": "1.0.0", "name": "addressed", "plugins": [{"type": "keeper", "bridge": "sbr0",
  "ipam": {"type": "patchbay-ipam", "network": "10.80.0.0/16", "subnetLen": 24, "cooldown": "0s"}}, {"type": "good"}]}`))
 	s.Write(t, "plain.yaml", nad("plain", `{"cniVersion": "1.0.0", "name": "plain", "plugins": [{"type": "bridge", "bridge": "sbr0",
  "ipam": {"type": "patchbay-ipam", "network": "10.80.0.0/16", "subnetLen": 24, "cooldown": "0s"}}]}`))

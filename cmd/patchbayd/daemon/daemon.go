@@ -22,6 +22,7 @@ import (
 	kubesink "github.com/patchbay-cni/patchbay/attach/sinks/kube"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/exec"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/marker"
@@ -61,7 +62,7 @@ type Daemon struct {
 	devices   *kube.Slices  // of DRA drivers; nil without Kubernetes
 	native    *ovs.Delegate
 	marker    *marker.Marker // nil unless ovs.marker
-	plugins   *exec.Delegate
+	delegates *delegates.Chain
 	alloc     *node.Allocator
 	store     *store.Store
 	engine    *attach.Engine
@@ -139,14 +140,14 @@ func (d *Daemon) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.plugins = exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
+	d.delegates = delegates.NewChain(exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
 		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
-		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
+		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}})), d.native)
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	d.planner = meta.NewPlanner(d.source, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.countReady})
-	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Native: d.native, Plugins: d.plugins, IPAM: d.alloc,
+	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.alloc,
 		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace),
 		GiveUp: attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims, Recorded: d.noteRecords})
 	if err != nil {
@@ -334,7 +335,7 @@ func (d *Daemon) probe(ctx context.Context) error {
 		return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
 	}
 	for _, w := range wanted {
-		if err := d.plugins.Status(ctx, w.Config); err != nil {
+		if err := d.delegates.Status(ctx, w.Config); err != nil {
 			return fmt.Errorf("network %s: %w", w.Config.Name, err)
 		}
 	}

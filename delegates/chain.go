@@ -1,0 +1,337 @@
+package delegates
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/internal/link"
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+// A Native is a delegate of ours: it makes interfaces of its own plugin types, alone or at the head of
+// a list of plugins, without executing anything. It is given its addresses, and what it makes bears its
+// owner's name.
+type Native interface {
+	Delegate
+	Collector
+	// Handles reports whether a plugin type is the delegate's.
+	Handles(pluginType string) bool
+	// Connected reports whether what the delegate works with can be reached now.
+	Connected() bool
+}
+
+// An Executor is the delegate that executes plugins: package delegates/exec.
+type Executor interface {
+	Delegate
+	// Installed fails for the first of the plugin types that is in none of the permitted directories.
+	Installed(pluginTypes, path []string) error
+	// GC tells the plugins of a list which of their attachments are valid.
+	GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error
+	// IPAM runs an IPAM plugin, with the configuration of the list's first plugin.
+	IPAM(ctx context.Context, command, typ string, s Sandbox, a *Attachment) (*types100.Result, error)
+}
+
+// A Chain chooses who makes an attachment: a native delegate, the executor, or, for a list that begins
+// with a native's plugin type, the native one and the executor behind it, with its result as prevResult.
+// It is a Delegate and a Collector itself, the one that the engine knows.
+type Chain struct {
+	natives []Native
+	exec    Executor
+}
+
+// NewChain returns the chain of the delegates. A native delegate is one more argument.
+func NewChain(e Executor, natives ...Native) *Chain { return &Chain{natives, e} }
+
+// head is the native delegate that a list begins with, nil if none.
+func (c *Chain) head(list *cniconf.List) Native {
+	for _, n := range c.natives {
+		if n.Handles(list.Plugins[0].Type) {
+			return n
+		}
+	}
+	return nil
+}
+
+// whole is the native delegate that makes all of a list, nil if plugins are to be executed.
+func (c *Chain) whole(list *cniconf.List) Native {
+	if len(list.Plugins) > 1 {
+		return nil
+	}
+	return c.head(list)
+}
+
+// Executed returns the plugins of a list that are executed.
+func (c *Chain) Executed(list *cniconf.List) []cniconf.Plugin {
+	if c.head(list) != nil {
+		return list.Plugins[1:]
+	}
+	return list.Plugins
+}
+
+// Asks reports whether a list's addresses are to be had from our IPAM, before Add: a native delegate
+// makes it, and its configuration names our IPAM or none. All others ask for addresses themselves.
+func (c *Chain) Asks(list *cniconf.List) bool {
+	first := list.Plugins[0]
+	return c.head(list) != nil && (first.IPAM == nil || first.IPAMType == ipam.Type)
+}
+
+// otherIPAM is the IPAM plugin, not ours, that is executed for a native attachment; "" if none is.
+func (c *Chain) otherIPAM(list *cniconf.List) string {
+	if typ := list.Plugins[0].IPAMType; typ != ipam.Type && c.head(list) != nil {
+		return typ
+	}
+	return ""
+}
+
+// Installed reports, before anything is made, which of the plugins that the list needs is not there:
+// one that can't be executed can't undo either.
+func (c *Chain) Installed(list *cniconf.List, path []string) error {
+	var needed []string
+	for _, p := range c.Executed(list) {
+		needed = append(needed, p.Type, p.IPAMType)
+	}
+	return c.exec.Installed(append(needed, c.otherIPAM(list)), path)
+}
+
+// Add implements Delegate. Neighbours that one native delegate makes go to it together. What is executed
+// is executed after s.Recorded, as it is found again only through the record.
+func (c *Chain) Add(ctx context.Context, s Sandbox, as []*Attachment) error {
+	for rest := as; len(rest) > 0; {
+		n, count := c.whole(rest[0].Config), 1
+		for n != nil && count < len(rest) && c.whole(rest[count].Config) == n {
+			count++
+		}
+		group := rest[:count]
+		rest = rest[count:]
+		for _, a := range group {
+			if err := c.addresses(ctx, s, a); err != nil {
+				return fmt.Errorf("%s: %w", a.Interface, err)
+			}
+		}
+		var err error
+		if n != nil {
+			err = n.Add(ctx, s, group)
+		} else {
+			err = c.addList(ctx, s, group[0])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addresses has another IPAM plugin give a native attachment its addresses.
+func (c *Chain) addresses(ctx context.Context, s Sandbox, a *Attachment) error {
+	typ := c.otherIPAM(a.Config)
+	if typ == "" {
+		return nil
+	}
+	if err := s.Recorded(); err != nil {
+		return err
+	}
+	a.Tried = true
+	res, err := c.exec.IPAM(ctx, "ADD", typ, s, a)
+	a.Addresses = res
+	return err
+}
+
+func (c *Chain) addList(ctx context.Context, s Sandbox, a *Attachment) error {
+	if err := s.Recorded(); err != nil {
+		return err
+	}
+	if n := c.head(a.Config); n != nil {
+		head := a.part(0, 1)
+		err := n.Add(ctx, s, []*Attachment{head})
+		a.Result, a.Bridge, a.Port, a.Tried = head.Result, head.Bridge, head.Port, a.Tried || head.Tried
+		if err != nil {
+			return err
+		}
+	}
+	tail := c.tail(a)
+	err := c.exec.Add(ctx, s, []*Attachment{tail})
+	a.Result, a.Tried = tail.Result, a.Tried || tail.Tried
+	return err
+}
+
+// tail is the part of an attachment that is executed.
+func (c *Chain) tail(a *Attachment) *Attachment {
+	return a.part(len(a.Config.Plugins)-len(c.Executed(a.Config)), len(a.Config.Plugins))
+}
+
+// part is an attachment with a part of its plugins.
+func (a *Attachment) part(from, to int) *Attachment {
+	p := *a
+	p.Config = sublist(a.Config, from, to)
+	return &p
+}
+
+func sublist(list *cniconf.List, from, to int) *cniconf.List {
+	l := *list
+	l.Plugins = list.Plugins[from:to]
+	return &l
+}
+
+// Del implements Delegate, in reverse order. Other IPAM plugins free the addresses of native attachments
+// when those are gone.
+func (c *Chain) Del(ctx context.Context, s Sandbox, as []*Attachment) []error {
+	errs := make([]error, len(as))
+	for end := len(as); end > 0; {
+		n, begin := c.whole(as[end-1].Config), end-1
+		for n != nil && begin > 0 && c.whole(as[begin-1].Config) == n {
+			begin--
+		}
+		if n != nil {
+			copy(errs[begin:], n.Del(ctx, s, as[begin:end]))
+		} else {
+			errs[begin] = c.delList(ctx, s, as[begin])
+		}
+		for i := begin; i < end; i++ {
+			if typ := c.otherIPAM(as[i].Config); typ != "" && errs[i] == nil {
+				_, errs[i] = c.exec.IPAM(ctx, "DEL", typ, s, as[i])
+			}
+		}
+		end = begin
+	}
+	return errs
+}
+
+// delList unmakes what is executed of a list, and then its head whether that could be unmade or not.
+func (c *Chain) delList(ctx context.Context, s Sandbox, a *Attachment) error {
+	return errors.Join(append(c.exec.Del(ctx, s, []*Attachment{c.tail(a)}), c.DelHead(ctx, s, a))...)
+}
+
+// DelHead unmakes what a native delegate has made at the head of a list, and executes nothing.
+func (c *Chain) DelHead(ctx context.Context, s Sandbox, a *Attachment) error {
+	n := c.head(a.Config)
+	if n == nil {
+		return nil
+	}
+	return errors.Join(n.Del(ctx, s, []*Attachment{a.part(0, 1)})...)
+}
+
+// Check implements Delegate.
+func (c *Chain) Check(ctx context.Context, s Sandbox, as []*Attachment) error {
+	for _, a := range as {
+		if a.Config.DisableCheck {
+			continue
+		}
+		if n := c.head(a.Config); n != nil {
+			if err := n.Check(ctx, s, []*Attachment{a.part(0, 1)}); err != nil {
+				return err
+			}
+		}
+		if tail := c.tail(a); len(tail.Config.Plugins) > 0 {
+			if err := c.exec.Check(ctx, s, []*Attachment{tail}); err != nil {
+				return err
+			}
+		}
+		if typ := c.otherIPAM(a.Config); typ != "" {
+			if _, err := c.exec.IPAM(ctx, "CHECK", typ, s, a); err != nil {
+				return fmt.Errorf("%s: %w", a.Interface, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Status implements Delegate.
+func (c *Chain) Status(ctx context.Context, list *cniconf.List) error {
+	if n := c.head(list); n != nil {
+		if err := n.Status(ctx, list); err != nil {
+			return err
+		}
+	}
+	if tail := c.Executed(list); len(tail) > 0 {
+		return c.exec.Status(ctx, sublist(list, len(list.Plugins)-len(tail), len(list.Plugins)))
+	}
+	return nil
+}
+
+// Cheap reports whether an attachment can be unmade without executing anything, now.
+func (c *Chain) Cheap(list *cniconf.List) bool {
+	n := c.whole(list)
+	return n != nil && n.Connected()
+}
+
+// Mend restores what an attachment has lost of its interface in the pod, and makes one of a native
+// delegate again if that is not enough. It returns what was lost, nil if nothing was, and why that can't
+// be mended. Nothing is executed.
+func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err error) {
+	if lost = c.damage(ctx, s, a); lost == nil {
+		return nil, nil
+	}
+	err = s.Netns.Do(a.nic().Apply)
+	if err == nil && c.damage(ctx, s, a) == nil {
+		return lost, nil
+	}
+	n := c.whole(a.Config)
+	if n == nil {
+		return lost, errors.Join(err, c.damage(ctx, s, a))
+	}
+	again := *a
+	again.Addresses = a.Result
+	if err := errors.Join(n.Del(ctx, s, []*Attachment{&again})...); err != nil {
+		return lost, err
+	}
+	err = n.Add(ctx, s, []*Attachment{&again})
+	a.Result = again.Result
+	return lost, err
+}
+
+// damage says what an attachment has lost. While what a native delegate works with is away nothing is
+// known, and an interface that may be forwarding is left alone.
+func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
+	n := c.whole(a.Config)
+	if n == nil {
+		return s.Netns.Do(a.nic().Check)
+	}
+	if !n.Connected() {
+		return nil
+	}
+	err := n.Check(ctx, s, []*Attachment{a})
+	if fault.Of(err) == fault.RetryLater {
+		return nil
+	}
+	return err
+}
+
+func (a *Attachment) nic() link.NIC {
+	return link.NIC{Name: a.Interface, Result: a.Result, AnyRoutes: len(a.Config.Plugins) > 1}
+}
+
+// GC tells the executed plugins of a list which of their attachments are valid.
+func (c *Chain) GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error {
+	tail := c.Executed(list)
+	return c.exec.GC(ctx, sublist(list, len(list.Plugins)-len(tail), len(list.Plugins)), valid)
+}
+
+// Leftovers implements Collector: those of all native delegates.
+func (c *Chain) Leftovers(ctx context.Context, accounted func(Owner) bool, owners func() []Owner) ([]string, error) {
+	var all []string
+	for _, n := range c.natives {
+		names, err := n.Leftovers(ctx, accounted, owners)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, names...)
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// RemoveLeftovers implements Collector; each delegate removes those that are its own.
+func (c *Chain) RemoveLeftovers(ctx context.Context, names []string) error {
+	var errs []error
+	for _, n := range c.natives {
+		errs = append(errs, n.RemoveLeftovers(ctx, names))
+	}
+	return errors.Join(errs...)
+}
