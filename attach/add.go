@@ -234,8 +234,8 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 		m.work = append(m.work, m.as[len(m.as)-1].work())
 	}
 	clock := m.e.stages(command)
-	for i, a := range m.work {
-		if err := errors.Join(m.as[i].Spec.checkRequests(), m.e.Delegates.Installed(a.Config, m.sandbox.Path)); err != nil {
+	for _, a := range m.work {
+		if err := m.e.Delegates.Installed(a.Config, m.sandbox.Path); err != nil {
 			return nil, m.explain(fmt.Errorf("%s: %w", a.Interface, err))
 		}
 	}
@@ -269,10 +269,7 @@ func (m *making) reserve(ctx context.Context) error {
 		if !m.e.Delegates.Asks(a.Config) {
 			continue
 		}
-		requested, err := Requested(a.RuntimeConfig["ips"])
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.Interface, err)
-		}
+		requested, err := a.Requests.IPs, error(nil)
 		if p.IPAM == nil && len(requested) > 0 {
 			if a.Addresses, err = m.static(m.as[i].Spec.networkName(), requested); err != nil {
 				return fmt.Errorf("%s: %w", a.Interface, err)

@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,33 +8,9 @@ import (
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 )
-
-// Requested reads the capability argument ips: addresses with or without a prefix length.
-func Requested(raw json.RawMessage) ([]ipam.Request, error) {
-	if raw == nil {
-		return nil, nil
-	}
-	var texts []string
-	if err := json.Unmarshal(raw, &texts); err != nil {
-		return nil, ipam.Invalid("ips: %s", explain.JSON(raw, err))
-	}
-	var all []ipam.Request
-	for _, t := range texts {
-		r, err := ipam.ParseRequest(t)
-		if err != nil {
-			return nil, ipam.Invalid("ips: %v", err)
-		}
-		if slices.ContainsFunc(all, func(have ipam.Request) bool { return have.Addr == r.Addr }) {
-			return nil, ipam.Invalid("ips: address %s is listed twice", r.Addr)
-		}
-		all = append(all, r)
-	}
-	return all, nil
-}
 
 // ownerOf is the pod of this node, of another sandbox, that has an address on a network.
 func (e *Engine) ownerOf(network string, addr netip.Addr, containerID string) string {

@@ -1,11 +1,11 @@
 package attach
 
 import (
-	"encoding/json"
 	"errors"
 	"maps"
 
 	"github.com/patchbay-cni/patchbay/internal/deviceinfo"
+	"github.com/patchbay-cni/patchbay/meta"
 )
 
 // capabilityInfoFile tells a plugin where device information is, to be read and written.
@@ -15,15 +15,14 @@ func (s *Spec) infoFile(containerID string) string {
 	return deviceinfo.File(s.Network, containerID, s.Interface)
 }
 
-// withInfoFile returns the specification with the name of the device-info file, for plugins that want
-// it.
-func (s Spec) withInfoFile(containerID string) Spec {
-	if s.DeviceID == "" || !s.Config.Declares(capabilityInfoFile) {
-		return s
+// newSpec is what is wanted as it is recorded for a sandbox: with the name of the device-info file, for
+// plugins that want it.
+func newSpec(w meta.Wanted, containerID string) Spec {
+	s := Spec(w)
+	if s.DeviceID != "" && s.Config.Declares(capabilityInfoFile) {
+		s.Requests.Others = maps.Clone(s.Requests.Others)
+		s.Requests.Others[capabilityInfoFile] = s.infoFile(containerID)
 	}
-	file, _ := json.Marshal(s.infoFile(containerID)) // a string
-	s.RuntimeConfig = maps.Clone(s.RuntimeConfig)
-	s.RuntimeConfig[capabilityInfoFile] = file
 	return s
 }
 

@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
 	"slices"
@@ -13,54 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
-
-// cniArgs are the requested addresses and hardware address as plugins read them in CNI_ARGS (CNI
-// CONVENTIONS.md): IP=10.1.1.21/24,fd00::21/64;MAC=02:00:00:00:00:01.
-func (s *Spec) cniArgs() string {
-	var args []string
-	var ips []string
-	if raw := s.RuntimeConfig["ips"]; raw != nil && json.Unmarshal(raw, &ips) == nil && len(ips) > 0 {
-		args = append(args, "IP="+strings.Join(ips, ","))
-	}
-	if mac, err := s.mac(); err == nil && mac != nil {
-		args = append(args, "MAC="+mac.String())
-	}
-	return strings.Join(args, ";")
-}
-
-// checkRequests refuses what is no address: it becomes a part of CNI_ARGS, where a semicolon begins
-// another argument.
-func (s *Spec) checkRequests() error {
-	if _, err := Requested(s.RuntimeConfig["ips"]); err != nil {
-		return err
-	}
-	_, err := s.mac()
-	return err
-}
-
-// mac is the requested hardware address, nil if there is none.
-func (s *Spec) mac() (net.HardwareAddr, error) {
-	raw := s.RuntimeConfig["mac"]
-	if raw == nil {
-		return nil, nil
-	}
-	var text string
-	if err := json.Unmarshal(raw, &text); err != nil {
-		return nil, ipam.Invalid("capability mac: %s", explain.JSON(raw, err))
-	}
-	if text == "" {
-		return nil, nil
-	}
-	hw, err := net.ParseMAC(text)
-	if err != nil {
-		return nil, ipam.Invalid("mac: %q is not a hardware address, such as 02:00:00:00:00:01", text)
-	}
-	return hw, nil
-}
 
 // honoured compares what was made with what was requested: a plugin that does not know a request
 // ignores it, and the pod would run with another address than it relies on.
@@ -77,15 +31,16 @@ func (m *making) honoured() error {
 }
 
 func (m *making) ipsHonoured(s *Spec, res *types100.Result) error {
-	requested, err := Requested(s.RuntimeConfig["ips"])
-	if err != nil || len(requested) == 0 {
-		return err
+	requested := s.Requests.IPs
+	if len(requested) == 0 {
+		return nil
 	}
 	var have []*net.IPNet
 	for _, ip := range res.IPs {
 		have = append(have, &ip.Address)
 	}
 	if ignoredOf(requested, have) != "" { // a plugin of a chain may have dropped what the others told
+		var err error
 		if _, have, err = m.actual(s.Interface); err != nil {
 			return err
 		}
@@ -116,9 +71,9 @@ func ignoredOf(requested []ipam.Request, have []*net.IPNet) string {
 }
 
 func (m *making) macHonoured(s *Spec, res *types100.Result) error {
-	want, err := s.mac()
-	if err != nil || want == nil {
-		return err
+	want := s.Requests.MAC
+	if want == nil {
+		return nil
 	}
 	have := ""
 	for _, i := range res.Interfaces {
@@ -127,6 +82,7 @@ func (m *making) macHonoured(s *Spec, res *types100.Result) error {
 		}
 	}
 	if have == "" { // results before 0.3.0, and some plugins' later ones, do not tell
+		var err error
 		if have, _, err = m.actual(s.Interface); err != nil {
 			return err
 		}

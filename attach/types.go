@@ -43,19 +43,9 @@ type Attachment struct {
 	Status Status `json:"status"`
 }
 
-// A Spec is what was asked, with the exact configuration, so that it can be unmade when the network
-// has changed or gone.
-type Spec struct {
-	Role          meta.Role                  `json:"role"`
-	Network       string                     `json:"network,omitempty"`
-	Interface     string                     `json:"interface"`
-	Config        *cniconf.List              `json:"config"`
-	RuntimeConfig map[string]json.RawMessage `json:"runtimeConfig,omitempty"`
-	DefaultRoute  *[]netip.Addr              `json:"defaultRoute,omitempty"`
-	Resource      string                     `json:"resource,omitempty"`
-	DeviceID      string                     `json:"deviceID,omitempty"`
-	IPAMClaim     string                     `json:"ipamClaim,omitempty"`
-}
+// A Spec is what was asked, as it is recorded: with the exact configuration, so that it can be unmade when
+// the network has changed or gone.
+type Spec meta.Wanted
 
 // A Phase tells how far an attachment is.
 type Phase string
@@ -90,13 +80,6 @@ type Status struct {
 type Route struct {
 	Dst netip.Prefix `json:"dst"`
 	GW  netip.Addr   `json:"gw,omitzero"`
-}
-
-// newSpec is a wish as it is recorded for a sandbox.
-func newSpec(w meta.Wanted, containerID string) Spec {
-	s := Spec{Role: w.Role, Network: w.Network, Interface: w.Interface, Config: w.Config, RuntimeConfig: w.RuntimeConfig, DefaultRoute: w.DefaultRoute,
-		Resource: w.Resource, DeviceID: w.DeviceID, IPAMClaim: w.IPAMClaim}
-	return s.withInfoFile(containerID)
 }
 
 // equal reports whether both ask for the same: who asked does not matter.

@@ -4,8 +4,6 @@ package delegates
 
 import (
 	"context"
-	"encoding/json"
-	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -63,12 +61,10 @@ type Sandbox struct {
 
 // An Attachment is one interface that a delegate is asked for.
 type Attachment struct {
-	Interface     string
-	Network       string // the NetworkAttachmentDefinition, namespace/name; "" for an inline configuration
-	Config        *cniconf.List
-	RuntimeConfig map[string]json.RawMessage
-	// Args is added to the sandbox's CNI_ARGS, as IP=..;MAC=...
-	Args string
+	Interface string
+	Network   string // the NetworkAttachmentDefinition, namespace/name; "" for an inline configuration
+	Config    *cniconf.List
+	Requests  Requests
 	// Addresses are what IPAM gave, for delegates that don't ask it themselves.
 	Addresses *types100.Result
 	// Result is what Add made; Bridge and Port where, on Open vSwitch.
@@ -76,17 +72,4 @@ type Attachment struct {
 	Bridge, Port string
 	// Tried says that Add has come to the attachment: anything of it may be there.
 	Tried bool
-}
-
-// CNIArgs joins the sandbox's CNI_ARGS and an attachment's. What is added must not trouble a plugin
-// that does not know it.
-func CNIArgs(s Sandbox, a *Attachment) string {
-	if a.Args == "" {
-		return s.Args
-	}
-	args := []string{s.Args, a.Args}
-	if !strings.Contains(";"+s.Args, ";IgnoreUnknown=") {
-		args = append([]string{"IgnoreUnknown=1"}, args...)
-	}
-	return strings.Trim(strings.Join(args, ";"), ";")
 }

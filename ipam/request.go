@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 )
 
@@ -25,6 +26,22 @@ func ParseRequest(text string) (Request, error) {
 		return Request{}, Invalid("%q is neither an address, such as 10.12.0.9, nor an address with a prefix length, such as 10.12.0.9/24", text)
 	}
 	return Request{Addr: a}, nil
+}
+
+// ParseRequests reads a list of requests, in which no address may be twice.
+func ParseRequests(texts []string) ([]Request, error) {
+	var all []Request
+	for _, t := range texts {
+		r, err := ParseRequest(t)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(all, func(have Request) bool { return have.Addr == r.Addr }) {
+			return nil, Invalid("address %s is listed twice", r.Addr)
+		}
+		all = append(all, r)
+	}
+	return all, nil
 }
 
 // String gives the request as ParseRequest reads it.

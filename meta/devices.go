@@ -91,7 +91,7 @@ func (w *Wanted) useDevice() error {
 		}
 	}
 	if w.Config.Declares("deviceID") {
-		w.RuntimeConfig["deviceID"] = id
+		w.Requests.Others["deviceID"] = w.DeviceID
 	}
 	return nil
 }

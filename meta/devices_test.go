@@ -76,8 +76,8 @@ func TestTheNthNetworkOfAResourceHasTheNthDevice(t *testing.T) {
 	}
 	for i, w := range ws {
 		want := fmt.Sprintf(`"d%d"`, i)
-		if got := string(w.RuntimeConfig["deviceID"]); got != want {
-			t.Errorf("capability of network %d: %s", i, got)
+		if got := w.Requests.Others["deviceID"]; got != fmt.Sprintf("d%d", i) {
+			t.Errorf("capability of network %d: %v", i, got)
 		}
 		for _, p := range w.Config.Plugins {
 			if string(p.Raw["deviceID"]) != want || string(p.Raw["pciBusID"]) != want {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 )
@@ -106,16 +108,15 @@ const (
 
 // Wanted is one attachment that a pod is to have.
 type Wanted struct {
-	Role          Role
-	Network       string // namespace/name; "" for an inline configuration or one on disk
-	Interface     string
-	Config        *cniconf.List
-	RuntimeConfig map[string]json.RawMessage
-	DefaultRoute  *[]netip.Addr
-	// Resource is what the network's interfaces are made of, DeviceID the one for this attachment.
-	Resource, DeviceID string
-	// IPAMClaim, namespace/name, keeps the addresses when the pod is gone.
-	IPAMClaim string
+	Role         Role               `json:"role"`
+	Network      string             `json:"network,omitempty"` // namespace/name; "" for an inline configuration or one on disk
+	Interface    string             `json:"interface"`
+	Config       *cniconf.List      `json:"config"`
+	Requests     delegates.Requests `json:"runtimeConfig,omitzero"`
+	DefaultRoute *[]netip.Addr      `json:"defaultRoute,omitempty"`
+	Resource     string             `json:"resource,omitempty"`  // what the network's interfaces are made of
+	DeviceID     string             `json:"deviceID,omitempty"`  // the one of them for this attachment
+	IPAMClaim    string             `json:"ipamClaim,omitempty"` // namespace/name; keeps the addresses when the pod is gone
 }
 
 // An IPAMClaim is a persistent claim of addresses (specification 8). Its workload's controller writes
@@ -314,13 +315,10 @@ func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime m
 		return nil, err
 	}
 	w.Role, w.Interface = RoleCluster, ifName
-	if w.RuntimeConfig == nil {
-		w.RuntimeConfig = map[string]json.RawMessage{}
-	}
-	for k, v := range runtime {
-		if _, set := w.RuntimeConfig[k]; !set && w.Config.Declares(k) {
-			w.RuntimeConfig[k] = v
-		}
+	declared := maps.Clone(runtime)
+	maps.DeleteFunc(declared, func(name string, _ json.RawMessage) bool { return !w.Config.Declares(name) })
+	if w.Requests, err = w.Requests.With(declared); err != nil {
+		return nil, fmt.Errorf("runtime's arguments for the cluster network: %w", err)
 	}
 	return &w, nil
 }
@@ -413,7 +411,8 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, e
 // want joins a configuration and what the pod asked of it. A request that no plugin of the
 // configuration can honour is refused, never dropped.
 func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) (Wanted, error) {
-	w := Wanted{Role: role, Config: list, DefaultRoute: s.DefaultRoute, RuntimeConfig: map[string]json.RawMessage{}}
+	requests, capabilities := s.requests()
+	w := Wanted{Role: role, Config: list, DefaultRoute: s.DefaultRoute, Requests: requests}
 	for _, t := range list.Types() {
 		if cniconf.IsMeta(t) {
 			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
@@ -427,18 +426,13 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 			return w, fmt.Errorf("%s: %w", what, err)
 		}
 	}
-	for _, c := range s.capabilities() {
+	for _, c := range capabilities {
 		// Addresses and the hardware address reach every plugin in CNI_ARGS, too; the engine compares
 		// what comes of it with the request.
 		if !inArgs(c.name) && !list.Declares(c.name) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c.name) {
 			return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour %q: no plugin of it declares the capability %q", what, c.key, c.name),
 				fmt.Sprintf("add \"capabilities\": {%q: true} to a plugin that has it, or drop %q from the request", c.name, c.key))
 		}
-		b, err := json.Marshal(c.value)
-		if err != nil {
-			return w, err
-		}
-		w.RuntimeConfig[c.name] = b
 	}
 	return w, nil
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/google/go-cmp/cmp"
 )
 
 // nads is a source of networks, by namespace/name.
@@ -41,6 +40,14 @@ func plan(t *testing.T, src nads, cfg Config, annotation string, runtime map[str
 	return NewPlanner(src, cfg).Plan(context.Background(), Pod{Namespace: "default", Name: "p", Annotations: map[string]string{NetworksAnnotation: annotation}}, "eth0", runtime)
 }
 
+func arguments(w Wanted) string {
+	b, err := json.Marshal(w.Requests)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
 func interfaces(ws []Wanted) string {
 	var l []string
 	for _, w := range ws {
@@ -52,7 +59,7 @@ func interfaces(ws []Wanted) string {
 // Addresses and the hardware address are handed over as CNI_ARGS, too: what comes of it, the engine sees.
 func TestN14N17AddressesNeedNoDeclaration(t *testing.T) {
 	ws, err := plan(t, nads{"default/n": capable("")}, Config{}, `[{"name": "n", "ips": ["10.0.0.1"], "mac": "02:00:00:00:00:01"}]`, nil)
-	if err != nil || string(ws[0].RuntimeConfig["ips"]) != `["10.0.0.1"]` || string(ws[0].RuntimeConfig["mac"]) != `"02:00:00:00:00:01"` {
+	if err != nil || arguments(ws[0]) != `{"ips":["10.0.0.1"],"mac":"02:00:00:00:00:01"}` {
 		t.Errorf("%+v, %v", ws, err)
 	}
 }
@@ -70,11 +77,11 @@ func TestN14N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
 				t.Errorf("a request nobody honours: %v", err)
 			}
 			ws, err := plan(t, nads{"default/n": capable(`"` + capability + `": true`)}, Config{}, annotation, nil)
-			if err != nil || ws[0].RuntimeConfig[capability] == nil { // N14, N22, N24
+			if err != nil || ws[0].Requests.Arguments()[capability] == nil { // N14, N22, N24
 				t.Errorf("with the capability: %+v, %v", ws, err)
 			}
 			ws, err = plan(t, nads{"default/n": bare}, Config{Implied: map[string][]string{"bare": {capability}}}, annotation, nil)
-			if err != nil || ws[0].RuntimeConfig[capability] == nil {
+			if err != nil || ws[0].Requests.Arguments()[capability] == nil {
 				t.Errorf("with a native plugin: %+v, %v", ws, err)
 			}
 		})
@@ -115,12 +122,11 @@ func TestN52C40TheRuntimesArgumentsAreForTheClusterNetworkAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]json.RawMessage{"portMappings": json.RawMessage(`[{"hostPort":8080}]`), "x.example/any": json.RawMessage(`{"a":[1]}`)} // C40
-	if d := cmp.Diff(want, ws[0].RuntimeConfig); d != "" {
-		t.Error(d)
+	if got := arguments(ws[0]); got != `{"portMappings":[{"hostPort":8080}],"x.example/any":{"a":[1]}}` { // C40
+		t.Error(got)
 	}
-	if len(ws[1].RuntimeConfig) != 0 {
-		t.Errorf("hostPorts reach a secondary network: %s", ws[1].RuntimeConfig)
+	if !ws[1].Requests.IsZero() {
+		t.Errorf("hostPorts reach a secondary network: %s", arguments(ws[1]))
 	}
 }
 

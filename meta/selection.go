@@ -16,6 +16,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/explain"
@@ -38,7 +39,7 @@ type Selection struct {
 	Interface      string                     `json:"interface,omitempty"`
 	CNIArgs        map[string]json.RawMessage `json:"cni-args,omitempty"`
 	PortMappings   []PortMapping              `json:"portMappings,omitempty"`
-	Bandwidth      *Bandwidth                 `json:"bandwidth,omitempty"`
+	Bandwidth      *delegates.Bandwidth       `json:"bandwidth,omitempty"`
 	DeviceID       string                     `json:"deviceID,omitempty"`
 	// DefaultRoute holds the gateways; nil when the element has no default-route key, which is
 	// not the same as an empty list.
@@ -52,14 +53,6 @@ type PortMapping struct {
 	ContainerPort int    `json:"containerPort"`
 	Protocol      string `json:"protocol"`
 	HostIP        string `json:"hostIP,omitempty"`
-}
-
-// A Bandwidth limits an attachment, 4.1.2.1.8: rates in bit/s, bursts in bits.
-type Bandwidth struct {
-	IngressRate  int `json:"ingressRate,omitempty"`
-	IngressBurst int `json:"ingressBurst,omitempty"`
-	EgressRate   int `json:"egressRate,omitempty"`
-	EgressBurst  int `json:"egressBurst,omitempty"`
 }
 
 var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
@@ -261,7 +254,7 @@ func (s *Selection) Validate() error {
 		}
 	}
 	if s.Bandwidth != nil {
-		return s.Bandwidth.validate()
+		return validBandwidth(s.Bandwidth)
 	}
 	return nil
 }
@@ -299,7 +292,7 @@ func (m *PortMapping) validate() error {
 	return nil
 }
 
-func (b *Bandwidth) validate() error {
+func validBandwidth(b *delegates.Bandwidth) error {
 	for _, v := range []struct {
 		name  string
 		value int

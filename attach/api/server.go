@@ -19,6 +19,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/attach/store"
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -179,7 +180,7 @@ func (s *server) plan(ctx context.Context, p PodPath, r client.Request, have *at
 	if (r.Network == "") == (len(r.Config) == 0) {
 		return meta.Wanted{}, huma.Error422UnprocessableEntity("give either network or config")
 	}
-	sel := meta.Selection{Interface: r.Interface, IPs: r.IPs, MAC: r.MAC, CNIArgs: r.CNIArgs, DefaultRoute: r.DefaultRoute, Bandwidth: (*meta.Bandwidth)(r.Bandwidth)}
+	sel := meta.Selection{Interface: r.Interface, IPs: r.IPs, MAC: r.MAC, CNIArgs: r.CNIArgs, DefaultRoute: r.DefaultRoute, Bandwidth: (*delegates.Bandwidth)(r.Bandwidth)}
 	if r.Interface == "eth0" {
 		return meta.Wanted{}, huma.Error422UnprocessableEntity("interface eth0 is the cluster network's", &huma.ErrorDetail{Location: "body.interface", Message: "choose another name"})
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -120,7 +121,11 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 			return nil, err
 		}
 		list.Plugins[0].Type = "patchbay-ovs" // whatever name it was installed under
-		a, err := s.Engine.AddInterface(ctx, c.sandbox(), meta.Wanted{Role: "direct", Interface: c.IfName, Config: list, RuntimeConfig: c.conf.RuntimeConfig})
+		requests, err := delegates.ParseRequests(c.conf.RuntimeConfig)
+		if err != nil {
+			return nil, err
+		}
+		a, err := s.Engine.AddInterface(ctx, c.sandbox(), meta.Wanted{Role: "direct", Interface: c.IfName, Config: list, Requests: requests})
 		if err != nil {
 			return nil, err
 		}
@@ -210,15 +215,17 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	if raw == nil {
 		raw = c.conf.Args.CNI["ips"]
 	}
-	if ip := c.args["IP"]; raw == nil && ip != "" {
-		var err error
-		if raw, err = json.Marshal(strings.Split(ip, ",")); err != nil {
-			return nil, err
+	var texts []string
+	if raw != nil {
+		if err := json.Unmarshal(raw, &texts); err != nil {
+			return nil, ipam.Invalid("ips: %s", explain.JSON(raw, err))
 		}
+	} else if ip := c.args["IP"]; ip != "" {
+		texts = strings.Split(ip, ",")
 	}
-	requested, err := attach.Requested(raw)
+	requested, err := ipam.ParseRequests(texts)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ips: %w", err)
 	}
 	r, err := s.IPAM.Claim(ctx, pool, owner, requested)
 	if err != nil {

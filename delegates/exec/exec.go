@@ -155,7 +155,7 @@ func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sa
 	if err != nil {
 		return nil, err
 	}
-	conf, err := a.Config.Request(0, cniconf.Inject{RuntimeConfig: a.RuntimeConfig, PrevResult: prev})
+	conf, err := a.Config.Request(0, cniconf.Inject{RuntimeConfig: a.Requests.Arguments(), PrevResult: prev})
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (d *Delegate) plugin(ctx context.Context, command string, s delegates.Sandb
 	if err != nil {
 		return nil, fmt.Errorf("prevResult for plugin %s: %w", a.Config.Plugins[i].Type, err)
 	}
-	conf, err := a.Config.Request(i, cniconf.Inject{RuntimeConfig: a.RuntimeConfig, PrevResult: encoded})
+	conf, err := a.Config.Request(i, cniconf.Inject{RuntimeConfig: a.Requests.Arguments(), PrevResult: encoded})
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,6 @@ package exec
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -67,7 +66,7 @@ func (b *bench) attachment(conf string) *delegates.Attachment {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return &delegates.Attachment{Interface: "net1", Config: list, RuntimeConfig: map[string]json.RawMessage{"mac": json.RawMessage(`"m"`)}}
+	return &delegates.Attachment{Interface: "net1", Config: list, Requests: delegates.Requests{Others: map[string]any{"mac": "m"}}}
 }
 
 const chain = `{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "one", "capabilities": {"mac": true}}, {"type": "two"}, {"type": "three"}]}`

@@ -75,9 +75,7 @@ func parseConf(a *delegates.Attachment, args string) (*conf, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.request(a, args); err != nil {
-		return nil, err
-	}
+	c.request(a, args)
 	if c.Network == "" && c.Bridge == "" && c.Args.CNI.OvnPort != "" {
 		c.Bridge = integrationBridge
 	}
@@ -117,7 +115,7 @@ func readConf(p cniconf.Plugin) (*conf, error) {
 
 // request puts what the pod asked for over the configuration: args.cni, over it CNI_ARGS, over that
 // the capability arguments.
-func (c *conf) request(a *delegates.Attachment, args string) error {
+func (c *conf) request(a *delegates.Attachment, args string) {
 	for pair := range strings.SplitSeq(args, ";") {
 		k, v, _ := strings.Cut(pair, "=")
 		switch {
@@ -130,16 +128,10 @@ func (c *conf) request(a *delegates.Attachment, args string) error {
 	if c.Args.CNI.MAC != "" {
 		c.MAC = c.Args.CNI.MAC
 	}
-	if raw := a.RuntimeConfig["mac"]; raw != nil {
-		if err := json.Unmarshal(raw, &c.MAC); err != nil {
-			return refuse("capability mac: %s", explain.JSON(raw, err))
-		}
+	if mac := a.Requests.MAC; len(mac) > 0 {
+		c.MAC = mac.String()
 	}
-	if raw := a.RuntimeConfig["bandwidth"]; raw != nil {
-		var b struct{ IngressRate, EgressRate uint64 }
-		if err := json.Unmarshal(raw, &b); err != nil {
-			return refuse("capability bandwidth: %s", explain.JSON(raw, err))
-		}
+	if b := a.Requests.Bandwidth; b != nil {
 		if b.IngressRate > 0 {
 			c.QoS.IngressRate = rate(b.IngressRate)
 		}
@@ -147,7 +139,6 @@ func (c *conf) request(a *delegates.Attachment, args string) error {
 			c.QoS.EgressRate = rate(b.EgressRate)
 		}
 	}
-	return nil
 }
 
 func (c *conf) validate() error {

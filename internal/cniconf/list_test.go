@@ -41,7 +41,7 @@ func TestC39C40C41WhatAPluginIsGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rc := map[string]json.RawMessage{"mac": json.RawMessage(`"m"`), "x.example/any": json.RawMessage(`[1]`), "off": json.RawMessage(`1`), "undeclared": json.RawMessage(`1`)}
+	rc := map[string]any{"mac": json.RawMessage(`"m"`), "x.example/any": json.RawMessage(`[1]`), "off": json.RawMessage(`1`), "undeclared": json.RawMessage(`1`)}
 	for i, want := range []string{
 		`{"cniVersion":"1.1.0","name":"n","prevResult":{"p":1},"runtimeConfig":{"mac":"m","x.example/any":[1]},"type":"a"}`, // C03: the highest
 		`{"cniVersion":"1.1.0","name":"n","prevResult":{"p":1},"type":"b"}`,

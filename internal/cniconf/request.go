@@ -9,7 +9,7 @@ import (
 // Inject is what a runtime puts into a plugin's configuration for one call, CNI 1.1.0 section 3.
 type Inject struct {
 	// RuntimeConfig holds the capability arguments at hand; a plugin gets those it declares.
-	RuntimeConfig map[string]json.RawMessage
+	RuntimeConfig map[string]any
 	PrevResult    json.RawMessage
 	// ValidAttachments is for GC only.
 	ValidAttachments json.RawMessage
@@ -37,7 +37,7 @@ func (l *List) Request(i int, in Inject) ([]byte, error) {
 	}
 	set("name", l.Name)
 	set("cniVersion", l.CNIVersion)
-	declared := map[string]json.RawMessage{}
+	declared := map[string]any{}
 	for k, v := range in.RuntimeConfig {
 		if p.Capabilities[k] {
 			declared[k] = v

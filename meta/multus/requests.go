@@ -1,7 +1,6 @@
 package multus
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,22 +32,18 @@ func checkRequests(object string, w meta.Wanted) []Finding {
 		findings = append(findings, Finding{object, grade, what})
 	}
 	head := w.Config.Plugins[0]
-	if w.RuntimeConfig["ips"] != nil {
-		var ipam struct {
-			Type string `json:"type"`
-		}
-		_ = json.Unmarshal(head.IPAM, &ipam) // the planner has read it
+	if len(w.Requests.IPs) > 0 {
 		switch {
-		case slices.Contains(honourIPs, ipam.Type), head.IPAM == nil && slices.Contains(native, head.Type):
+		case slices.Contains(honourIPs, head.IPAMType), head.IPAM == nil && slices.Contains(native, head.Type):
 		case head.IPAM == nil:
 			judge("ips", "plugin "+head.Type+", which has no \"ipam\",", Fails)
-		case slices.Contains(ignoreIPs, ipam.Type):
-			judge("ips", "its IPAM "+ipam.Type, Fails)
+		case slices.Contains(ignoreIPs, head.IPAMType):
+			judge("ips", "its IPAM "+head.IPAMType, Fails)
 		default:
-			judge("ips", "its IPAM "+ipam.Type, Changes)
+			judge("ips", "its IPAM "+head.IPAMType, Changes)
 		}
 	}
-	if w.RuntimeConfig["mac"] != nil && !slices.ContainsFunc(types, func(t string) bool { return slices.Contains(honourMAC, t) }) {
+	if w.Requests.MAC != nil && !slices.ContainsFunc(types, func(t string) bool { return slices.Contains(honourMAC, t) }) {
 		grade := Changes
 		if !slices.ContainsFunc(types, func(t string) bool { return !slices.Contains(ignoreMAC, t) }) {
 			grade = Fails
