@@ -46,7 +46,7 @@ func ParseRequests(args map[string]json.RawMessage) (Requests, error) {
 			var text string
 			if err = json.Unmarshal(raw, &text); err == nil && text != "" {
 				if r.MAC, err = net.ParseMAC(text); err != nil {
-					return r, ipam.Invalid("mac: %q is not a hardware address, such as 02:00:00:00:00:01", text)
+					return r, ipam.Invalid("capability mac: %q is not a hardware address, such as 02:00:00:00:00:01", text)
 				}
 			}
 		case "bandwidth":
@@ -55,7 +55,7 @@ func ParseRequests(args map[string]json.RawMessage) (Requests, error) {
 			r.Others[name] = raw
 		}
 		if err != nil {
-			return r, ipam.Invalid("%s: %s", name, explain.JSON(raw, err))
+			return r, ipam.Invalid("capability %s: %s", name, explain.JSON(raw, err))
 		}
 	}
 	return r, nil
