@@ -65,27 +65,27 @@ func (e *Engine) failed(a Attachment, cause error, now time.Time) Attachment {
 	return a
 }
 
-// tellAbandoned says which of the attachments were given up just now: not before, if they were there.
-func (e *Engine) tellAbandoned(s *Sandbox, before, after []Attachment) {
-	for i, a := range after {
-		if a.Status.Phase != Abandoned || before != nil && before[i].Status.Phase == Abandoned {
+// tellAbandoned says which of the attachments were given up just now.
+func (e *Engine) tellAbandoned(s *Sandbox, outcomes []outcome) {
+	for _, o := range outcomes {
+		if o.Status.Phase != Abandoned || o.was == Abandoned {
 			continue
 		}
-		d := a.Status.Deletion
+		d := o.Status.Deletion
 		text := fmt.Sprintf("%s: DEL failed %d times in %s: %s; it is given up and kept as a leftover: \"patchctl leftovers\" on node %s lists it, \"patchctl leftovers rm\" removes it",
-			a.describe(), d.Attempts, d.Last.Sub(d.Since).Round(time.Second), a.Status.Message, e.Node)
-		e.logger(s).Error("DEL is given up", "interface", a.Spec.Interface, "attempts", d.Attempts, "error", a.Status.Message)
+			o.describe(), d.Attempts, d.Last.Sub(d.Since).Round(time.Second), o.Status.Message, e.Node)
+		e.logger(s).Error("DEL is given up", "interface", o.Spec.Interface, "attempts", d.Attempts, "error", o.Status.Message)
 		e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonAbandoned, Message: text})
 	}
 }
 
-// stuck is the error of a DEL that left attachments which are not given up yet; nil if there are none.
-func (e *Engine) stuck(s *Sandbox, after []Attachment, errs []error) error {
+// waiting is the error of a DEL that left attachments which are not given up yet; nil if there are none.
+func waiting(s *Sandbox, outcomes []outcome) error {
 	var names []string
 	var causes []error
-	for i, a := range after {
-		if a.Status.Phase != Abandoned {
-			names, causes = append(names, a.Spec.Interface), append(causes, errs[i])
+	for _, o := range outcomes {
+		if o.err != nil && o.Status.Phase != Abandoned {
+			names, causes = append(names, o.Spec.Interface), append(causes, o.err)
 		}
 	}
 	if len(names) == 0 {
@@ -105,7 +105,7 @@ func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachme
 		return nil, fmt.Errorf("look into the pod: %w", err) // what is in it would keep its addresses
 	}
 	claims := releasable([]Attachment{a})
-	if unmade = e.unmake(ctx, d, []Attachment{a})[0]; unmade != nil {
+	if unmade = e.unmake(ctx, d, []Attachment{a})[0].err; unmade != nil {
 		if err := e.cutLoose(ctx, d, a); err != nil {
 			return unmade, err
 		}

@@ -187,16 +187,30 @@ func sameWishes(have, s *Sandbox, wanted []meta.Wanted) bool {
 
 // A making is one attempt to make attachments for one sandbox.
 type making struct {
-	e            *Engine
-	slot         *slot
-	sandbox      delegates.Sandbox
-	before       *Sandbox // the record without them
-	as           []Attachment
-	work         []*delegates.Attachment
-	reservations []*node.Reservation
-	intent       chan error
-	intentErr    error
-	intended     bool // the intent is written
+	e         *Engine
+	slot      *slot
+	sandbox   delegates.Sandbox
+	before    *Sandbox // the record without them
+	parts     []*part
+	intent    chan error
+	intentErr error
+	intended  bool // the intent is written
+}
+
+// A part is one of the attachments: as it is recorded, as the delegates make it, and its addresses.
+type part struct {
+	Attachment
+	work        *delegates.Attachment
+	reservation *node.Reservation // nil if our IPAM gives it none
+}
+
+// recorded returns the record with the attachments as they are now.
+func (m *making) recorded() *Sandbox {
+	as := make([]Attachment, len(m.parts))
+	for i, p := range m.parts {
+		as[i] = p.Attachment
+	}
+	return m.before.with(as...)
 }
 
 // maxConflicts is how often addresses are chosen again when they turn out to be taken.
@@ -212,8 +226,11 @@ func (e *Engine) add(ctx context.Context, command string, slot *slot, record *Sa
 		if !errors.Is(err, etcd.ErrConflict) || try == maxConflicts {
 			return nil, err
 		}
-		for _, r := range m.reservations {
-			if err := e.IPAM.Refresh(ctx, r.Pool.Name); err != nil {
+		for _, p := range m.parts {
+			if p.reservation == nil {
+				continue
+			}
+			if err := e.IPAM.Refresh(ctx, p.reservation.Pool.Name); err != nil {
 				return nil, err
 			}
 		}
@@ -229,19 +246,24 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	}
 	now := time.Now().UTC()
 	for _, w := range wanted {
-		spec := newSpec(w, m.sandbox.ContainerID)
-		m.as = append(m.as, Attachment{Spec: spec, Status: Status{Phase: Pending, CreatedAt: now}})
-		m.work = append(m.work, m.as[len(m.as)-1].work())
+		a := Attachment{Spec: newSpec(w, m.sandbox.ContainerID), Status: Status{Phase: Pending, CreatedAt: now}}
+		m.parts = append(m.parts, &part{Attachment: a, work: a.work()})
 	}
 	clock := m.e.stages(command)
-	for _, a := range m.work {
-		if err := m.e.Delegates.Installed(a.Config, m.sandbox.Path); err != nil {
-			return nil, m.explain(fmt.Errorf("%s: %w", a.Interface, err))
+	for _, p := range m.parts {
+		if err := m.e.Delegates.Installed(p.Spec.Config, m.sandbox.Path); err != nil {
+			return nil, m.explain(fmt.Errorf("%s: %w", p.Spec.Interface, err))
 		}
 	}
-	if err := m.reserve(ctx); err != nil {
+	for _, p := range m.parts {
+		if err := m.reserve(ctx, p); err != nil {
+			m.cancel()
+			return nil, m.explain(fmt.Errorf("%s: %w", p.Spec.Interface, err))
+		}
+	}
+	if err := failpoint.Hit(failpoint.AddAddressesReady); err != nil {
 		m.cancel()
-		return nil, m.explain(err)
+		return nil, err
 	}
 	clock("ipam")
 	m.writeIntent(ctx)
@@ -262,52 +284,47 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 	return record, nil
 }
 
-// reserve chooses the addresses that our own IPAM gives to natively made attachments.
-func (m *making) reserve(ctx context.Context) error {
-	for i, a := range m.work {
-		p := a.Config.Plugins[0]
-		if !m.e.Delegates.Asks(a.Config) {
-			continue
+// reserve chooses the addresses of an attachment that is to have them from our IPAM.
+func (m *making) reserve(ctx context.Context, p *part) (err error) {
+	first := p.Spec.Config.Plugins[0]
+	switch {
+	case !m.e.Delegates.Asks(p.Spec.Config):
+		return nil
+	case first.IPAM == nil:
+		if len(p.Spec.Requests.IPs) > 0 {
+			p.work.Addresses, err = m.static(p.Spec.networkName(), p.Spec.Requests.IPs)
 		}
-		requested, err := a.Requests.IPs, error(nil)
-		if p.IPAM == nil && len(requested) > 0 {
-			if a.Addresses, err = m.static(m.as[i].Spec.networkName(), requested); err != nil {
-				return fmt.Errorf("%s: %w", a.Interface, err)
-			}
-		}
-		if p.IPAMType != ipam.Type {
-			continue
-		}
-		pool, err := ipam.ParseConfig(p.IPAM, m.e.Pools)
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.Interface, err)
-		}
-		claimant := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: a.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
-		if m.as[i].Spec.IPAMClaim != "" {
-			if requested, claimant, err = m.claimed(ctx, &m.as[i].Spec); err != nil {
-				return fmt.Errorf("%s: %w", a.Interface, err)
-			}
-		}
-		r, err := m.e.IPAM.Reserve(ctx, pool, claimant, requested)
-		if err != nil {
-			return fmt.Errorf("%s: %w", a.Interface, err)
-		}
-		m.reservations = append(m.reservations, r)
-		m.as[i].Status.Claims = r.Claims
-		a.Addresses = Addresses(r)
+		return err
 	}
-	return failpoint.Hit(failpoint.AddAddressesReady)
+	pool, err := ipam.ParseConfig(first.IPAM, m.e.Pools)
+	if err != nil {
+		return err
+	}
+	requested := p.Spec.Requests.IPs
+	claimant := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: p.Spec.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
+	if p.Spec.IPAMClaim != "" {
+		if requested, claimant, err = m.claimed(ctx, &p.Spec); err != nil {
+			return err
+		}
+	}
+	if p.reservation, err = m.e.IPAM.Reserve(ctx, pool, claimant, requested); err != nil {
+		return err
+	}
+	p.Status.Claims, p.work.Addresses = p.reservation.Claims, Addresses(p.reservation)
+	return nil
 }
 
 // writeIntent records what is about to be made, with the claims of its addresses. It goes on while
 // native attachments are made.
 func (m *making) writeIntent(ctx context.Context) {
 	var t etcd.Txn
-	for _, r := range m.reservations {
-		claim := r.Txn()
-		t.If, t.Then = append(t.If, claim.If...), append(t.Then, claim.Then...)
+	for _, p := range m.parts {
+		if p.reservation != nil {
+			claim := p.reservation.Txn()
+			t.If, t.Then = append(t.If, claim.If...), append(t.Then, claim.Then...)
+		}
 	}
-	record := m.before.with(m.as...)
+	record := m.recorded()
 	record.Ending = m.slot.record == nil || record.Ending // until the ADD is answered
 	m.intent = make(chan error, 1)
 	go func() { m.intent <- m.e.Records.Save(context.WithoutCancel(ctx), record, t) }()
@@ -326,23 +343,28 @@ func (m *making) awaitIntent() error {
 
 // make has the delegates make the attachments, and returns the record of what came of it.
 func (m *making) make(ctx context.Context) (*Sandbox, error) {
-	if err := m.e.Delegates.Add(ctx, m.sandbox, m.work); err != nil {
+	work := make([]*delegates.Attachment, len(m.parts))
+	for i, p := range m.parts {
+		work[i] = p.work
+	}
+	if err := m.e.Delegates.Add(ctx, m.sandbox, work); err != nil {
 		return nil, err
 	}
 	if err := m.awaitIntent(); err != nil {
 		return nil, err
 	}
-	if err := m.honoured(); err != nil {
-		return nil, err
+	for _, p := range m.parts {
+		if err := m.honoured(p); err != nil {
+			return nil, err
+		}
 	}
 	if err := errors.Join(m.loadDevices(), m.publishClaims(ctx)); err != nil {
 		return nil, err
 	}
-	for i, a := range m.work {
-		st := &m.as[i].Status
-		st.Phase, st.Result, st.Bridge, st.Port = Ready, a.Result, a.Bridge, a.Port
+	for _, p := range m.parts {
+		p.Status.Phase, p.Status.Result, p.Status.Bridge, p.Status.Port = Ready, p.work.Result, p.work.Bridge, p.work.Port
 	}
-	whole := m.before.with(m.as...)
+	whole := m.recorded()
 	whole.Ending = false
 	record, err := applyDefaultRoutes(m.sandbox, whole)
 	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))
@@ -356,7 +378,7 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 		return err
 	}
 	m.e.put(m.slot, record.ContainerID, record)
-	for _, a := range m.as {
+	for _, a := range m.parts {
 		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
 	return nil
@@ -365,7 +387,7 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 // explain names the pod and what it asked for.
 func (m *making) explain(err error) error {
 	what := ""
-	for i, a := range m.as {
+	for i, a := range m.parts {
 		if i > 0 {
 			what += ", "
 		}

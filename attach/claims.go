@@ -64,14 +64,14 @@ func (e *Engine) userOf(claim, containerID string) string {
 
 // publishClaims writes the addresses that were chosen to the claims.
 func (m *making) publishClaims(ctx context.Context) error {
-	for i := range m.as {
-		s := &m.as[i].Spec
-		if s.IPAMClaim == "" || m.work[i].Addresses == nil {
+	for _, p := range m.parts {
+		s := &p.Spec
+		if s.IPAMClaim == "" || p.work.Addresses == nil {
 			continue
 		}
 		ns, name, _ := strings.Cut(s.IPAMClaim, "/")
 		var ips []string
-		for _, ip := range m.work[i].Addresses.IPs {
+		for _, ip := range p.work.Addresses.IPs {
 			ips = append(ips, ip.Address.String())
 		}
 		if err := m.e.Claims.SetIPs(ctx, ns, name, ips); err != nil {

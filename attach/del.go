@@ -146,21 +146,20 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 	if err == nil {
 		defer d.Netns.Close()
 	} // else it is gone, or another's by now, and nothing in it is touched
-	errs := e.unmake(ctx, d, as)
+	outcomes := e.unmake(ctx, d, as)
 	clock("unmake")
 	if err := failpoint.Hit(failpoint.DelUnmade); err != nil {
 		return err
 	}
-	var gone, before, after []Attachment
-	var causes []error
-	for i, a := range as {
-		if errs[i] == nil {
-			gone, next = append(gone, a), next.without(a.Spec.Interface)
+	var gone []Attachment
+	var stuck []outcome
+	for _, o := range outcomes {
+		if o.err == nil {
+			gone, next = append(gone, o.Attachment), next.without(o.Spec.Interface)
 			continue
 		}
-		e.logger(s).Error("detach failed", "interface", a.Spec.Interface, "error", errs[i])
-		f := e.failed(a, errs[i], time.Now().UTC())
-		before, after, causes, next = append(before, a), append(after, f), append(causes, errs[i]), next.with(f)
+		e.logger(s).Error("detach failed", "interface", o.Spec.Interface, "error", o.err)
+		stuck, next = append(stuck, o), next.with(o.Attachment)
 	}
 	if d.Netns != nil && !next.Ending {
 		if next, err = restoreDefaultRoutes(d, next); err != nil {
@@ -169,14 +168,14 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 	}
 	if err := e.forget(ctx, slot, s, next, releasable(gone)); err != nil {
 		e.put(slot, s.ContainerID, unrecorded(next, gone, err))
-		return errors.Join(err, e.stuck(s, after, causes))
+		return errors.Join(err, waiting(s, stuck))
 	}
 	clock("record")
 	for _, a := range gone {
 		e.logger(s).Info("detached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
-	e.tellAbandoned(s, before, after)
-	return errors.Join(e.stuck(s, after, causes), failpoint.Hit(failpoint.DelRecorded))
+	e.tellAbandoned(s, stuck)
+	return errors.Join(waiting(s, stuck), failpoint.Hit(failpoint.DelRecorded))
 }
 
 // unrecorded is a sandbox as it is known here when etcd could not be told: what was unmade is yet to be
@@ -228,25 +227,37 @@ func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claim
 	return nil
 }
 
-// unmake has the delegates unmake attachments, in reverse order, and returns an error for each that is
-// still there. One that fails doesn't keep the others from theirs.
-func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachment) []error {
+// An outcome is what came of unmaking an attachment.
+type outcome struct {
+	Attachment       // as it is recorded if it is still there
+	was        Phase // before
+	err        error // nil if nothing of it is left
+}
+
+// unmake has the delegates unmake attachments. One that fails doesn't keep the others from theirs.
+func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachment) []outcome {
 	work := make([]*delegates.Attachment, len(as))
 	for i, a := range as {
 		work[i] = a.work()
 	}
-	errs := e.Delegates.Del(ctx, d, work)
-	for i, a := range as {
-		if errs[i] != nil && definite(errs[i]) && e.neverMade(ctx, d, a) {
+	var outcomes []outcome
+	for i, err := range e.Delegates.Del(ctx, d, work) {
+		a := as[i]
+		if err != nil && definite(err) && e.neverMade(ctx, d, a) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
-			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", a.Spec.Interface, "error", errs[i])
-			errs[i] = e.cutLoose(ctx, d, a)
+			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", a.Spec.Interface, "error", err)
+			err = e.cutLoose(ctx, d, a)
 		}
-		if errs[i] == nil {
-			errs[i] = cleanDevices(d.ContainerID, as[i:i+1])
+		if err == nil {
+			err = a.cleanDevice(d.ContainerID)
 		}
+		o := outcome{a, a.Status.Phase, err}
+		if err != nil {
+			o.Attachment = e.failed(a, err, time.Now().UTC())
+		}
+		outcomes = append(outcomes, o)
 	}
-	return errs
+	return outcomes
 }
 
 // work is an attachment as delegates want it.

@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"errors"
 	"maps"
 
 	"github.com/patchbay-cni/patchbay/internal/deviceinfo"
@@ -28,7 +27,7 @@ func newSpec(w meta.Wanted, containerID string) Spec {
 
 // prepareDevices hands device information to the plugins that are to be called.
 func (m *making) prepareDevices() error {
-	for _, a := range m.as {
+	for _, a := range m.parts {
 		if a.Spec.DeviceID != "" {
 			if err := deviceinfo.Prepare(a.Spec.infoFile(m.sandbox.ContainerID), a.Spec.Resource, a.Spec.DeviceID); err != nil {
 				return err
@@ -40,24 +39,21 @@ func (m *making) prepareDevices() error {
 
 // loadDevices takes over what is known of the devices now.
 func (m *making) loadDevices() error {
-	for i := range m.as {
-		if m.as[i].Spec.DeviceID == "" {
+	for _, p := range m.parts {
+		if p.Spec.DeviceID == "" {
 			continue
 		}
 		var err error
-		if m.as[i].Status.Device, err = deviceinfo.Load(m.as[i].Spec.infoFile(m.sandbox.ContainerID)); err != nil {
+		if p.Status.Device, err = deviceinfo.Load(p.Spec.infoFile(m.sandbox.ContainerID)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func cleanDevices(containerID string, as []Attachment) error {
-	var errs []error
-	for _, a := range as {
-		if a.Spec.DeviceID != "" {
-			errs = append(errs, deviceinfo.Clean(a.Spec.infoFile(containerID)))
-		}
+func (a *Attachment) cleanDevice(containerID string) error {
+	if a.Spec.DeviceID == "" {
+		return nil
 	}
-	return errors.Join(errs...)
+	return deviceinfo.Clean(a.Spec.infoFile(containerID))
 }

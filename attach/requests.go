@@ -18,16 +18,11 @@ import (
 
 // honoured compares what was made with what was requested: a plugin that does not know a request
 // ignores it, and the pod would run with another address than it relies on.
-func (m *making) honoured() error {
-	for i := range m.as {
-		if err := m.ipsHonoured(&m.as[i].Spec, m.work[i].Result); err != nil {
-			return err
-		}
-		if err := m.macHonoured(&m.as[i].Spec, m.work[i].Result); err != nil {
-			return err
-		}
+func (m *making) honoured(p *part) error {
+	if err := m.ipsHonoured(&p.Spec, p.work.Result); err != nil {
+		return err
 	}
-	return nil
+	return m.macHonoured(&p.Spec, p.work.Result)
 }
 
 func (m *making) ipsHonoured(s *Spec, res *types100.Result) error {

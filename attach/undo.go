@@ -19,14 +19,13 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	if err := failpoint.Hit(failpoint.UndoBegin); err != nil {
 		return err
 	}
-	names := make([]string, len(m.as))
-	for i := range m.as {
-		names[i] = m.as[i].Spec.Interface
-	}
-	gone, failed := m.unmake(ctx, cause)
+	gone, stuck := m.unmake(ctx, cause)
 	rest := m.slot.record // what was there before
-	if len(failed) > 0 {
-		rest = m.before.with(failed...)
+	if len(stuck) > 0 {
+		rest = m.before.with()
+		for _, o := range stuck {
+			rest = rest.with(o.Attachment)
+		}
 		rest.Ending = m.slot.record == nil || m.slot.record.Ending
 	}
 	err := failpoint.Hit(failpoint.UndoUnmade)
@@ -36,53 +35,52 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	switch {
 	case err != nil:
 		m.e.logger(m.before).Error("roll-back is not recorded; it will be tried again", "error", err)
-		left := m.before.with(m.as...)
+		left := m.recorded()
 		left.Ending = m.slot.record == nil || m.slot.record.Ending
 		m.e.put(m.slot, m.before.ContainerID, left)
-	case len(failed) > 0:
-		m.e.tellAbandoned(m.before, nil, failed)
-		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "interface", names, "error", failed[0].Status.Message)
+	case len(stuck) > 0:
+		m.e.tellAbandoned(m.before, stuck)
+		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "cause", m.explain(cause), "error", stuck[0].err)
 	default:
-		m.e.logger(m.before).Warn("attach failed and was undone", "interface", names, "error", cause)
+		m.e.logger(m.before).Warn("attach failed and was undone", "error", m.explain(cause))
 	}
-	if err == nil && len(failed) == 0 || !m.intended {
+	if err == nil && len(stuck) == 0 || !m.intended {
 		m.cancel()
 	}
 	return m.explain(cause)
 }
 
 // unmake takes back what was tried, and returns what is not there and what could not be unmade.
-func (m *making) unmake(ctx context.Context, cause error) (gone, failed []Attachment) {
+func (m *making) unmake(ctx context.Context, cause error) (gone []Attachment, stuck []outcome) {
 	var tried []Attachment
-	for i, a := range m.work {
-		st := &m.as[i].Status
-		st.Phase, st.Result, st.Refused = Failed, a.Result, a.Tried && a.Result == nil && definite(cause)
-		if a.Tried {
-			tried = append(tried, m.as[i])
+	for _, p := range m.parts {
+		p.Status.Phase, p.Status.Result = Failed, p.work.Result
+		p.Status.Refused = p.work.Tried && p.work.Result == nil && definite(cause)
+		if p.work.Tried {
+			tried = append(tried, p.Attachment)
 		} else {
-			gone = append(gone, m.as[i])
+			gone = append(gone, p.Attachment)
 		}
 	}
-	for i, err := range m.e.unmake(ctx, m.sandbox, tried) {
-		if err != nil {
-			f := m.e.failed(tried[i], err, time.Now().UTC())
-			if !m.intended {
-				f.Status.Claims = nil // never claimed
-			}
-			failed = append(failed, f)
-		} else {
-			gone = append(gone, tried[i])
+	for _, o := range m.e.unmake(ctx, m.sandbox, tried) {
+		if o.err == nil {
+			gone = append(gone, o.Attachment)
+			continue
 		}
+		if !m.intended {
+			o.Status.Claims = nil // never claimed
+		}
+		stuck = append(stuck, o)
 	}
-	return gone, failed
+	return gone, stuck
 }
 
 // cancel gives back what was reserved and not claimed.
 func (m *making) cancel() {
-	for _, r := range m.reservations {
-		if m.intended && r.Claims[0].Owner.Claim != "" {
+	for _, p := range m.parts {
+		if p.reservation == nil || m.intended && p.Spec.IPAMClaim != "" {
 			continue // an IPAMClaim's from now on
 		}
-		r.Cancel()
+		p.reservation.Cancel()
 	}
 }
