@@ -22,7 +22,7 @@ import (
 // Add makes all attachments of a sandbox that starts, or none. Repeated with the same wishes it
 // returns what is there; anything else of the sandbox is unmade first.
 func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*Sandbox, error) {
-	slot, d, done, err := e.begin(ctx, &s)
+	slot, d, done, err := e.enterSlot(ctx, &s)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 // AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
 // a delegate of ours directly.
 func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*Attachment, error) {
-	slot, d, done, err := e.begin(ctx, &s)
+	slot, d, done, err := e.enterSlot(ctx, &s)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +104,11 @@ func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*S
 }
 
 func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
+	end, err := e.begin(ctx)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	defer end()
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
 		return nil, nil, false, err
@@ -141,22 +144,25 @@ func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*S
 	return s, s.Find(w.Interface), true, nil
 }
 
-// begin locks a sandbox's slot and opens its namespace; done undoes both.
-func (e *Engine) begin(ctx context.Context, s *Sandbox) (slot *slot, d delegates.Sandbox, done func(), err error) {
-	e.collecting.RLock()
+// enterSlot locks a sandbox's slot and opens its namespace; done undoes both.
+func (e *Engine) enterSlot(ctx context.Context, s *Sandbox) (slot *slot, d delegates.Sandbox, done func(), err error) {
+	end, err := e.begin(ctx)
+	if err != nil {
+		return nil, d, nil, err
+	}
 	if slot, err = e.acquire(ctx, s.ContainerID); err != nil {
-		e.collecting.RUnlock()
+		end()
 		return nil, d, nil, err
 	}
 	if d, err = e.open(s); err != nil {
 		e.release(s.ContainerID, slot)
-		e.collecting.RUnlock()
+		end()
 		return nil, d, nil, err
 	}
 	return slot, d, func() {
 		_ = d.Netns.Close()
 		e.release(s.ContainerID, slot)
-		e.collecting.RUnlock()
+		end()
 	}, nil
 }
 

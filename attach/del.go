@@ -19,8 +19,11 @@ import (
 // Del unmakes a sandbox: everything recorded of it, hot-attached interfaces too, and everything on
 // Open vSwitch that bears its name. An unknown sandbox is a success.
 func (e *Engine) Del(ctx context.Context, containerID string) error {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
+	end, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	return e.del(ctx, containerID)
 }
 
@@ -49,8 +52,11 @@ func (e *Engine) del(ctx context.Context, containerID string) error {
 
 // DelInterface unmakes one attachment of a sandbox; an unknown one is a success.
 func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) error {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
+	end, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	slot, err := e.acquire(ctx, containerID)
 	if err != nil {
 		return err
@@ -97,8 +103,11 @@ func (e *Engine) ForceDetach(ctx context.Context, namespace, pod, ifName string)
 
 // detach has do unmake an attachment of a running pod, and tells the pod's owner.
 func (e *Engine) detach(ctx context.Context, namespace, pod, ifName string, do func(*slot, *Sandbox, Attachment) error) error {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
+	end, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
 		return err

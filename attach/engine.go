@@ -12,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
@@ -89,8 +90,8 @@ type Engine struct {
 	hub    *hub
 	kept   atomic.Pointer[[]string] // see Kept
 
-	// collecting is held for writing while GC runs: no ADD or DEL is in progress then (CNI 3, GC).
-	collecting sync.RWMutex
+	// calls are in progress; what must be alone, such as GC (CNI 3), takes the whole weight.
+	calls *semaphore.Weighted
 
 	mu        sync.Mutex
 	sandboxes map[string]*slot // by container ID
@@ -120,9 +121,24 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, hub: newHub(), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[delegates.Owner]int{}, unreadable: map[string]bool{}}
+	e := &Engine{Options: o, bootID: boot, hub: newHub(), calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[delegates.Owner]int{}, unreadable: map[string]bool{}}
 	e.kept.Store(&[]string{})
 	return e, nil
+}
+
+const maxCalls = 1 << 30
+
+// begin waits until nothing runs that must be alone, and returns what ends the call.
+func (e *Engine) begin(ctx context.Context) (end func(), err error) { return e.weigh(ctx, 1) }
+
+// alone waits until no call is in progress; new ones wait until end is called.
+func (e *Engine) alone(ctx context.Context) (end func(), err error) { return e.weigh(ctx, maxCalls) }
+
+func (e *Engine) weigh(ctx context.Context, weight int64) (end func(), err error) {
+	if e.calls.Acquire(ctx, weight) != nil {
+		return nil, types.NewError(types.ErrTryAgainLater, "garbage collection or recovery is still running", "")
+	}
+	return func() { e.calls.Release(weight) }, nil
 }
 
 // acquire locks a sandbox's slot, making it if need be.

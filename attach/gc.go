@@ -24,13 +24,16 @@ func (e *Engine) Collect(ctx context.Context) error {
 			e.Meter.Leaked("sandbox", 1)
 			errs = append(errs, e.Del(ctx, s.ContainerID))
 		default:
-			e.collecting.RLock()
+			end, err := e.begin(ctx)
+			if err != nil {
+				return errors.Join(append(errs, err)...)
+			}
 			how := unmaking
 			if e.Mend {
 				how = mending
 			}
 			errs = append(errs, e.reconcile(ctx, s.ContainerID, how))
-			e.collecting.RUnlock()
+			end()
 		}
 	}
 	errs = append(errs, e.releaseClaims(ctx, e.IPAM.Persistent()))
@@ -83,8 +86,11 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
 
 // retry tries to unmake what was given up of a sandbox.
 func (e *Engine) retry(ctx context.Context, containerID string) error {
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
+	end, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	slot, err := e.acquire(ctx, containerID)
 	if err != nil {
 		return err
@@ -101,8 +107,11 @@ func (e *Engine) retry(ctx context.Context, containerID string) error {
 // The container ID is the unit, as the runtime does not know of interfaces that were attached later.
 // The plugins of every known network are told too.
 func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
+	end, err := e.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	alive := map[string]bool{}
 	for _, v := range valid {
 		alive[v.ContainerID] = true

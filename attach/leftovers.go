@@ -105,8 +105,11 @@ func (e *Engine) RemoveLeftover(ctx context.Context, kind, id string) (unmade, e
 }
 
 func (e *Engine) removeLeftoverPort(ctx context.Context, name string) error {
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
+	end, err := e.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	names, err := e.leftoverPorts(ctx)
 	if err != nil {
 		return err
@@ -123,8 +126,11 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("leftover address %s: %w", id, ipam.Invalid("name it as POOL/IP"))
 	}
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
+	end, err := e.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	claims, err := e.leftoverClaims(ctx)
 	if err != nil {
 		return err
@@ -139,8 +145,11 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 // removeAbandoned tries once more to unmake what was given up, or will be, and discards it.
 func (e *Engine) removeAbandoned(ctx context.Context, id string) (unmade, err error) {
 	containerID, ifName, _ := strings.Cut(id, "/")
-	e.collecting.RLock()
-	defer e.collecting.RUnlock()
+	end, err := e.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	slot, err := e.acquire(ctx, containerID)
 	if err != nil {
 		return nil, err

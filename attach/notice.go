@@ -23,6 +23,7 @@ const (
 	ReasonAttached     = "Attached"
 	ReasonDetached     = "Detached"
 	ReasonRepaired     = "InterfaceRepaired"
+	ReasonUpdated      = "InterfaceUpdated"
 	ReasonDamaged      = "InterfaceDamaged"
 	ReasonInvalid      = "InvalidAnnotation"
 )

@@ -45,8 +45,11 @@ func (e *Engine) Load(ctx context.Context) error {
 // With lost, this node's records are known to be incomplete: an interface without a record may be a
 // running pod's, and is kept. kept reports whether there are such.
 func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) {
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
+	end, err := e.alone(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer end()
 	var errs []error
 	for _, s := range e.Sandboxes() {
 		if err := e.reconcile(ctx, s.ContainerID, mending); err != nil {

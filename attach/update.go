@@ -1,0 +1,66 @@
+package attach
+
+import (
+	"context"
+	"fmt"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/link"
+)
+
+// Update gives an attachment that is Ready other addresses, with their routes and DNS, than it was made
+// with: those of a lease that was renewed, or none for one that was lost. The interface in the pod
+// follows, then the record. It may be repeated; an attachment that is not there is ErrNoAttachment.
+func (e *Engine) Update(ctx context.Context, o delegates.Owner, addresses *types100.Result) error {
+	end, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	slot, err := e.acquire(ctx, o.ContainerID)
+	if err != nil {
+		return err
+	}
+	defer e.release(o.ContainerID, slot)
+	s := slot.record
+	if s == nil || s.Find(o.Interface) == nil || s.Find(o.Interface).Status.Phase != Ready {
+		return fmt.Errorf("interface %s of sandbox %s: %w", o.Interface, o.ContainerID, ErrNoAttachment)
+	}
+	a := *s.Find(o.Interface)
+	made := a.Status.Result
+	a.Status.Result = readdressed(made, o.Interface, addresses)
+	d, err := e.enter(s)
+	if err != nil {
+		return fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
+	}
+	defer d.Netns.Close()
+	if err := d.Netns.Do(func() error { return link.NIC{Name: o.Interface, Result: a.Status.Result}.Change(made) }); err != nil {
+		return fmt.Errorf("update %s/%s %s: %w", s.Namespace, s.Pod, o.Interface, err)
+	}
+	next := s.with(a)
+	if err := e.Records.Save(ctx, next, etcd.Txn{}); err != nil {
+		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
+	}
+	e.put(slot, s.ContainerID, next)
+	e.notify(next, ReasonUpdated, a.describe())
+	return nil
+}
+
+// readdressed is a result with other addresses on an interface of the pod.
+func readdressed(made *types100.Result, ifName string, addresses *types100.Result) *types100.Result {
+	res := *made
+	res.IPs, res.Routes, res.DNS = nil, addresses.Routes, addresses.DNS
+	for _, ip := range addresses.IPs {
+		ip = ip.Copy()
+		for i, nic := range made.Interfaces {
+			if nic.Sandbox != "" && nic.Name == ifName {
+				ip.Interface = types100.Int(i)
+			}
+		}
+		res.IPs = append(res.IPs, ip)
+	}
+	return &res
+}
