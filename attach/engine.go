@@ -2,7 +2,6 @@ package attach
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/node"
@@ -23,13 +23,13 @@ import (
 
 var (
 	// ErrNoPod says that no running pod of that name is recorded on this node.
-	ErrNoPod = errors.New("no running pod of that name on this node")
+	ErrNoPod = fault.New(fault.NotFound, "no running pod of that name on this node")
 	// ErrNoAttachment says that the pod has no such interface of ours.
-	ErrNoAttachment = errors.New("no such attachment")
+	ErrNoAttachment = fault.New(fault.NotFound, "no such attachment")
 	// ErrNoLeftover says that there is no such leftover.
-	ErrNoLeftover = errors.New("no such leftover")
+	ErrNoLeftover = fault.New(fault.NotFound, "no such leftover")
 	// ErrConflict says that the interface exists with another specification.
-	ErrConflict = errors.New("the interface exists with another specification")
+	ErrConflict = fault.New(fault.Conflict, "the interface exists with another specification")
 )
 
 // Records keeps sandboxes. One writer: this node's daemon.

@@ -3,6 +3,7 @@ package attach
 import (
 	"strings"
 
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -17,15 +18,17 @@ type Notice struct {
 
 // The reasons.
 const (
-	ReasonFailedAttach = "FailedAttach"
-	ReasonFailedDetach = "FailedDetach"
-	ReasonAbandoned    = "DetachAbandoned"
-	ReasonAttached     = "Attached"
-	ReasonDetached     = "Detached"
-	ReasonRepaired     = "InterfaceRepaired"
-	ReasonUpdated      = "InterfaceUpdated"
-	ReasonDamaged      = "InterfaceDamaged"
-	ReasonInvalid      = "InvalidAnnotation"
+	ReasonFailedAttach  = "FailedAttach"
+	ReasonFailedDetach  = "FailedDetach"
+	ReasonAttachDelayed = "AttachDelayed" // it is tried again, and time alone mends it
+	ReasonDetachDelayed = "DetachDelayed"
+	ReasonAbandoned     = "DetachAbandoned"
+	ReasonAttached      = "Attached"
+	ReasonDetached      = "Detached"
+	ReasonRepaired      = "InterfaceRepaired"
+	ReasonUpdated       = "InterfaceUpdated"
+	ReasonDamaged       = "InterfaceDamaged"
+	ReasonInvalid       = "InvalidAnnotation"
 )
 
 // A Reporter tells others than the caller what becomes of pods. It never blocks for long and never
@@ -45,8 +48,14 @@ func (Silent) Changed(*Sandbox) {}
 // Notify implements Reporter.
 func (Silent) Notify(Notice) {}
 
-// Failed notes a failure for a pod's owner.
+// delayed are the reasons of failures that pass by themselves: nobody has to mend anything.
+var delayed = map[string]string{ReasonFailedAttach: ReasonAttachDelayed, ReasonFailedDetach: ReasonDetachDelayed}
+
+// Failed notes a failure for a pod's owner. The reason is that of failures which somebody must mend.
 func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
+	if fault.Of(err).Passes() {
+		reason = delayed[reason]
+	}
 	e.Reporter.Notify(Notice{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Warning: true, Reason: reason, Message: err.Error()})
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/internal/explain"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // Type is the name of the IPAM plugin in a configuration's "ipam" object.
@@ -276,7 +277,7 @@ func (p *Pool) networkOf(a netip.Addr) *Network {
 }
 
 // ErrInvalid marks a configuration or a request that can't be honoured as it is.
-var ErrInvalid = errors.New("invalid")
+var ErrInvalid = fault.New(fault.Invalid, "invalid")
 
 type invalidError struct{ text string }
 

@@ -3,20 +3,21 @@ package ipam
 import (
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 var (
 	// ErrExhausted says that the pool or subnet has no free address.
-	ErrExhausted = errors.New("no free address")
+	ErrExhausted = fault.New(fault.Invalid, "no free address")
 	// ErrTaken says that a requested address has another owner.
-	ErrTaken = errors.New("address is taken")
+	ErrTaken = fault.New(fault.Invalid, "address is taken")
 )
 
 // An Owner is who has an address: one interface of one sandbox on one node, or an IPAMClaim on that

@@ -17,19 +17,20 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // ErrNotFound says that the source has no such pod or network.
-var ErrNotFound = errors.New("not found")
+var ErrNotFound = error(types.NewError(types.ErrInvalidNetworkConfig, "not found", ""))
 
 // ErrForbidden says that a pod may not use a network.
-var ErrForbidden = errors.New("forbidden")
+var ErrForbidden = fault.New(fault.Forbidden, "forbidden")
 
 // ErrReplaced says that the pod of that name is another one by now.
-var ErrReplaced = errors.New("the pod was re-created")
+var ErrReplaced = fault.New(fault.RetryLater, "the pod was re-created")
 
 // ErrUnavailable says that the source can't be asked at the moment.
-var ErrUnavailable = errors.New("the API server gives no answer")
+var ErrUnavailable = fault.New(fault.Unavailable, "the API server gives no answer")
 
 // A Pod is what of a pod matters here.
 type Pod struct {

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,42 +9,27 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/validation"
 
-	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/explain"
-	"github.com/patchbay-cni/patchbay/internal/netns"
-	"github.com/patchbay-cni/patchbay/ipam"
-	"github.com/patchbay-cni/patchbay/ipam/node"
-	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
-// statuses is the one table from causes to HTTP statuses.
-var statuses = []struct {
-	cause  error
-	status int
-}{
-	{attach.ErrNoPod, http.StatusNotFound},
-	{attach.ErrNoAttachment, http.StatusNotFound},
-	{attach.ErrNoLeftover, http.StatusNotFound},
-	{node.ErrNoPool, http.StatusNotFound},
-	{netns.ErrGone, http.StatusNotFound},
-	{netns.ErrOther, http.StatusNotFound},
-	{attach.ErrConflict, http.StatusConflict},
-	{node.ErrInUse, http.StatusConflict},
-	{meta.ErrForbidden, http.StatusForbidden},
-	{meta.ErrNotFound, http.StatusUnprocessableEntity},
-	{ipam.ErrInvalid, http.StatusUnprocessableEntity},
-	{ipam.ErrTaken, http.StatusUnprocessableEntity},
-	{ipam.ErrExhausted, http.StatusUnprocessableEntity},
-	{etcd.ErrUnavailable, http.StatusServiceUnavailable},
-	{context.DeadlineExceeded, http.StatusGatewayTimeout},
+// statuses are the HTTP statuses of the classes of errors.
+var statuses = map[fault.Class]int{
+	fault.Internal:    http.StatusInternalServerError,
+	fault.NotFound:    http.StatusNotFound,
+	fault.Forbidden:   http.StatusForbidden,
+	fault.Conflict:    http.StatusConflict,
+	fault.Invalid:     http.StatusUnprocessableEntity,
+	fault.RetryLater:  http.StatusServiceUnavailable,
+	fault.Unavailable: http.StatusServiceUnavailable,
+	fault.TimedOut:    http.StatusGatewayTimeout,
 }
 
+// problem is the problem document of an error. Whoever is to try again is told when.
 func problem(err error) error {
 	if err == nil {
 		return nil
@@ -54,33 +38,12 @@ func problem(err error) error {
 	if errors.As(err, &already) {
 		return already
 	}
-	status := http.StatusInternalServerError
-	var e *types.Error
-	if errors.As(err, &e) {
-		status = fromCNI(e.Code)
-	}
-	for _, s := range statuses {
-		if errors.Is(err, s.cause) {
-			status = s.status
-			break
-		}
-	}
+	status := statuses[fault.Of(err)]
 	p := &huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: err.Error()}
 	if status == http.StatusServiceUnavailable {
 		return huma.ErrorWithHeaders(p, http.Header{"Retry-After": {"2"}})
 	}
 	return p
-}
-
-// fromCNI: what the caller can mend is 422, what time mends is 503.
-func fromCNI(code uint) int {
-	switch code {
-	case types.ErrTryAgainLater, 50, 51:
-		return http.StatusServiceUnavailable
-	case types.ErrUnsupportedField, types.ErrIncompatibleCNIVersion, types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, 100:
-		return http.StatusUnprocessableEntity
-	}
-	return http.StatusInternalServerError
 }
 
 // inWords puts what the framework says of a request into ours.

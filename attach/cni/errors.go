@@ -1,38 +1,26 @@
 package cni
 
 import (
-	"context"
 	"errors"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
-	"github.com/patchbay-cni/patchbay/internal/netns"
-	"github.com/patchbay-cni/patchbay/ipam"
-	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
-// codes is the one table from causes to CNI error codes. An error that is a CNI error already, a
-// delegate's for instance, keeps its code and details.
-var codes = []struct {
-	cause error
-	code  uint
-}{
-	{etcd.ErrUnavailable, types.ErrTryAgainLater},
-	{etcd.ErrConflict, types.ErrTryAgainLater},
-	{meta.ErrUnavailable, types.ErrTryAgainLater},
-	{meta.ErrReplaced, types.ErrTryAgainLater},
-	{context.DeadlineExceeded, types.ErrTryAgainLater},
-	{meta.ErrNotFound, types.ErrInvalidNetworkConfig},
-	{meta.ErrForbidden, cniwire.ErrRefused},
-	{ipam.ErrInvalid, cniwire.ErrRefused},
-	{ipam.ErrTaken, cniwire.ErrRefused},
-	{ipam.ErrExhausted, cniwire.ErrRefused},
-	{netns.ErrGone, types.ErrInvalidEnvironmentVariables},
-	{netns.ErrOther, types.ErrInvalidEnvironmentVariables},
-	{netns.ErrHost, types.ErrInvalidEnvironmentVariables},
+// codes are the CNI error codes of the classes. An error that is a CNI error already, a delegate's for
+// instance, keeps its code and details.
+var codes = map[fault.Class]uint{
+	fault.Internal:    cniwire.ErrDelegate,
+	fault.NotFound:    types.ErrInvalidEnvironmentVariables,
+	fault.Forbidden:   cniwire.ErrRefused,
+	fault.Conflict:    cniwire.ErrRefused,
+	fault.Invalid:     cniwire.ErrRefused,
+	fault.RetryLater:  types.ErrTryAgainLater,
+	fault.Unavailable: types.ErrTryAgainLater,
+	fault.TimedOut:    types.ErrTryAgainLater,
 }
 
 // gone are words that make containerd take a failed DEL for a success; a known failure must not
@@ -40,20 +28,13 @@ var codes = []struct {
 var gone = strings.NewReplacer("not found", "missing", "no such file or directory", "no such path")
 
 func toCNI(err error) *types.Error {
+	msg := err.Error()
 	var e *types.Error
-	if errors.As(err, &e) {
-		msg := err.Error()
-		if e.Details != "" {
-			msg = strings.Replace(msg, "; "+e.Details, "", 1)
-		}
-		return types.NewError(e.Code, gone.Replace(msg), gone.Replace(e.Details))
+	if !errors.As(err, &e) {
+		return types.NewError(codes[fault.Of(err)], gone.Replace(msg), "")
 	}
-	code := cniwire.ErrDelegate
-	for _, c := range codes {
-		if errors.Is(err, c.cause) {
-			code = c.code
-			break
-		}
+	if e.Details != "" {
+		msg = strings.Replace(msg, "; "+e.Details, "", 1)
 	}
-	return types.NewError(code, gone.Replace(err.Error()), "")
+	return types.NewError(e.Code, gone.Replace(msg), gone.Replace(e.Details))
 }

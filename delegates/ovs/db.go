@@ -2,7 +2,6 @@ package ovs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -13,6 +12,8 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
@@ -235,7 +236,7 @@ func (d *DB) Connected() bool {
 }
 
 // errLost says that a transaction's outcome is unknown, as the connection broke.
-var errLost = errors.New("connection to Open vSwitch lost")
+var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
 
 func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) ([]ovsdb.OperationResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectWait)

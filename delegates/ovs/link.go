@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
@@ -52,7 +53,7 @@ func newLinks() *links {
 }
 
 // errExists says that the pod has an interface of that name.
-var errExists = errors.New("the pod has an interface of that name already")
+var errExists = fault.New(fault.Invalid, "the pod has an interface of that name already")
 
 // create makes a veth pair with one end in the host, up, and the other in the pod's namespace
 // under its final name, down.

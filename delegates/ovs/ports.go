@@ -17,6 +17,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // portWait is how long ovs-vswitchd may take to open a new port.
@@ -111,7 +112,7 @@ func (p *ports) closed(ctx context.Context, specs []portSpec) error {
 	return nil
 }
 
-var errSwitchSlow = errors.New("ovs-vswitchd takes too long")
+var errSwitchSlow = fault.New(fault.RetryLater, "ovs-vswitchd takes too long")
 
 func waitError(ctx context.Context, do string, s portSpec) error {
 	if context.Cause(ctx) == errSwitchSlow {

@@ -13,14 +13,15 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // ErrConflict says that a transaction's condition did not hold: a key to be created exists with
 // another value, or a guard has changed.
-var ErrConflict = errors.New("etcd transaction refused: a key has changed or has another owner")
+var ErrConflict = fault.New(fault.RetryLater, "etcd transaction refused: a key has changed or has another owner")
 
 // ErrUnavailable says that etcd gave no answer in time. The transaction may have been committed.
-var ErrUnavailable = errors.New("etcd is unavailable")
+var ErrUnavailable = fault.New(fault.Unavailable, "etcd is unavailable")
 
 // A Txn is a conditional transaction. It must be safe to apply twice: puts of whole values,
 // deletes, conditions on absence or on values.

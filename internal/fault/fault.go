@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 )
 
 // A Class says what a caller can do about an error.
@@ -21,7 +23,11 @@ const (
 	Invalid                  // the request, or a configuration it leads to, can't be honoured as it is
 	RetryLater               // the same request will do in a moment
 	Unavailable              // something that is needed is away: the same request will do once it is back
+	TimedOut                 // the request was not finished in time: it is undone, and will do in a moment
 )
+
+// Passes reports whether time alone can mend an error of the class.
+func (c Class) Passes() bool { return c == RetryLater || c == Unavailable || c == TimedOut }
 
 // classified is an error that knows its class.
 type classified struct {
@@ -38,16 +44,22 @@ func New(c Class, text string) error { return &classified{c, text} }
 // plugin's for instance, is classified by its code (CNI 1.1.0 section 5); an error that nobody has
 // classified is Internal.
 func Of(err error) Class {
-	var own *classified
-	if errors.As(err, &own) {
-		return own.class
-	}
-	var cni *types.Error
-	if errors.As(err, &cni) {
-		return ofCode(cni.Code)
+	switch e := err.(type) {
+	case *classified:
+		return e.class
+	case *types.Error:
+		return ofCode(e.Code)
+	case interface{ Unwrap() error }:
+		return Of(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			if c := Of(part); c != Internal {
+				return c
+			}
+		}
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return RetryLater
+		return TimedOut
 	}
 	return Internal
 }
@@ -56,9 +68,9 @@ func ofCode(code uint) Class {
 	switch code {
 	case types.ErrTryAgainLater:
 		return RetryLater
-	case 50, 51: // STATUS: not available, limited connectivity
+	case cniwire.ErrPluginNotAvailable, cniwire.ErrLimitedConnection:
 		return Unavailable
-	case types.ErrUnsupportedField, types.ErrIncompatibleCNIVersion, types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, 100:
+	case types.ErrUnsupportedField, types.ErrIncompatibleCNIVersion, types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, cniwire.ErrRefused:
 		return Invalid
 	case types.ErrUnknownContainer, types.ErrInvalidEnvironmentVariables:
 		return NotFound

@@ -14,15 +14,17 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 var (
 	// ErrGone says that there is no network namespace at the path any more.
-	ErrGone = errors.New("network namespace is gone")
+	ErrGone = fault.New(fault.NotFound, "network namespace is gone")
 	// ErrOther says that the path leads to another namespace than the one that was meant.
-	ErrOther = errors.New("the path leads to another network namespace than the sandbox's")
+	ErrOther = fault.New(fault.NotFound, "the path leads to another network namespace than the sandbox's")
 	// ErrHost says that the path leads to the host's own network namespace.
-	ErrHost = errors.New("the path leads to the host's own network namespace")
+	ErrHost = fault.New(fault.NotFound, "the path leads to the host's own network namespace")
 )
 
 const nsfsMagic = 0x6e736673

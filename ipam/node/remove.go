@@ -10,14 +10,15 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
 var (
 	// ErrNoPool says that etcd has no pool of that name.
-	ErrNoPool = errors.New("there is no pool of that name")
+	ErrNoPool = fault.New(fault.NotFound, "there is no pool of that name")
 	// ErrInUse says that addresses of the pool have owners.
-	ErrInUse = errors.New("addresses of it are in use")
+	ErrInUse = fault.New(fault.Conflict, "addresses of it are in use")
 )
 
 // usersShown is how many owners the refusal to remove a pool names.

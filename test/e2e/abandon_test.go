@@ -29,7 +29,7 @@ func TestADELThatNeverSucceedsHoldsNoNamespace(t *testing.T) {
 	if err := c.Client.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, reason := range []string{"FailedDetach", "DetachAbandoned"} {
+	for _, reason := range []string{"DetachDelayed", "DetachAbandoned"} {
 		eventually(t, "the node's Event "+reason, func() error {
 			l, err := c.Client.CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.kind=Node,involvedObject.name=n1,reason=" + reason})
 			if err != nil {

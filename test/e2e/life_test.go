@@ -348,7 +348,7 @@ func TestANodeWithoutOpenVSwitchIsNotReady(t *testing.T) {
 	})
 	// What can't be unmade now is told, kept, and unmade later.
 	remove(t, ns, "ends")
-	event(t, ns, "ends", "FailedDetach", "net1", "Open vSwitch does not answer")
+	event(t, ns, "ends", "DetachDelayed", "net1", "Open vSwitch does not answer")
 	if err := n1.StartOVSDB(); err != nil {
 		t.Fatal(err)
 	}
