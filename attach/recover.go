@@ -97,7 +97,7 @@ func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) 
 	next, undone := s.with(), slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool { return !e.due(a, now) })
 	// The release before did not record that an ADD was not answered yet.
 	next.Ending = s.Ending || len(s.Attachments) > 0 && !slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
-		return a.Status.Phase != Pending || a.Spec.Role == meta.RoleAPI
+		return a.Status.Phase != Pending || a.Spec.Source == meta.SourceAPI
 	})
 	if len(undone) > 0 {
 		e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))

@@ -84,7 +84,7 @@ type Route struct {
 
 // equal reports whether both ask for the same: who asked does not matter.
 func (s Spec) equal(o Spec) bool {
-	s.Role, o.Role = "", ""
+	s.Source, o.Source = "", ""
 	a, errA := json.Marshal(s)
 	b, errB := json.Marshal(o)
 	return errA == nil && errB == nil && bytes.Equal(a, b)
@@ -113,7 +113,7 @@ func (s *Sandbox) Interfaces() []string {
 func (s *Sandbox) Made() []meta.Made {
 	var made []meta.Made
 	for _, a := range s.Attachments {
-		m := meta.Made{Role: a.Spec.Role, Network: a.Spec.Network, Config: a.Spec.Config.Name, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device}
+		m := meta.Made{Source: a.Spec.Source, Network: a.Spec.Network, Config: a.Spec.Config.Name, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device}
 		if a.hasInterface() {
 			m.Interface = a.Spec.Interface
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// nics is a source of networks that all need a device of example.org/nic, and of a pod's devices.
+// nics is a catalog of networks that all need a device of example.org/nic, and of a pod's devices.
 type nics struct {
 	nads
 	ids []string

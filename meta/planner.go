@@ -20,7 +20,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
-// ErrNotFound says that the source has no such pod or network.
+// ErrNotFound says that the catalog has no such pod or network.
 var ErrNotFound = error(types.NewError(types.ErrInvalidNetworkConfig, "not found", ""))
 
 // ErrForbidden says that a pod may not use a network.
@@ -29,14 +29,14 @@ var ErrForbidden = fault.New(fault.Forbidden, "forbidden")
 // ErrReplaced says that the pod of that name is another one by now.
 var ErrReplaced = fault.New(fault.RetryLater, "the pod was re-created")
 
-// ErrUnavailable says that the source can't be asked at the moment.
+// ErrUnavailable says that the catalog can't be asked at the moment.
 var ErrUnavailable = fault.New(fault.Unavailable, "the API server gives no answer")
 
 // A Pod is what of a pod matters here.
 type Pod struct {
 	Namespace, Name, UID string
 	MirrorOf             string // the UID of the static pod that this is the API's copy of
-	Version              string // of the object, if the source has versions
+	Version              string // of the object, if the catalog has versions
 	Annotations          map[string]string
 }
 
@@ -56,15 +56,16 @@ type Network struct {
 	Resource        string // the device plugin's resource, if it needs one
 }
 
-// A Source knows pods and networks. It returns ErrNotFound for what it does not have.
-type Source interface {
+// A Catalog knows pods and networks. It returns ErrNotFound for what it does not have.
+type Catalog interface {
 	// Pod returns the pod of that name and UID, any UID if it is empty, or ErrReplaced.
 	Pod(ctx context.Context, namespace, name, uid string) (*Pod, error)
 	Network(ctx context.Context, namespace, name string) (*Network, error)
 }
 
-// A DeviceSource returns the devices of a pod, by resource, in the order in which they are used.
-type DeviceSource interface {
+// Devices knows the devices of pods.
+type Devices interface {
+	// Devices returns a pod's devices, by resource, in the order in which they are used.
 	Devices(ctx context.Context, namespace, pod string) (map[string][]string, error)
 	// Hands reports whether devices of the resource are handed to pods at all.
 	Hands(ctx context.Context, resource string) (bool, error)
@@ -83,7 +84,7 @@ type Config struct {
 	// Inline are the cluster network and further default networks by configuration, not by name.
 	Inline []*cniconf.List
 	// Devices knows what kubelet has given to pods; nil: networks that need a device are refused.
-	Devices DeviceSource
+	Devices Devices
 	// AnyDevice says that devices are not asked for: what is planned is judged, not made.
 	AnyDevice bool
 	// ReadinessFile is written by whoever makes the cluster network; until then ADDs wait.
@@ -95,21 +96,22 @@ type Config struct {
 	Implied map[string][]string
 }
 
-// A Role says why a pod has an attachment.
-type Role string
+// A Source says who asked for an attachment.
+type Source string
 
-// The roles, in the order in which attachments are made.
+// The sources, in the order in which attachments are made. Records hold these values.
 const (
-	RoleCluster  Role = "cluster"  // the pod's eth0
-	RoleDefault  Role = "default"  // one of meta.defaultNetworks
-	RoleSelected Role = "selected" // the pod's annotation
-	RoleChain    Role = "chain"    // the auxiliary chain, which makes no interface
-	RoleAPI      Role = "api"      // the REST API
+	SourceCluster    Source = "cluster"  // the pod's eth0
+	SourceDefault    Source = "default"  // one of meta.defaultNetworks
+	SourceAnnotation Source = "selected" // the pod's annotation
+	SourceChain      Source = "chain"    // the auxiliary chain, which makes no interface
+	SourceAPI        Source = "api"      // the REST API
+	SourceDirect     Source = "direct"   // a runtime that calls our plugin with a network's own configuration
 )
 
 // Wanted is one attachment that a pod is to have.
 type Wanted struct {
-	Role         Role               `json:"role"`
+	Source       Source             `json:"role"`
 	Network      string             `json:"network,omitempty"` // namespace/name; "" for an inline configuration or one on disk
 	Interface    string             `json:"interface"`
 	Config       *cniconf.List      `json:"config"`
@@ -129,18 +131,18 @@ type IPAMClaim struct {
 
 // A Planner works out what a pod is to have.
 type Planner struct {
-	src Source
-	cfg Config
+	catalog Catalog
+	cfg     Config
 }
 
 // NewPlanner returns a planner.
-func NewPlanner(src Source, cfg Config) *Planner { return &Planner{src: src, cfg: cfg} }
+func NewPlanner(catalog Catalog, cfg Config) *Planner { return &Planner{catalog: catalog, cfg: cfg} }
 
 // Config returns the planner's configuration.
 func (p *Planner) Config() Config { return p.cfg }
 
 // With returns a planner with another configuration.
-func (p *Planner) With(cfg Config) *Planner { return NewPlanner(p.src, cfg) }
+func (p *Planner) With(cfg Config) *Planner { return NewPlanner(p.catalog, cfg) }
 
 // Plan returns the attachments of a pod that starts, in order: cluster network as ifName, default
 // networks, the pod's own. runtime holds the capability arguments of the container runtime, which
@@ -169,7 +171,7 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 	}
 	names := newNames(all, own)
 	for i, list := range p.inlineDefaults() {
-		w, err := p.want(list, Selection{}, RoleDefault, "default network "+list.Name)
+		w, err := p.want(list, Selection{}, SourceDefault, "default network "+list.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -179,11 +181,11 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		all = append(all, w)
 	}
 	for i, s := range slices.Concat(sels, own) {
-		role := RoleSelected
+		source := SourceAnnotation
 		if i < len(sels) {
-			role = RoleDefault
+			source = SourceDefault
 		}
-		w, err := p.selected(ctx, pod.Namespace, s, role)
+		w, err := p.selected(ctx, pod.Namespace, s, source)
 		if err != nil {
 			return nil, err
 		}
@@ -226,7 +228,7 @@ func (p *Planner) auxiliary() (*Wanted, error) {
 	if err != nil || list == nil {
 		return nil, err
 	}
-	w, err := p.want(list, Selection{}, RoleChain, "auxiliary chain "+name)
+	w, err := p.want(list, Selection{}, SourceChain, "auxiliary chain "+name)
 	return &w, err
 }
 
@@ -257,7 +259,7 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 	if err := s.Validate(); err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
-	w, err := p.selected(ctx, podNamespace, s, RoleAPI)
+	w, err := p.selected(ctx, podNamespace, s, SourceAPI)
 	if err == nil {
 		err = p.noDevice(ctx, &w)
 	}
@@ -277,7 +279,7 @@ func (p *Planner) Inline(config json.RawMessage, s Selection, taken []string) (W
 	if err != nil {
 		return Wanted{}, err
 	}
-	w, err := p.want(list, s, RoleAPI, "inline configuration "+list.Name)
+	w, err := p.want(list, s, SourceAPI, "inline configuration "+list.Name)
 	if err != nil {
 		return w, err
 	}
@@ -306,7 +308,7 @@ func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime m
 	case override != "":
 		w, err = p.override(ctx, pod, override)
 	case len(p.cfg.Inline) > 0:
-		w, err = p.want(p.cfg.Inline[0], Selection{}, RoleCluster, "cluster network "+p.cfg.Inline[0].Name)
+		w, err = p.want(p.cfg.Inline[0], Selection{}, SourceCluster, "cluster network "+p.cfg.Inline[0].Name)
 	case p.cfg.ClusterNetwork != "":
 		w, err = p.configured(ctx, p.cfg.ClusterNetwork)
 	default:
@@ -315,7 +317,7 @@ func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime m
 	if err != nil {
 		return nil, err
 	}
-	w.Role, w.Interface = RoleCluster, ifName
+	w.Source, w.Interface = SourceCluster, ifName
 	declared := maps.Clone(runtime)
 	maps.DeleteFunc(declared, func(name string, _ json.RawMessage) bool { return !w.Config.Declares(name) })
 	if w.Requests, err = w.Requests.With(declared); err != nil {
@@ -333,16 +335,16 @@ func (p *Planner) override(ctx context.Context, pod Pod, annotation string) (Wan
 		return Wanted{}, malformed("annotation %s must name exactly one network, not %d", DefaultNetworkAnnotation, len(sels))
 	}
 	if slices.Contains(p.cfg.SystemNamespaces, sels[0].Namespace) {
-		return p.lookUp(ctx, sels[0], RoleCluster)
+		return p.lookUp(ctx, sels[0], SourceCluster)
 	}
-	return p.selected(ctx, pod.Namespace, sels[0], RoleCluster)
+	return p.selected(ctx, pod.Namespace, sels[0], SourceCluster)
 }
 
 // configured finds a network that the daemon's configuration names: a NAD, or a file on disk.
 func (p *Planner) configured(ctx context.Context, name string) (Wanted, error) {
 	if !strings.HasPrefix(name, "/") {
 		s := p.reference(name)
-		w, err := p.lookUp(ctx, s, RoleCluster)
+		w, err := p.lookUp(ctx, s, SourceCluster)
 		if !errors.Is(err, ErrNotFound) || strings.Contains(name, "/") {
 			return w, err
 		}
@@ -351,7 +353,7 @@ func (p *Planner) configured(ctx context.Context, name string) (Wanted, error) {
 	if err != nil {
 		return Wanted{}, fmt.Errorf("cluster network %s: %w", name, err)
 	}
-	return p.want(list, Selection{}, RoleCluster, name)
+	return p.want(list, Selection{}, SourceCluster, name)
 }
 
 func (p *Planner) reference(name string) Selection {
@@ -372,13 +374,13 @@ func (p *Planner) systemNamespace() string {
 }
 
 // selected looks up a network for a pod, if the pod may use it.
-func (p *Planner) selected(ctx context.Context, podNamespace string, s Selection, role Role) (Wanted, error) {
-	if role != RoleDefault {
+func (p *Planner) selected(ctx context.Context, podNamespace string, s Selection, source Source) (Wanted, error) {
+	if source != SourceDefault {
 		if err := p.Allowed(podNamespace, s.Namespace); err != nil {
 			return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 		}
 	}
-	return p.lookUp(ctx, s, role)
+	return p.lookUp(ctx, s, source)
 }
 
 // Allowed is the one place that decides which namespaces' networks a pod may use.
@@ -390,8 +392,8 @@ func (p *Planner) Allowed(podNamespace, networkNamespace string) error {
 		ErrForbidden, podNamespace, strings.Join(p.cfg.GlobalNamespaces, ", "))
 }
 
-func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, error) {
-	n, err := p.src.Network(ctx, s.Namespace, s.Name)
+func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wanted, error) {
+	n, err := p.catalog.Network(ctx, s.Namespace, s.Name)
 	if err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
@@ -404,22 +406,22 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, role Role) (Wanted, e
 	if err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
-	w, err := p.want(list, s, role, "network "+s.Ref())
+	w, err := p.want(list, s, source, "network "+s.Ref())
 	w.Network, w.Resource, w.DeviceID = s.Ref(), n.Resource, s.DeviceID
 	return w, err
 }
 
 // want joins a configuration and what the pod asked of it. A request that no plugin of the
 // configuration can honour is refused, never dropped.
-func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) (Wanted, error) {
+func (p *Planner) want(list *cniconf.List, s Selection, source Source, what string) (Wanted, error) {
 	requests, capabilities := s.requests()
-	w := Wanted{Role: role, Config: list, DefaultRoute: s.DefaultRoute, Requests: requests}
+	w := Wanted{Source: source, Config: list, DefaultRoute: s.DefaultRoute, Requests: requests}
 	for _, t := range list.Types() {
 		if cniconf.IsMeta(t) {
 			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
 		}
 	}
-	if s.IPAMClaim != "" && !p.persists(list, role) {
+	if s.IPAMClaim != "" && !p.persists(list, source) {
 		return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour \"ipam-claim-reference\": only further networks of type patchbay-ovs with addresses from patchbay-ipam keep them", what), "drop it from the request")
 	}
 	if len(s.CNIArgs) > 0 {
@@ -440,7 +442,7 @@ func (p *Planner) want(list *cniconf.List, s Selection, role Role, what string) 
 
 // persists reports whether a network's addresses can be an IPAMClaim's (specification 8: not those of
 // the cluster network).
-func (p *Planner) persists(list *cniconf.List, role Role) bool {
+func (p *Planner) persists(list *cniconf.List, source Source) bool {
 	head := list.Plugins[0]
-	return role != RoleCluster && p.cfg.Implied[head.Type] != nil && head.IPAMType == "patchbay-ipam"
+	return source != SourceCluster && p.cfg.Implied[head.Type] != nil && head.IPAMType == "patchbay-ipam"
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// nads is a source of networks, by namespace/name.
+// nads is a catalog of networks, by namespace/name.
 type nads map[string]string
 
 func (n nads) Pod(context.Context, string, string, string) (*Pod, error) { return nil, ErrNotFound }
@@ -253,7 +253,7 @@ func TestAnAuxiliaryChainIsPlannedForEveryPod(t *testing.T) {
 		if err != nil || len(ws) != 3 {
 			t.Fatalf("%+v, %v", ws, err)
 		}
-		if w := ws[2]; w.Role != RoleChain || w.Interface != "net2" || w.Config.Name != "vendor" || strings.Join(w.Config.Types(), ",") != "passthru,one,two" {
+		if w := ws[2]; w.Source != SourceChain || w.Interface != "net2" || w.Config.Name != "vendor" || strings.Join(w.Config.Types(), ",") != "passthru,one,two" {
 			t.Errorf("%+v", w)
 		}
 		if err := os.RemoveAll(filepath.Join(dir, "vendor")); err != nil {

@@ -10,7 +10,7 @@ import (
 
 // A Made is an attachment as far as results and status are concerned.
 type Made struct {
-	Role         Role
+	Source       Source
 	Network      string // namespace/name; "" if no NetworkAttachmentDefinition made it
 	Config       string // the configuration's name
 	Interface    string // "" for a chain that has none of its own

@@ -40,7 +40,7 @@ type Options struct {
 // certLife is how long the certificate is good for; a new one is made at every start.
 const certLife = 365 * 24 * time.Hour
 
-// networks is the source of a judge: networks only.
+// networks is the catalog of a judge: networks only.
 type networks struct{ *kube.NetworkCache }
 
 func (networks) Pod(context.Context, string, string, string) (*meta.Pod, error) {

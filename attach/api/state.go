@@ -183,14 +183,14 @@ func views(sb *attach.Sandbox) []client.Attachment {
 	return all
 }
 
-// sources are the roles as the API calls them.
-var sources = map[meta.Role]string{meta.RoleCluster: "cluster", meta.RoleDefault: "default", meta.RoleSelected: "annotation", meta.RoleAPI: "api"}
+// sources are the records' words as the API says them.
+var sources = map[meta.Source]string{meta.SourceCluster: "cluster", meta.SourceDefault: "default", meta.SourceAnnotation: "annotation", meta.SourceAPI: "api"}
 
 func view(sb *attach.Sandbox, a attach.Attachment) client.Attachment {
 	v := client.Attachment{Namespace: sb.Namespace, Pod: sb.Pod, Interface: a.Spec.Interface, Network: a.Spec.Network, Node: sb.Node,
 		Phase: string(a.Status.Phase), Bridge: a.Status.Bridge, Port: a.Status.Port, CreatedAt: a.Status.CreatedAt, Message: a.Status.Message}
-	if v.Source = sources[a.Spec.Role]; v.Source == "" {
-		v.Source = string(a.Spec.Role)
+	if v.Source = sources[a.Spec.Source]; v.Source == "" {
+		v.Source = string(a.Spec.Source)
 	}
 	res := a.Status.Result
 	if res == nil {

@@ -61,7 +61,7 @@ func (s *Server) attachAll(ctx context.Context, c *call, pod meta.Pod) (any, err
 	if err != nil {
 		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	if prev := c.conf.PrevResult; prev != nil && len(wanted) > 0 && wanted[0].Role == meta.RoleCluster {
+	if prev := c.conf.PrevResult; prev != nil && len(wanted) > 0 && wanted[0].Source == meta.SourceCluster {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "an earlier plugin of the list has made "+c.IfName+", which is the cluster network's",
 			"leave meta.clusterNetwork empty, or put patchbay first")
 	}
@@ -91,7 +91,7 @@ func (s *Server) planner(c *call) (*meta.Planner, error) {
 	return s.Planner.With(cfg), nil
 }
 
-// pod finds the pod's annotations: from the runtime itself, else from the source. A caller that is
+// pod finds the pod's annotations: from the runtime itself, else from the catalog. A caller that is
 // not for a pod (no K8S_POD_NAME) gets the cluster network alone.
 func (s *Server) pod(ctx context.Context, c *call) (meta.Pod, error) {
 	pod := meta.Pod{Namespace: c.args["K8S_POD_NAMESPACE"], Name: c.args["K8S_POD_NAME"], UID: c.args["K8S_POD_UID"]}
@@ -104,7 +104,7 @@ func (s *Server) pod(ctx context.Context, c *call) (meta.Pod, error) {
 	if pod.Name == "" {
 		return pod, nil
 	}
-	known, err := s.Source.Pod(ctx, pod.Namespace, pod.Name, pod.UID)
+	known, err := s.Catalog.Pod(ctx, pod.Namespace, pod.Name, pod.UID)
 	if err != nil {
 		return pod, types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	}
@@ -125,7 +125,7 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		a, err := s.Engine.AddInterface(ctx, c.sandbox(), meta.Wanted{Role: "direct", Interface: c.IfName, Config: list, Requests: requests})
+		a, err := s.Engine.AddInterface(ctx, c.sandbox(), meta.Wanted{Source: meta.SourceDirect, Interface: c.IfName, Config: list, Requests: requests})
 		if err != nil {
 			return nil, err
 		}

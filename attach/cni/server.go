@@ -35,7 +35,7 @@ const maxBody = 4 << 20
 type Options struct {
 	Engine  *attach.Engine
 	Planner *meta.Planner
-	Source  meta.Source
+	Catalog meta.Catalog
 	IPAM    *node.Allocator
 	Pools   map[string]ipam.Config
 	// Probe reports what this node lacks to serve an ADD, as a CNI error 50 or 51.

@@ -38,7 +38,7 @@ type Published interface {
 // Attributes of a device in a ResourceSlice: k8s.cni.cncf.io/resourceName and k8s.cni.cncf.io/deviceID.
 type Attributes struct{ Resource, DeviceID string }
 
-// Devices implements meta.DeviceSource: the pod's device IDs by resource, sorted, as Multus hands
+// Devices implements meta.Devices: the pod's device IDs by resource, sorted, as Multus hands
 // them out. A device that DRA has allocated is found under the resource name that its driver has
 // published, and under the name of the claim, there by the name that CDI has for it.
 func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string][]string, error) {
@@ -73,7 +73,7 @@ func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string
 	return ids, nil
 }
 
-// Hands implements meta.DeviceSource: it reports whether devices of the resource are handed to pods
+// Hands implements meta.Devices: it reports whether devices of the resource are handed to pods
 // here, by a device plugin or a DRA driver. What nobody hands out is a number for the scheduler.
 func (k Kubelet) Hands(ctx context.Context, resource string) (bool, error) {
 	if !strings.Contains(resource, "/") {

@@ -35,7 +35,7 @@ func NewNetworkCache(cfg *rest.Config, log *slog.Logger) (*NetworkCache, error) 
 // Run keeps the cache until the context ends.
 func (c *NetworkCache) Run(ctx context.Context) { c.nads.RunWithContext(ctx) }
 
-// Network implements meta.Source.
+// Network implements meta.Catalog.
 func (c *NetworkCache) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
 	if o, ok, err := c.nads.GetStore().GetByKey(namespace + "/" + name); err == nil && ok {
 		return toNetwork(o.(*nad.NetworkAttachmentDefinition)), nil

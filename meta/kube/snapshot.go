@@ -16,7 +16,7 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// A Snapshot is what a cluster has, read once: a meta.Source, and a meta.DeviceSource that takes it
+// A Snapshot is what a cluster has, read once: a meta.Catalog, and a meta.Devices that takes it
 // that pods get the devices they request.
 type Snapshot struct {
 	Networks []meta.Network
@@ -115,7 +115,7 @@ func requests(spec *corev1.PodSpec) map[string]int {
 // them: they lead a pod to a node that has the bridge.
 const SchedulerResources = "ovs-cni.network.kubevirt.io/"
 
-// Hands implements meta.DeviceSource.
+// Hands implements meta.Devices.
 func (s *Snapshot) Hands(_ context.Context, resource string) (bool, error) {
 	return !strings.HasPrefix(resource, SchedulerResources), nil
 }
@@ -123,7 +123,7 @@ func (s *Snapshot) Hands(_ context.Context, resource string) (bool, error) {
 // maxDevices is more than a pod can have networks.
 const maxDevices = 256
 
-// Devices implements meta.DeviceSource, with made-up devices.
+// Devices implements meta.Devices, with made-up devices.
 func (s *Snapshot) Devices(_ context.Context, namespace, pod string) (map[string][]string, error) {
 	at := namespace + "/" + pod
 	devices := map[string][]string{}
@@ -162,7 +162,7 @@ func (s *Snapshot) readConfigs(ctx context.Context, cfg *rest.Config) error {
 	return nil
 }
 
-// Pod implements meta.Source.
+// Pod implements meta.Catalog.
 func (s *Snapshot) Pod(_ context.Context, namespace, name, _ string) (*meta.Pod, error) {
 	i := slices.IndexFunc(s.Pods, func(p meta.Pod) bool { return p.Namespace == namespace && p.Name == name })
 	if i < 0 {
@@ -171,7 +171,7 @@ func (s *Snapshot) Pod(_ context.Context, namespace, name, _ string) (*meta.Pod,
 	return &s.Pods[i], nil
 }
 
-// Network implements meta.Source.
+// Network implements meta.Catalog.
 func (s *Snapshot) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
 	i := slices.IndexFunc(s.Networks, func(n meta.Network) bool { return n.Namespace == namespace && n.Name == name })
 	if i < 0 {

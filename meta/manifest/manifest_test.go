@@ -106,14 +106,14 @@ func write(t *testing.T, path, text string) {
 	}
 }
 
-// follow runs a source and returns a function that waits until it has exactly those networks; it
+// follow runs a catalog and returns a function that waits until it has exactly those networks; it
 // looks at what is known, and has nothing read.
 func follow(t *testing.T, dir string) func(names ...string) {
 	t.Helper()
 	return run(t, New(dir, slog.New(slog.DiscardHandler)))
 }
 
-func run(t *testing.T, s *Source) func(names ...string) {
+func run(t *testing.T, s *Catalog) func(names ...string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

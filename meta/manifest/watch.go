@@ -22,7 +22,7 @@ const (
 
 // Run follows the directory until the context ends. It may be missing, come later, be removed and
 // come again, and it and its files may be links that are led elsewhere.
-func (s *Source) Run(ctx context.Context) {
+func (s *Catalog) Run(ctx context.Context) {
 	if s.dir == "" {
 		return
 	}
@@ -41,7 +41,7 @@ func (s *Source) Run(ctx context.Context) {
 }
 
 // failed keeps why there is no watch, for those who look; nil if there is one.
-func (s *Source) failed(err error) {
+func (s *Catalog) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -51,7 +51,7 @@ func (s *Source) failed(err error) {
 }
 
 // follow returns nil once the context ends.
-func (s *Source) follow(ctx context.Context) error {
+func (s *Catalog) follow(ctx context.Context) error {
 	s.scan(nil) // whatever the watch says
 	dir, err := filepath.Abs(s.dir)
 	if err != nil {

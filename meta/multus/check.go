@@ -109,13 +109,13 @@ func CheckNetwork(n meta.Network, validate func(meta.Network) error) []Finding {
 	return append([]Finding{{object, Works, strings.Join(message, "; ")}}, findings...)
 }
 
-// Seen is a source as it is seen from outside the nodes: a network whose configuration is on their
+// Seen is a catalog as it is seen from outside the nodes: a network whose configuration is on their
 // disks is there, whatever it is.
-type Seen struct{ meta.Source }
+type Seen struct{ meta.Catalog }
 
-// Network implements meta.Source.
+// Network implements meta.Catalog.
 func (s Seen) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
-	n, err := s.Source.Network(ctx, namespace, name)
+	n, err := s.Catalog.Network(ctx, namespace, name)
 	if err != nil || strings.TrimSpace(n.Config) != "" {
 		return n, err
 	}

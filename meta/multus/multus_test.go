@@ -110,7 +110,7 @@ func TestRequestsThatAreIgnoredThereFailHere(t *testing.T) {
 	}
 }
 
-// one is a source of one network.
+// one is a catalog of one network.
 type one string
 
 func (one) Pod(context.Context, string, string, string) (*meta.Pod, error) {

@@ -16,7 +16,7 @@ import (
 )
 
 // source reads files of a manifests directory, by name.
-func source(t *testing.T, files map[string]string) *manifest.Source {
+func source(t *testing.T, files map[string]string) *manifest.Catalog {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -28,7 +28,7 @@ func source(t *testing.T, files map[string]string) *manifest.Source {
 }
 
 // known fails unless there is the network default/NAME and no error.
-func known(t *testing.T, s *manifest.Source, name string) {
+func known(t *testing.T, s *manifest.Catalog, name string) {
 	t.Helper()
 	if _, err := s.Network(context.Background(), "default", name); err != nil {
 		t.Errorf("network %s: %v (errors of files: %v)", name, err, s.Errors())

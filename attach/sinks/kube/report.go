@@ -40,11 +40,11 @@ const (
 // the pod changes the two are compared, so one that was lost, or could not be written, is written
 // again.
 type Reporter struct {
-	log    *slog.Logger
-	all    bool // Events for routine notices, too
-	source *metakube.Source
-	pods   metadata.Interface
-	events *broadcaster
+	log     *slog.Logger
+	all     bool // Events for routine notices, too
+	catalog *metakube.Catalog
+	pods    metadata.Interface
+	events  *broadcaster
 	// sandbox finds the record of a running pod.
 	sandbox func(namespace, pod string) (*attach.Sandbox, error)
 	queue   workqueue.TypedRateLimitingInterface[key]
@@ -69,7 +69,7 @@ type broadcaster struct {
 
 // New returns a reporter. Run works off what it is told. With all, the interfaces of pods that start
 // or end raise Events, too: one more request to the API server for each pod.
-func New(cfg *rest.Config, source *metakube.Source, node string, all bool, log *slog.Logger) (*Reporter, error) {
+func New(cfg *rest.Config, catalog *metakube.Catalog, node string, all bool, log *slog.Logger) (*Reporter, error) {
 	pods, err := metadata.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client for network-status: %w", err)
@@ -80,7 +80,7 @@ func New(cfg *rest.Config, source *metakube.Source, node string, all bool, log *
 	}
 	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
 	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node})
-	return &Reporter{log: log, all: all, source: source, pods: pods, sent: map[key]sent{},
+	return &Reporter{log: log, all: all, catalog: catalog, pods: pods, sent: map[key]sent{},
 		events: &broadcaster{b, b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node})},
 		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
 	}, nil
@@ -89,7 +89,7 @@ func New(cfg *rest.Config, source *metakube.Source, node string, all bool, log *
 // Run compares records and pods until the context ends; sandbox finds a running pod's record.
 func (r *Reporter) Run(ctx context.Context, sandbox func(namespace, pod string) (*attach.Sandbox, error)) error {
 	r.sandbox = sandbox
-	if err := r.source.OnPod(func(p meta.Pod) { r.queue.Add(key{p.Namespace, p.Name}) }); err != nil {
+	if err := r.catalog.OnPod(func(p meta.Pod) { r.queue.Add(key{p.Namespace, p.Name}) }); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
@@ -132,7 +132,7 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 	if err != nil {
 		return err
 	}
-	pod := r.source.Cached(k.namespace, k.name)
+	pod := r.catalog.Cached(k.namespace, k.name)
 	if pod == nil || !pod.Is(s.UID) {
 		return nil // the cache is behind: its next event leads here again
 	}
@@ -221,7 +221,7 @@ func (r *Reporter) Notify(n attach.Notice) {
 		return
 	}
 	uid := n.UID
-	if pod := r.source.Cached(n.Namespace, n.Pod); pod != nil && pod.Is(uid) {
+	if pod := r.catalog.Cached(n.Namespace, n.Pod); pod != nil && pod.Is(uid) {
 		uid = pod.UID
 	}
 	kind := corev1.EventTypeNormal

@@ -52,10 +52,10 @@ type Daemon struct {
 
 	embedded *etcd.Embedded
 	kv       *clientv3.Client
-	source   source
+	catalog  catalog
 	// One of the two, as configured:
-	manifests *manifest.Source
-	kube      *kube.Source
+	manifests *manifest.Catalog
+	kube      *kube.Catalog
 	status    *kubesink.Reporter // nil without Kubernetes
 	reporter  attach.Reporter
 	claims    attach.Claims // IPAMClaims; nil without Kubernetes
@@ -124,7 +124,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 
 // build makes everything and starts only etcd.
 func (d *Daemon) build(ctx context.Context) error {
-	if err := d.openSource(); err != nil {
+	if err := d.openCatalog(); err != nil {
 		return err
 	}
 	if err := d.openEtcd(ctx); err != nil {
@@ -145,7 +145,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}})), d.native)
 	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
-	d.planner = meta.NewPlanner(d.source, plan)
+	d.planner = meta.NewPlanner(d.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.countReady})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.alloc,
 		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace),
@@ -153,7 +153,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Source: d.source, IPAM: d.alloc, Pools: d.cfg.IPAM.Pools,
+	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Catalog: d.catalog, IPAM: d.alloc, Pools: d.cfg.IPAM.Pools,
 		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe})
 	return nil
 }
@@ -201,7 +201,7 @@ func (d *Daemon) etcdFailed() <-chan error {
 func (d *Daemon) start(ctx context.Context) {
 	d.tasks.Go(func() { d.native.Run(ctx) })
 	d.tasks.Go(func() { d.store.Live(ctx, d.kv) })
-	d.runSource(ctx)
+	d.runCatalog(ctx)
 }
 
 // recover brings what is to what is recorded, and works off the DELs that were queued meanwhile.
@@ -251,7 +251,7 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 			}
 		})
 	}
-	d.awaitSource(ctx)
+	d.awaitCatalog(ctx)
 	d.drain(ctx)
 	return ctx.Err()
 }
@@ -370,6 +370,6 @@ func (d *Daemon) countReady() float64 {
 }
 
 func (d *Daemon) apiOptions() api.Options {
-	return api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.alloc, Nodes: d.store.Nodes, Networks: d.source.Networks,
+	return api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.alloc, Nodes: d.store.Nodes, Networks: d.catalog.Networks,
 		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe}
 }

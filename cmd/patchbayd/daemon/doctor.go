@@ -44,7 +44,7 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	for _, path := range []string{d.cfg.Listen.CNI, d.cfg.Listen.API} {
 		report("socket", path+" is a socket for root only", checkSocket(path))
 	}
-	d.examineSource(report)
+	d.examineCatalog(report)
 	if n := d.countQueue(); n != 0 {
 		report("del-queue", "", fmt.Errorf("%v DELs wait in %s", n, d.queueDir()))
 	} else {
@@ -125,7 +125,7 @@ func (d *Daemon) examineBridges(report func(string, string, error)) {
 	}
 }
 
-func (d *Daemon) examineSource(report func(string, string, error)) {
+func (d *Daemon) examineCatalog(report func(string, string, error)) {
 	if d.kube != nil {
 		var err error
 		if !d.kube.Synced() {

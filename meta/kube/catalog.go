@@ -1,4 +1,4 @@
-// Package kube is the source of pods and networks of a node in a cluster: the API server, through
+// Package kube is the catalog of pods and networks of a node in a cluster: the API server, through
 // informers. Of pods only the metadata of this node's is kept, and of that what matters here.
 package kube
 
@@ -32,15 +32,15 @@ const resync = 10 * time.Minute
 // knows the pod.
 const mirrorOf = "kubernetes.io/config.mirror"
 
-// A Source answers from its caches, and asks the API server when they are behind.
-type Source struct {
+// A Catalog answers from its caches, and asks the API server when they are behind.
+type Catalog struct {
 	*NetworkCache
 	meta metadata.Interface
 	pods cache.SharedIndexInformer
 }
 
-// New returns the source for a node. Run fills its caches.
-func New(cfg *rest.Config, node string, log *slog.Logger) (*Source, error) {
+// New returns the catalog for a node. Run fills its caches.
+func New(cfg *rest.Config, node string, log *slog.Logger) (*Catalog, error) {
 	m, err := metadata.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client for pods: %w", err)
@@ -49,7 +49,7 @@ func New(cfg *rest.Config, node string, log *slog.Logger) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{NetworkCache: n, meta: m}
+	s := &Catalog{NetworkCache: n, meta: m}
 	s.pods = metadatainformer.NewFilteredMetadataInformer(m, Pods, metav1.NamespaceAll, resync, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", node).String()
 	}).Informer()
@@ -69,7 +69,7 @@ func prepare(i cache.SharedIndexInformer, what string, log *slog.Logger) error {
 }
 
 // Run keeps the caches until the context ends.
-func (s *Source) Run(ctx context.Context) {
+func (s *Catalog) Run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() {
 		s.NetworkCache.Run(ctx)
@@ -80,18 +80,18 @@ func (s *Source) Run(ctx context.Context) {
 }
 
 // Await waits until the caches are filled, and reports whether they are.
-func (s *Source) Await(ctx context.Context, wait time.Duration) bool {
+func (s *Catalog) Await(ctx context.Context, wait time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	return cache.WaitForCacheSync(ctx.Done(), s.pods.HasSynced, s.nads.HasSynced)
 }
 
 // Synced reports whether the caches have been filled once.
-func (s *Source) Synced() bool { return s.pods.HasSynced() && s.nads.HasSynced() }
+func (s *Catalog) Synced() bool { return s.pods.HasSynced() && s.nads.HasSynced() }
 
 // OnPod has fn called with every pod of this node that is new or has changed, and now and then with
 // all of them.
-func (s *Source) OnPod(fn func(meta.Pod)) error {
+func (s *Catalog) OnPod(fn func(meta.Pod)) error {
 	tell := func(o any) {
 		if p, ok := o.(*metav1.PartialObjectMetadata); ok {
 			fn(*toPod(p))
@@ -102,7 +102,7 @@ func (s *Source) OnPod(fn func(meta.Pod)) error {
 }
 
 // Cached returns a pod as it is in the cache, or nil.
-func (s *Source) Cached(namespace, name string) *meta.Pod {
+func (s *Catalog) Cached(namespace, name string) *meta.Pod {
 	o, ok, err := s.pods.GetStore().GetByKey(namespace + "/" + name)
 	if err != nil || !ok {
 		return nil
@@ -110,8 +110,8 @@ func (s *Source) Cached(namespace, name string) *meta.Pod {
 	return toPod(o.(*metav1.PartialObjectMetadata))
 }
 
-// Pod implements meta.Source.
-func (s *Source) Pod(ctx context.Context, namespace, name, uid string) (*meta.Pod, error) {
+// Pod implements meta.Catalog.
+func (s *Catalog) Pod(ctx context.Context, namespace, name, uid string) (*meta.Pod, error) {
 	if p := s.Cached(namespace, name); p != nil && p.Is(uid) {
 		return p, nil
 	}

@@ -1,4 +1,4 @@
-// Package manifest is the source of pods and networks of a node without Kubernetes: a watched
+// Package manifest is the catalog of pods and networks of a node without Kubernetes: a watched
 // directory of YAML manifests.
 package manifest
 
@@ -21,10 +21,10 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// A Source reads Pod and NetworkAttachmentDefinition manifests from a directory. A file that can't
+// A Catalog reads Pod and NetworkAttachmentDefinition manifests from a directory. A file that can't
 // be read is reported and leaves what its last good version said; the other files are not
 // disturbed.
-type Source struct {
+type Catalog struct {
 	dir string
 	log *slog.Logger
 
@@ -54,15 +54,15 @@ func changed(info os.FileInfo) syscall.Timespec {
 	return syscall.Timespec{}
 }
 
-// New returns a source for the directory, which need not exist yet; "" has nothing in it.
-func New(dir string, log *slog.Logger) *Source {
-	s := &Source{dir: dir, log: log, files: map[string]file{}}
+// New returns a catalog for the directory, which need not exist yet; "" has nothing in it.
+func New(dir string, log *slog.Logger) *Catalog {
+	s := &Catalog{dir: dir, log: log, files: map[string]file{}}
 	s.scan(nil)
 	return s
 }
 
 // Errors returns what is wrong with which file, by path, and with the directory's watch.
-func (s *Source) Errors() map[string]error {
+func (s *Catalog) Errors() map[string]error {
 	errs := s.unreadable()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *Source) Errors() map[string]error {
 	return errs
 }
 
-func (s *Source) unreadable() map[string]error {
+func (s *Catalog) unreadable() map[string]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	errs := map[string]error{}
@@ -87,8 +87,8 @@ func (s *Source) unreadable() map[string]error {
 	return errs
 }
 
-// Pod implements meta.Source.
-func (s *Source) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod, error) {
+// Pod implements meta.Catalog.
+func (s *Catalog) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod, error) {
 	at := key{namespace, name}
 	p, err := find(s, "Pod", at, func(o objects) *meta.Pod { return o.pods[at] })
 	if err == nil && !p.Is(uid) {
@@ -97,14 +97,14 @@ func (s *Source) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod,
 	return p, err
 }
 
-// Network implements meta.Source.
-func (s *Source) Network(_ context.Context, namespace, name string) (*meta.Network, error) {
+// Network implements meta.Catalog.
+func (s *Catalog) Network(_ context.Context, namespace, name string) (*meta.Network, error) {
 	at := key{namespace, name}
 	return find(s, "NetworkAttachmentDefinition", at, func(o objects) *meta.Network { return o.networks[at] })
 }
 
 // Networks returns all networks, sorted by namespace and name.
-func (s *Source) Networks() []meta.Network {
+func (s *Catalog) Networks() []meta.Network {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []meta.Network
@@ -124,7 +124,7 @@ func (s *Source) Networks() []meta.Network {
 }
 
 // find looks in what is known, and once more in the directory itself: the watch may be behind.
-func find[T any](s *Source, kind string, at key, pick func(objects) *T) (*T, error) {
+func find[T any](s *Catalog, kind string, at key, pick func(objects) *T) (*T, error) {
 	for range 2 {
 		s.mu.Lock()
 		for _, path := range slices.Sorted(maps.Keys(s.files)) {
@@ -148,7 +148,7 @@ const maxOthers = 3
 
 // missing says why an object is not there: its manifest is broken, or no file has it. Files that
 // can't be read, and may have it, are named.
-func (s *Source) missing(kind string, at key, what string) error {
+func (s *Catalog) missing(kind string, at key, what string) error {
 	var others []string
 	errs := s.unreadable()
 	for _, path := range slices.Sorted(maps.Keys(errs)) {
@@ -175,7 +175,7 @@ func isManifest(name string) bool {
 
 // scan reads the files that are new or have changed, and those that suspect wants read in any case; a
 // nil suspect wants none.
-func (s *Source) scan(suspect func(name string) bool) {
+func (s *Catalog) scan(suspect func(name string) bool) {
 	if s.dir == "" {
 		return
 	}
@@ -209,7 +209,7 @@ func (s *Source) scan(suspect func(name string) bool) {
 	s.findTwins()
 }
 
-func (s *Source) read(path string, info os.FileInfo) {
+func (s *Catalog) read(path string, info os.FileInfo) {
 	have := s.files[path]
 	f := file{info: info}
 	if f.objects, f.err = parseFile(path); f.err != nil {
@@ -220,7 +220,7 @@ func (s *Source) read(path string, info os.FileInfo) {
 }
 
 // findTwins looks for objects that two files have.
-func (s *Source) findTwins() {
+func (s *Catalog) findTwins() {
 	first, twins := map[string]string{}, map[string]error{}
 	for _, path := range slices.Sorted(maps.Keys(s.files)) {
 		lines := s.files[path].objects.lines
@@ -241,7 +241,7 @@ func (s *Source) findTwins() {
 }
 
 // tell logs an error, unless it is the one that was told before.
-func (s *Source) tell(what string, before, err error) {
+func (s *Catalog) tell(what string, before, err error) {
 	if before == nil || before.Error() != err.Error() {
 		s.log.Error(what, "error", err)
 	}

@@ -20,14 +20,14 @@ import (
 // syncWait is how long the start waits for the API server; the caches may also fill later.
 const syncWait = 10 * time.Second
 
-// A source is where pods and networks come from, with what goes with it.
-type source interface {
-	meta.Source
+// A catalog is where pods and networks come from, with what goes with it.
+type catalog interface {
+	meta.Catalog
 	Networks() []meta.Network
 }
 
-// openSource chooses between the API server and the directory of manifests.
-func (d *Daemon) openSource() error {
+// openCatalog chooses between the API server and the directory of manifests.
+func (d *Daemon) openCatalog() error {
 	d.reporter = attach.Silent{}
 	enabled := d.cfg.Kubernetes.Enabled
 	if enabled == "false" {
@@ -43,7 +43,7 @@ func (d *Daemon) openSource() error {
 	if d.kube, err = kube.New(cfg, d.cfg.Node, d.log); err != nil {
 		return err
 	}
-	d.source = d.kube
+	d.catalog = d.kube
 	if d.status, err = kubesink.New(cfg, d.kube, d.cfg.Node, d.cfg.Kubernetes.Events == "all", d.log); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (d *Daemon) standalone() error {
 		return fmt.Errorf("ovs.marker publishes bridges as resources of a Kubernetes node: %w", kube.ErrNone)
 	}
 	d.manifests = manifest.New(d.cfg.Standalone.Manifests, d.log)
-	d.source = d.manifests
+	d.catalog = d.manifests
 	return nil
 }
 
@@ -91,8 +91,8 @@ func (d *Daemon) openMarker(cfg *rest.Config) error {
 	return nil
 }
 
-// runSource follows the source until the context ends.
-func (d *Daemon) runSource(ctx context.Context) {
+// runCatalog follows the catalog until the context ends.
+func (d *Daemon) runCatalog(ctx context.Context) {
 	if d.kube == nil {
 		d.tasks.Go(func() { d.manifests.Run(ctx) })
 		return
@@ -108,9 +108,9 @@ func (d *Daemon) runSource(ctx context.Context) {
 	})
 }
 
-// awaitSource waits for the first answers of the API server. A pod whose annotations the runtime
+// awaitCatalog waits for the first answers of the API server. A pod whose annotations the runtime
 // hands over, and every DEL, need none.
-func (d *Daemon) awaitSource(ctx context.Context) {
+func (d *Daemon) awaitCatalog(ctx context.Context) {
 	if d.kube != nil && !d.kube.Await(ctx, syncWait) && ctx.Err() == nil {
 		d.log.Error("the API server does not answer: serving from what is recorded, its answers follow once it is back")
 	}
