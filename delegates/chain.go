@@ -310,6 +310,9 @@ func (a *Attachment) nic() link.NIC {
 // GC tells the executed plugins of a list which of their attachments are valid.
 func (c *Chain) GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error {
 	tail := c.Executed(list)
+	if len(tail) == 0 {
+		return nil
+	}
 	return c.exec.GC(ctx, sublist(list, len(list.Plugins)-len(tail), len(list.Plugins)), valid)
 }
 
