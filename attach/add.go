@@ -11,11 +11,10 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/netns"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
-	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -29,7 +28,7 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 	defer done()
 	if have := slot.record; have != nil {
 		if sameWishes(have, &s, wanted) {
-			return have, nil
+			return e.again(ctx, slot, wanted)
 		}
 		if err := e.remove(ctx, slot, have, nil); err != nil {
 			return nil, fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", s.ContainerID, err)
@@ -45,6 +44,22 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 	return made, err
 }
 
+// again answers for what was made before. An earlier ADD may have been recorded without knowing it, and
+// unmade in part.
+func (e *Engine) again(ctx context.Context, slot *slot, wanted []meta.Wanted) (*Sandbox, error) {
+	var names []string
+	for _, w := range wanted {
+		names = append(names, w.Interface)
+	}
+	if len(names) == 0 {
+		return slot.record, nil
+	}
+	if err := e.repair(ctx, slot, slot.record, names...); err != nil {
+		return nil, fmt.Errorf("what an earlier ADD of sandbox %s has made is not there any more; DEL must come first: %w", slot.record.ContainerID, err)
+	}
+	return slot.record, nil
+}
+
 // AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
 // a delegate of ours directly.
 func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*Attachment, error) {
@@ -57,7 +72,11 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*A
 		a, rest := have.Find(w.Interface), (*Sandbox)(nil)
 		if same := have.NetnsCookie == s.NetnsCookie && have.BootID == s.BootID; same {
 			if a != nil && a.Status.Phase == Ready && a.Spec.equal(newSpec(w, s.ContainerID)) {
-				return a, nil
+				made, err := e.again(ctx, slot, []meta.Wanted{w})
+				if err != nil {
+					return nil, err
+				}
+				return made.Find(w.Interface), nil
 			}
 			rest = have.without(w.Interface)
 		}
@@ -200,14 +219,15 @@ type making struct {
 	parts     []*part
 	intent    chan error
 	intentErr error
-	intended  bool // the intent is written
+	intended  bool // the intent is written, or may be
+	undone    bool // nothing of the attempt is left, nor recorded
 }
 
 // A part is one of the attachments: as it is recorded, as the delegates make it, and its addresses.
 type part struct {
 	Attachment
 	work        *delegates.Attachment
-	reservation *node.Reservation // nil if our IPAM gives it none
+	reservation *ipam.Reservation // nil if our IPAM gives it none
 }
 
 // recorded returns the record with the attachments as they are now.
@@ -229,14 +249,14 @@ func (e *Engine) add(ctx context.Context, command string, slot *slot, record *Sa
 		if err == nil {
 			return s, nil
 		}
-		if !errors.Is(err, etcd.ErrConflict) || try == maxConflicts {
+		if !errors.Is(err, txn.ErrConflict) || !m.undone || try == maxConflicts {
 			return nil, err
 		}
 		for _, p := range m.parts {
 			if p.reservation == nil {
 				continue
 			}
-			if err := e.IPAM.Refresh(ctx, p.reservation.Pool.Name); err != nil {
+			if err := e.IPAM.Refresh(ctx, p.reservation); err != nil {
 				return nil, err
 			}
 		}
@@ -292,55 +312,39 @@ func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) 
 
 // reserve chooses the addresses of an attachment that is to have them from our IPAM.
 func (m *making) reserve(ctx context.Context, p *part) (err error) {
-	first := p.Spec.Config.Plugins[0]
-	switch {
-	case !m.e.Delegates.Asks(p.Spec.Config):
+	if !m.e.Delegates.Asks(p.Spec.Config) {
 		return nil
-	case first.IPAM == nil:
-		if len(p.Spec.Requests.IPs) > 0 {
-			p.work.Addresses, err = m.static(p.Spec.networkName(), p.Spec.Requests.IPs)
-		}
-		return err
 	}
-	pool, err := ipam.ParseConfig(first.IPAM, m.e.Pools)
-	if err != nil {
-		return err
+	owner := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: p.Spec.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
+	p.reservation, err = m.e.IPAM.Reserve(ctx, ipam.Ask{Config: p.Spec.Config.Plugins[0].IPAM, Network: p.Spec.networkName(), ConfigName: p.Spec.Config.Name,
+		Owner: owner, Requested: p.Spec.Requests.IPs, IPAMClaim: p.Spec.IPAMClaim}, m.e)
+	if err == nil && p.reservation != nil {
+		p.Status.Claims, p.work.Addresses = p.reservation.Claims, p.reservation.Result
 	}
-	requested := p.Spec.Requests.IPs
-	claimant := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: p.Spec.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
-	if p.Spec.IPAMClaim != "" {
-		if requested, claimant, err = m.claimed(ctx, &p.Spec); err != nil {
-			return err
-		}
-	}
-	if p.reservation, err = m.e.IPAM.Reserve(ctx, pool, claimant, requested); err != nil {
-		return err
-	}
-	p.Status.Claims, p.work.Addresses = p.reservation.Claims, Addresses(p.reservation)
-	return nil
+	return err
 }
 
 // writeIntent records what is about to be made, with the claims of its addresses. It goes on while
 // native attachments are made.
 func (m *making) writeIntent(ctx context.Context) {
-	var t etcd.Txn
+	var claims txn.Txn
 	for _, p := range m.parts {
 		if p.reservation != nil {
-			claim := p.reservation.Txn()
-			t.If, t.Then = append(t.If, claim.If...), append(t.Then, claim.Then...)
+			claims = txn.Join(claims, p.reservation.Txn())
 		}
 	}
 	record := m.recorded()
 	record.Ending = m.slot.record == nil || record.Ending // until the ADD is answered
 	m.intent = make(chan error, 1)
-	go func() { m.intent <- m.e.Records.Save(context.WithoutCancel(ctx), record, t) }()
+	go func() { m.intent <- m.e.Records.Save(context.WithoutCancel(ctx), record, claims) }()
 }
 
 func (m *making) awaitIntent() error {
 	if m.intent != nil {
 		m.intentErr = <-m.intent
 		m.intent = nil
-		if m.intended = m.intentErr == nil; m.intended {
+		m.intended = m.intentErr == nil || errors.Is(m.intentErr, txn.ErrUnavailable)
+		if m.intentErr == nil {
 			m.intentErr = failpoint.Hit(failpoint.AddIntentWritten)
 		}
 	}
@@ -363,8 +367,11 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 		if err := m.honoured(p); err != nil {
 			return nil, err
 		}
+		if err := m.e.IPAM.Publish(ctx, p.reservation); err != nil {
+			return nil, err
+		}
 	}
-	if err := errors.Join(m.loadDevices(), m.publishClaims(ctx)); err != nil {
+	if err := m.loadDevices(); err != nil {
 		return nil, err
 	}
 	for _, p := range m.parts {
@@ -377,7 +384,7 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 }
 
 func (m *making) finish(ctx context.Context, record *Sandbox) error {
-	if err := m.e.Records.Save(ctx, record, etcd.Txn{}); err != nil {
+	if err := m.e.Records.Save(ctx, record, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
 	}
 	if err := failpoint.Hit(failpoint.AddRecorded); err != nil {

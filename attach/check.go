@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 )
 
-// repair mends attachments that have lost their port, link, address or route.
-func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
+// repair mends attachments that have lost their port, link, address or route: those named, or all.
+func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox, interfaces ...string) error {
 	d, err := e.enter(s)
 	if err != nil {
 		return nil // a namespace that is gone is for DEL, or GC
@@ -20,7 +20,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 	defer d.Netns.Close()
 	var errs []error
 	for _, a := range s.Attachments {
-		if a.Status.Result == nil || a.Status.Phase != Ready || !a.hasInterface() {
+		if a.Status.Result == nil || a.Status.Phase != Ready || !a.hasInterface() || len(interfaces) > 0 && !slices.Contains(interfaces, a.Spec.Interface) {
 			continue
 		}
 		work := a.work()
@@ -37,7 +37,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox) error {
 		}
 		a.Status.Result = work.Result
 		s = s.with(a)
-		if err := e.Records.Save(ctx, s, etcd.Txn{}); err != nil {
+		if err := e.Records.Save(ctx, s, nil); err != nil {
 			return err
 		}
 		e.put(slot, s.ContainerID, s)

@@ -10,7 +10,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -222,11 +221,11 @@ func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claim
 		rest = nil
 	}
 	var err error
-	ops := e.IPAM.ReleaseOps(claims)
+	free := e.IPAM.Releasing(claims)
 	if rest == nil {
-		err = e.Records.Remove(ctx, s, ops)
+		err = e.Records.Remove(ctx, s, free)
 	} else {
-		err = e.Records.Save(ctx, rest, etcd.Txn{Then: ops})
+		err = e.Records.Save(ctx, rest, free)
 	}
 	if err != nil {
 		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)

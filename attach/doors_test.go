@@ -18,11 +18,9 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/cni"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
-	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -35,8 +33,8 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 		status int
 		reason string
 	}{
-		"etcd is away":                {etcd.ErrUnavailable, 11, 503, "AttachDelayed"},
-		"a key has changed":           {etcd.ErrConflict, 11, 503, "AttachDelayed"},
+		"etcd is away":                {txn.ErrUnavailable, 11, 503, "AttachDelayed"},
+		"a key has changed":           {txn.ErrConflict, 11, 503, "AttachDelayed"},
 		"the store is away":           {txn.ErrUnavailable, 11, 503, "AttachDelayed"},
 		"a record has changed":        {txn.ErrConflict, 11, 503, "AttachDelayed"},
 		"the API server is away":      {meta.ErrUnavailable, 11, 503, "AttachDelayed"},
@@ -50,8 +48,8 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 		"an invalid address":          {ipam.ErrInvalid, 100, 422, "FailedAttach"},
 		"a taken address":             {ipam.ErrTaken, 100, 422, "FailedAttach"},
 		"a full pool":                 {ipam.ErrExhausted, 100, 422, "FailedAttach"},
-		"no such pool":                {node.ErrNoPool, 4, 404, "FailedAttach"},
-		"a pool in use":               {node.ErrInUse, 100, 409, "FailedAttach"},
+		"no such pool":                {ipam.ErrNoPool, 4, 404, "FailedAttach"},
+		"a pool in use":               {ipam.ErrInUse, 100, 409, "FailedAttach"},
 		"the namespace is gone":       {netns.ErrGone, 4, 404, "FailedAttach"},
 		"another namespace":           {netns.ErrOther, 4, 404, "FailedAttach"},
 		"the host's namespace":        {netns.ErrHost, 4, 404, "FailedAttach"},
@@ -63,7 +61,7 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 		"a configuration":             {types.NewError(types.ErrInvalidNetworkConfig, "no", ""), 7, 422, "FailedAttach"},
 		"a plugin's own code":         {types.NewError(123, "no", ""), 123, 500, "FailedAttach"},
 		"one that nobody classified":  {fmt.Errorf("odd"), 101, 500, "FailedAttach"},
-		"etcd is away, as it is slow": {fmt.Errorf("%w: %w", etcd.ErrUnavailable, context.DeadlineExceeded), 11, 503, "AttachDelayed"},
+		"etcd is away, as it is slow": {fmt.Errorf("%w: %w", txn.ErrUnavailable, context.DeadlineExceeded), 11, 503, "AttachDelayed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := fmt.Errorf("attach default/a net1: %w", c.err)

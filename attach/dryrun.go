@@ -28,7 +28,7 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 	}
 	defer d.Netns.Close()
 	if p := w.Config.Plugins[0]; p.IPAMType == ipam.Type {
-		if _, err := ipam.ParseConfig(p.IPAM, e.Pools); err != nil {
+		if err := e.IPAM.Check(p.IPAM); err != nil {
 			return s, nil, err
 		}
 	}

@@ -5,20 +5,19 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/netns"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
-	"github.com/patchbay-cni/patchbay/ipam/node"
 )
 
 var (
@@ -36,9 +35,10 @@ var (
 type Records interface {
 	// Load returns the sandboxes, and the container IDs of those whose records can't be read.
 	Load(ctx context.Context) (all []*Sandbox, unreadable []string, err error)
-	// Save writes the record and, in the same transaction, with.
-	Save(ctx context.Context, s *Sandbox, with etcd.Txn) error
-	Remove(ctx context.Context, s *Sandbox, with []clientv3.Op) error
+	// Save writes the record and, in the same transaction, what with changes; Remove removes it likewise.
+	// With may be nil. The errors are txn.ErrConflict and txn.ErrUnavailable.
+	Save(ctx context.Context, s *Sandbox, with txn.Txn) error
+	Remove(ctx context.Context, s *Sandbox, with txn.Txn) error
 }
 
 // Options are what an Engine is made of.
@@ -46,9 +46,7 @@ type Options struct {
 	Node      string
 	Records   Records
 	Delegates *delegates.Chain
-	IPAM      *node.Allocator
-	Pools     map[string]ipam.Config
-	Claims    Claims // IPAMClaims; nil without Kubernetes
+	IPAM      *ipam.Service
 	GCGrace   time.Duration
 	GiveUp    GiveUp
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
@@ -89,6 +87,9 @@ type Engine struct {
 	bootID string
 	hub    *hub
 	kept   atomic.Pointer[[]string] // see Kept
+	lost   atomic.Bool              // records are missing: interfaces without one may be running pods'
+	// unswept says that Recover could not remove all that has no record.
+	unswept atomic.Bool
 
 	// calls are in progress; what must be alone, such as GC (CNI 3), takes the whole weight.
 	calls *semaphore.Weighted
@@ -258,16 +259,17 @@ func (e *Engine) begins(o delegates.Owner) (ends func()) {
 	}
 }
 
-// Sandboxes returns all records, in no order.
+// Sandboxes returns all records, by container ID.
 func (e *Engine) Sandboxes() []*Sandbox {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	var all []*Sandbox
 	for _, s := range e.sandboxes {
 		if s.record != nil {
 			all = append(all, s.record)
 		}
 	}
+	e.mu.Unlock()
+	slices.SortFunc(all, func(a, b *Sandbox) int { return strings.Compare(a.ContainerID, b.ContainerID) })
 	return all
 }
 

@@ -3,6 +3,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -36,8 +37,22 @@ func (e *Engine) Collect(ctx context.Context) error {
 			end()
 		}
 	}
-	errs = append(errs, e.releaseClaims(ctx, e.IPAM.Persistent()))
+	if e.unswept.Load() {
+		errs = append(errs, e.sweepAgain(ctx))
+	}
+	errs = append(errs, e.IPAM.ReleaseForgotten(ctx, e.IPAM.Persistent(), e))
 	return errors.Join(errs...)
+}
+
+// sweepAgain does what Recover could not. What it kept is kept.
+func (e *Engine) sweepAgain(ctx context.Context) error {
+	end, err := e.alone(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	_, err = e.sweep(ctx)
+	return err
 }
 
 func (e *Engine) provenGone(s *Sandbox) bool {
@@ -135,8 +150,8 @@ func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
 			errs = append(errs, e.del(ctx, s.ContainerID))
 		}
 	}
-	for name, list := range lists {
-		errs = append(errs, e.Delegates.GC(ctx, list, attachments[name]))
+	for _, name := range slices.Sorted(maps.Keys(lists)) {
+		errs = append(errs, e.Delegates.GC(ctx, lists[name], attachments[name]))
 	}
 	return errors.Join(errs...)
 }

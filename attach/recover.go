@@ -56,9 +56,17 @@ func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) 
 			errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
 		}
 	}
-	names, err := e.removeUnowned(ctx, lost)
+	e.lost.Store(lost)
+	kept, err = e.sweep(ctx)
+	return kept, errors.Join(append(errs, err)...)
+}
+
+// sweep removes what no record accounts for. What can't be removed now is left to Collect.
+func (e *Engine) sweep(ctx context.Context) (kept bool, err error) {
+	names, err := e.removeUnowned(ctx, e.lost.Load())
 	e.kept.Store(&names)
-	return len(names) > 0, errors.Join(append(errs, err)...)
+	e.unswept.Store(err != nil)
+	return len(names) > 0, err
 }
 
 // Unreadable are the sandboxes whose records can't be read.
@@ -132,7 +140,7 @@ func (e *Engine) removeUnowned(ctx context.Context, lost bool) (kept []string, e
 	}
 	all, allErr := e.IPAM.Claims(ctx, "")
 	if allErr == nil {
-		allErr = e.releaseClaims(ctx, all)
+		allErr = e.IPAM.ReleaseForgotten(ctx, all, e)
 	}
 	claims, claimErr := e.leftoverClaims(ctx)
 	if claimErr == nil && len(claims) > 0 {

@@ -90,8 +90,11 @@ func (s Spec) equal(o Spec) bool {
 	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
-// Find returns the attachment of that interface, or nil.
+// Find returns the attachment of that interface, or nil; there is none of a sandbox without a record.
 func (s *Sandbox) Find(ifName string) *Attachment {
+	if s == nil {
+		return nil
+	}
 	for i := range s.Attachments {
 		if s.Attachments[i].Spec.Interface == ifName {
 			return &s.Attachments[i]

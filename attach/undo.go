@@ -44,7 +44,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	default:
 		m.e.logger(m.before).Warn("attach failed and was undone", "error", m.explain(cause))
 	}
-	if err == nil && len(stuck) == 0 || !m.intended {
+	if m.undone = err == nil && len(stuck) == 0; m.undone || !m.intended {
 		m.cancel()
 	}
 	return m.explain(cause)

@@ -7,7 +7,6 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
@@ -41,7 +40,7 @@ func (e *Engine) Update(ctx context.Context, o delegates.Owner, addresses *types
 		return fmt.Errorf("update %s/%s %s: %w", s.Namespace, s.Pod, o.Interface, err)
 	}
 	next := s.with(a)
-	if err := e.Records.Save(ctx, next, etcd.Txn{}); err != nil {
+	if err := e.Records.Save(ctx, next, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
 	}
 	e.put(slot, s.ContainerID, next)

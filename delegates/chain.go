@@ -32,6 +32,8 @@ type Executor interface {
 	Delegate
 	// Installed fails for the first of the plugin types that is in none of the permitted directories.
 	Installed(pluginTypes, path []string) error
+	// Inspect says what the interface of an attachment has lost in the pod, and executes nothing.
+	Inspect(s Sandbox, a *Attachment) error
 	// GC tells the plugins of a list which of their attachments are valid.
 	GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error
 	// IPAM runs an IPAM plugin, with the configuration of the list's first plugin.
@@ -268,7 +270,7 @@ func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err e
 	if lost = c.damage(ctx, s, a); lost == nil {
 		return nil, nil
 	}
-	err = s.Netns.Do(a.nic().Apply)
+	err = s.Netns.Do(a.NIC().Apply)
 	if err == nil && c.damage(ctx, s, a) == nil {
 		return lost, nil
 	}
@@ -291,7 +293,7 @@ func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err e
 func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
 	n := c.whole(a.Config)
 	if n == nil {
-		return s.Netns.Do(a.nic().Check)
+		return c.exec.Inspect(s, a)
 	}
 	if !n.Connected() {
 		return nil
@@ -303,7 +305,8 @@ func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
 	return err
 }
 
-func (a *Attachment) nic() link.NIC {
+// NIC is the attachment's interface as its result says that it is to be.
+func (a *Attachment) NIC() link.NIC {
 	return link.NIC{Name: a.Interface, Result: a.Result, AnyRoutes: len(a.Config.Plugins) > 1}
 }
 

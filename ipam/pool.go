@@ -45,6 +45,7 @@ type Config struct {
 // A Pool is a validated Config.
 type Pool struct {
 	Name     string
+	Mode     string
 	Networks []Network
 	Exclude  []netip.Prefix
 	Gateway  netip.Addr // zero: each subnet's first address
@@ -121,7 +122,7 @@ func (c Config) Validate() (*Pool, error) {
 		}
 		return nil, Invalid("ipam: mode %q is not supported: leave it out and set subnetLen (mode node)", c.Mode)
 	}
-	p := &Pool{Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
+	p := &Pool{Mode: c.Mode, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
 	for i, text := range c.networks() {
 		n, err := c.network(i, text, p.Networks)
 		if err != nil {
@@ -281,8 +282,8 @@ var ErrInvalid = fault.New(fault.Invalid, "invalid")
 
 type invalidError struct{ text string }
 
-func (e invalidError) Error() string        { return e.text }
-func (e invalidError) Is(target error) bool { return target == ErrInvalid }
+func (e invalidError) Error() string { return e.text }
+func (e invalidError) Unwrap() error { return ErrInvalid }
 
 // Invalid returns an error that is ErrInvalid and says what is wrong.
 func Invalid(format string, args ...any) error { return invalidError{fmt.Sprintf(format, args...)} }

@@ -48,7 +48,7 @@ func ParseSpec(value []byte) (Spec, error) {
 
 // Spec returns the pool's specification.
 func (p *Pool) Spec() Spec {
-	s := Spec{Mode: ModeNode}
+	s := Spec{Mode: p.Mode}
 	for _, n := range p.Networks {
 		s.Networks = append(s.Networks, NetworkSpec{n.Prefix, n.SubnetBits, n.Min.Addr(), n.Max.Addr()})
 	}

@@ -122,13 +122,6 @@ type Wanted struct {
 	IPAMClaim    string             `json:"ipamClaim,omitempty"` // namespace/name; keeps the addresses when the pod is gone
 }
 
-// An IPAMClaim is a persistent claim of addresses (specification 8). Its workload's controller writes
-// network and interface, IPAM the addresses.
-type IPAMClaim struct {
-	Network, Interface string
-	IPs                []string // with prefix lengths; empty until IPAM has chosen
-}
-
 // A Planner works out what a pod is to have.
 type Planner struct {
 	catalog Catalog

@@ -21,7 +21,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/ipam/node"
+	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -34,7 +34,7 @@ const (
 type Options struct {
 	Engine  *attach.Engine
 	Planner *meta.Planner
-	IPAM    *node.Allocator
+	IPAM    *ipam.Service
 	Nodes   func(ctx context.Context) ([]store.Node, error)
 	// Networks lists the networks the node knows.
 	Networks func() []meta.Network

@@ -207,10 +207,6 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 }
 
 func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, error) {
-	pool, err := ipam.ParseConfig(c.conf.IPAM, s.Pools)
-	if err != nil {
-		return nil, err
-	}
 	raw := c.conf.RuntimeConfig["ips"]
 	if raw == nil {
 		raw = c.conf.Args.CNI["ips"]
@@ -227,12 +223,11 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	if err != nil {
 		return nil, fmt.Errorf("ips: %w", err)
 	}
-	r, err := s.IPAM.Claim(ctx, pool, owner, requested)
+	r, err := s.IPAM.Claim(ctx, ipam.Ask{Config: c.conf.IPAM, Network: c.conf.Name, ConfigName: c.conf.Name, Owner: owner, Requested: requested}, s.Engine)
 	if err != nil {
 		return nil, err
 	}
-	var res *types100.Result = attach.Addresses(r)
-	return res.GetAsVersion(c.conf.CNIVersion)
+	return r.Result.GetAsVersion(c.conf.CNIVersion)
 }
 
 // collectClaims frees what plugins claimed for containers that the runtime no longer knows. The list is

@@ -21,7 +21,6 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
-	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -36,8 +35,7 @@ type Options struct {
 	Engine  *attach.Engine
 	Planner *meta.Planner
 	Catalog meta.Catalog
-	IPAM    *node.Allocator
-	Pools   map[string]ipam.Config
+	IPAM    *ipam.Service
 	// Probe reports what this node lacks to serve an ADD, as a CNI error 50 or 51.
 	Probe func(ctx context.Context) error
 	Log   *slog.Logger

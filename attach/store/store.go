@@ -20,6 +20,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 )
 
 // A Store is one node's part of the records.
@@ -89,37 +90,37 @@ func decode(value []byte) (*attach.Sandbox, error) {
 }
 
 // Save implements attach.Records.
-func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with etcd.Txn) error {
+func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) error {
 	value, err := json.Marshal(sb)
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
 	}
-	t := etcd.Txn{If: with.If, Then: append([]clientv3.Op{clientv3.OpPut(s.key(sb), string(value))}, with.Then...)}
+	t := etcd.Txn{}.Put(s.key(sb), string(value))
 	if sb.Pod != "" {
 		key, pod, err := s.pod(sb)
 		if err != nil {
 			return err
 		}
-		put := clientv3.OpPut(key, pod)
 		if sb.Ending { // the name may lead to the pod's next sandbox by now
-			put = etcd.DeleteIfValue(key, pod)
+			t = t.DeleteIfHolds(key, pod)
+		} else {
+			t = t.Put(key, pod)
 		}
-		t.Then = append(t.Then, put)
 	}
-	return s.commit.Commit(ctx, t)
+	return s.commit.Commit(ctx, txn.Join(t, with))
 }
 
 // Remove implements attach.Records. The pod's name is freed only if it still leads here.
-func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with []clientv3.Op) error {
-	t := etcd.Txn{Then: append([]clientv3.Op{clientv3.OpDelete(s.key(sb))}, with...)}
+func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with txn.Txn) error {
+	t := etcd.Txn{}.Delete(s.key(sb))
 	if sb.Pod != "" {
 		key, pod, err := s.pod(sb)
 		if err != nil {
 			return err
 		}
-		t.Then = append(t.Then, etcd.DeleteIfValue(key, pod))
+		t = t.DeleteIfHolds(key, pod)
 	}
-	return s.commit.Commit(ctx, t)
+	return s.commit.Commit(ctx, txn.Join(t, with))
 }
 
 // Lost reports whether records of this node are missing from etcd: the node's own is, as at the very
@@ -146,7 +147,7 @@ func (s *Store) Register(ctx context.Context, n Node) error {
 	if err != nil {
 		return err
 	}
-	return s.commit.Commit(ctx, etcd.Txn{Then: []clientv3.Op{clientv3.OpPut(path.Join(s.prefix, "nodes", s.node), string(value))}})
+	return s.commit.Commit(ctx, etcd.Txn{}.Put(path.Join(s.prefix, "nodes", s.node), string(value)))
 }
 
 // liveTTL is how long after its end a daemon is still taken to be up, in seconds.

@@ -149,6 +149,11 @@ func (d *Delegate) Installed(pluginTypes, path []string) error {
 	return nil
 }
 
+// Inspect says what the interface of an attachment has lost in the pod.
+func (d *Delegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
+	return s.Netns.Do(a.NIC().Check)
+}
+
 // IPAM runs an IPAM plugin for a native delegate, with the delegate's whole configuration.
 func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error) {
 	prev, err := encodeResult(a.Config.CNIVersion, a.Result)

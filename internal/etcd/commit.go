@@ -13,34 +13,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
-	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 )
-
-// ErrConflict says that a transaction's condition did not hold: a key to be created exists with
-// another value, or a guard has changed.
-var ErrConflict = fault.New(fault.RetryLater, "etcd transaction refused: a key has changed or has another owner")
-
-// ErrUnavailable says that etcd gave no answer in time. The transaction may have been committed.
-var ErrUnavailable = fault.New(fault.Unavailable, "etcd is unavailable")
-
-// A Txn is a conditional transaction. It must be safe to apply twice: puts of whole values,
-// deletes, conditions on absence or on values.
-type Txn struct {
-	If   []clientv3.Cmp
-	Then []clientv3.Op
-}
-
-// Absent is the condition that the key does not exist.
-func Absent(key string) clientv3.Cmp { return clientv3.Compare(clientv3.CreateRevision(key), "=", 0) }
-
-// Holds is the condition that the key has the value.
-func Holds(key, value string) clientv3.Cmp { return clientv3.Compare(clientv3.Value(key), "=", value) }
-
-// DeleteIfValue deletes the key if it still holds the value; otherwise it does nothing.
-func DeleteIfValue(key, value string) clientv3.Op {
-	return clientv3.OpTxn([]clientv3.Cmp{Holds(key, value)},
-		[]clientv3.Op{clientv3.OpDelete(key)}, nil)
-}
 
 const (
 	tryTimeout    = time.Second      // one try; short, so that a lost leader costs little
@@ -67,11 +41,11 @@ func NewCommitter(c *clientv3.Client) *Committer {
 	return k
 }
 
-// Commit applies t or returns ErrConflict, ErrUnavailable, or etcd's own error. It does not return
+// Commit applies t, a Txn of this package, or returns txn.ErrConflict, txn.ErrUnavailable, or etcd's own error. It does not return
 // before the outcome is known or commitTimeout has passed, whatever the context: the context only
 // keeps a transaction from being begun.
-func (k *Committer) Commit(ctx context.Context, t Txn) error {
-	return k.batcher.Do(item{t, ctx})
+func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
+	return k.batcher.Do(item{t.(Txn), ctx})
 }
 
 func (k *Committer) commit(items []item) []error {
@@ -101,11 +75,11 @@ func (k *Committer) commit(items []item) []error {
 func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
 	ops := make([]clientv3.Op, len(live))
 	for n, i := range live {
-		ops[n] = clientv3.OpTxn(items[i].If, items[i].Then, reads(items[i].Then))
+		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
 	}
-	resp, err := k.try(Txn{Then: ops}, nil)
+	resp, err := k.try(Txn{operations: ops}, nil)
 	if err != nil {
-		if !errors.Is(err, ErrUnavailable) {
+		if !errors.Is(err, txn.ErrUnavailable) {
 			return false
 		}
 		for _, i := range live {
@@ -121,7 +95,7 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
 }
 
 func (k *Committer) commitOne(t Txn) error {
-	resp, err := k.try(t, reads(t.Then))
+	resp, err := k.try(t, reads(t.operations))
 	if err != nil {
 		return err
 	}
@@ -131,22 +105,22 @@ func (k *Committer) commitOne(t Txn) error {
 // outcome tells a conflict from a transaction that had been committed by an earlier try whose
 // answer was lost: then every key holds what was to be put.
 func outcome(t Txn, resp *clientv3.TxnResponse) error {
-	if resp.Succeeded || len(t.If) == 0 {
+	if resp.Succeeded || len(t.conditions) == 0 {
 		return nil
 	}
 	puts := 0
-	for _, op := range t.Then {
+	for _, op := range t.operations {
 		if !op.IsPut() {
 			continue
 		}
 		r := resp.Responses[puts].GetResponseRange()
 		puts++
 		if len(r.Kvs) != 1 || !bytes.Equal(r.Kvs[0].Value, op.ValueBytes()) {
-			return ErrConflict
+			return txn.ErrConflict
 		}
 	}
 	if puts == 0 {
-		return ErrConflict
+		return txn.ErrConflict
 	}
 	return nil
 }
@@ -166,7 +140,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, err
 	deadline := time.Now().Add(commitTimeout)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		resp, err := k.kv.Txn(ctx).If(t.If...).Then(t.Then...).Else(orElse...).Commit()
+		resp, err := k.kv.Txn(ctx).If(t.conditions...).Then(t.operations...).Else(orElse...).Commit()
 		cancel()
 		if err == nil {
 			return resp, nil
@@ -175,7 +149,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, err
 			return nil, fmt.Errorf("etcd: %w", err)
 		}
 		if time.Now().After(deadline) || k.kv.Ctx().Err() != nil {
-			return nil, fmt.Errorf("%w%s: %w", ErrUnavailable, at(k.kv.Endpoints()), err)
+			return nil, fmt.Errorf("%w%s: %w", txn.ErrUnavailable, at(k.kv.Endpoints()), err)
 		}
 		// etcd refuses at once while it has no leader or is not there; nothing tells us when it is back.
 		select {

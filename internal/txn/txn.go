@@ -7,9 +7,9 @@ import "github.com/patchbay-cni/patchbay/internal/fault"
 var (
 	// ErrConflict says that a transaction's condition did not hold: a record has changed, or has
 	// another owner, and nothing was written.
-	ErrConflict = fault.New(fault.RetryLater, "transaction refused: a record has changed or has another owner")
+	ErrConflict = fault.New(fault.RetryLater, "etcd transaction refused: a key has changed or has another owner")
 	// ErrUnavailable says that the store gave no answer in time. The transaction may have been committed.
-	ErrUnavailable = fault.New(fault.Unavailable, "the store of records is unavailable")
+	ErrUnavailable = fault.New(fault.Unavailable, "etcd is unavailable")
 )
 
 // A Txn is changes, with the conditions under which they are made. It is safe to apply twice.

@@ -1,12 +1,9 @@
-// Package node is the IPAM mode in which each node has a subnet of its own. A subnet and an
-// address are claimed by creating their key in etcd, in a transaction that fails if it exists;
-// choosing happens in memory, as no other node takes addresses of this node's subnet.
+// Package node is the IPAM mode in which each node has a subnet of its own. Choosing an address happens
+// in memory, as no other node takes addresses of this node's subnet.
 package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -14,10 +11,9 @@ import (
 	"sync"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/ipam/ledger"
 )
 
 // readTimeout bounds what a first use of a pool reads from etcd.
@@ -25,11 +21,7 @@ const readTimeout = 10 * time.Second
 
 // An Allocator hands out the addresses of one node's subnets, of any number of pools.
 type Allocator struct {
-	kv     clientv3.KV
-	commit *etcd.Committer
-	root   string // key prefix: <prefix>/ipam/
-	guard  string // <prefix>/ipam-pools: the pool that was defined last
-	node   string
+	ledger *ledger.Ledger
 
 	mu    sync.Mutex
 	pools map[string]*pool
@@ -44,58 +36,54 @@ type pool struct {
 	subnets []*ipam.Subnet
 }
 
-// New returns an allocator for the node; prefix is etcd.prefix of the configuration.
-func New(kv clientv3.KV, c *etcd.Committer, prefix, node string) *Allocator {
-	return &Allocator{kv: kv, commit: c, root: prefix + "/ipam/", guard: prefix + "/ipam-pools", node: node, pools: map[string]*pool{}}
-}
+// New returns an allocator for the ledger's node.
+func New(l *ledger.Ledger) *Allocator { return &Allocator{ledger: l, pools: map[string]*pool{}} }
 
-// A Reservation is a set of addresses chosen for one interface: not yet claimed in etcd, but given
-// to nobody else meanwhile. Commit its Txn, or Cancel it.
-type Reservation struct {
-	Claims []ipam.Claim
-	// Addrs are the addresses with their subnet's length, Gateways the subnets' gateways.
-	Addrs    []netip.Prefix
-	Gateways []netip.Addr
-	Pool     *ipam.Pool
-
+// A hold is the mode's part of a reservation.
+type hold struct {
 	a        *Allocator
-	revision int64        // of the spec that the addresses were chosen by
+	pool     string
+	owner    ipam.Owner
+	revision int64 // of the spec that the addresses were chosen by
+	claims   []ipam.Claim
+	bits     []int
+	gateways []netip.Addr
 	chosen   []netip.Addr // those that were not the owner's before
 }
 
-// Reserve chooses an address of each of the pool's networks: the requested ones, or any.
-func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []ipam.Request) (*Reservation, error) {
-	o.Node = a.node
+// Reserve implements ipam.Mode.
+func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []ipam.Request) (*ipam.Reservation, error) {
+	o.Node = a.ledger.Node()
 	st, err := a.open(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	defer st.mu.Unlock()
-	r := &Reservation{Pool: p, a: a, revision: st.revision}
+	h := &hold{a: a, pool: p.Name, owner: o, revision: st.revision}
 	left := slices.Clone(requested)
 	for _, s := range st.subnets {
 		var err error
-		if left, err = r.reserve(s, o, left); err != nil {
-			r.forget(st, o)
+		if left, err = h.reserve(s, left); err != nil {
+			h.forget(st)
 			return nil, err
 		}
 	}
 	if len(left) > 0 {
-		r.forget(st, o)
+		h.forget(st)
 		return nil, a.outside(ctx, p, st, left[0].Addr)
 	}
-	return r, nil
+	return ipam.NewReservation(p, h.claims, h.bits, h.gateways, h), nil
 }
 
-func (r *Reservation) reserve(s *ipam.Subnet, o ipam.Owner, requested []ipam.Request) (left []ipam.Request, err error) {
-	had := s.Of(o)
+func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Request, err error) {
+	had := s.Of(h.owner)
 	var got []netip.Addr
 	for _, want := range requested {
 		if !s.Prefix.Contains(want.Addr) {
 			left = append(left, want)
 			continue
 		}
-		if err := s.Request(want, o); err != nil {
+		if err := s.Request(want, h.owner); err != nil {
 			return nil, err
 		}
 		got = append(got, want.Addr)
@@ -105,7 +93,7 @@ func (r *Reservation) reserve(s *ipam.Subnet, o ipam.Owner, requested []ipam.Req
 	case len(had) > 0:
 		got = had // an earlier try of the same interface
 	default:
-		a, err := s.Choose(o, time.Now())
+		a, err := s.Choose(h.owner, time.Now())
 		if err != nil {
 			return nil, err
 		}
@@ -113,19 +101,18 @@ func (r *Reservation) reserve(s *ipam.Subnet, o ipam.Owner, requested []ipam.Req
 	}
 	for _, a := range got {
 		if !slices.Contains(had, a) {
-			r.chosen = append(r.chosen, a)
+			h.chosen = append(h.chosen, a)
 		}
-		r.Claims = append(r.Claims, ipam.Claim{Pool: r.Pool.Name, Addr: a, Owner: s.Owner(a)})
-		r.Addrs = append(r.Addrs, netip.PrefixFrom(a, s.Prefix.Bits()))
-		r.Gateways = append(r.Gateways, s.Gateway)
+		h.claims = append(h.claims, ipam.Claim{Pool: h.pool, Addr: a, Owner: s.Owner(a)})
+		h.bits, h.gateways = append(h.bits, s.Prefix.Bits()), append(h.gateways, s.Gateway)
 	}
 	return left, nil
 }
 
-func (r *Reservation) forget(st *pool, o ipam.Owner) {
-	for _, a := range r.chosen {
+func (h *hold) forget(st *pool) {
+	for _, a := range h.chosen {
 		for _, s := range st.subnets {
-			s.Forget(a, o)
+			s.Forget(a, h.owner)
 		}
 	}
 }
@@ -138,11 +125,11 @@ func (a *Allocator) outside(ctx context.Context, p *ipam.Pool, st *pool, addr ne
 		}
 		subnet := netip.PrefixFrom(addr, n.SubnetBits).Masked()
 		whose := "no node"
-		if taken, err := a.subnets(ctx, p.Name); err == nil && taken[subnet] != "" {
+		if taken, err := a.ledger.Subnets(ctx, p.Name); err == nil && taken[subnet] != "" {
 			whose = "node " + taken[subnet]
 		}
 		return ipam.Invalid("requested address %s of pool %s is in subnet %s of %s; node %s has %s",
-			addr, p.Name, subnet, whose, a.node, prefixes(st))
+			addr, p.Name, subnet, whose, a.ledger.Node(), prefixes(st))
 	}
 	return ipam.Invalid("requested address %s is outside pool %s (%s)", addr, p.Name, networks(p))
 }
@@ -163,65 +150,20 @@ func networks(p *ipam.Pool) string {
 	return strings.Join(t, ", ")
 }
 
-// Txn claims the addresses. It conflicts when one of them has an owner in etcd that the allocator
-// has not heard of, and when the pool has been redefined or removed meanwhile, with this node's subnets,
-// even if it is there again; call Refresh and reserve again.
-func (r *Reservation) Txn() etcd.Txn {
-	t := etcd.Txn{If: []clientv3.Cmp{r.a.specIs(r.Pool.Name, r.revision)}}
-	for _, c := range r.Claims {
-		if slices.Contains(r.chosen, c.Addr) {
-			t.If = append(t.If, etcd.Absent(r.a.key(c)))
-		} else { // the owner has it already
-			t.If = append(t.If, etcd.Holds(r.a.key(c), c.Owner.Value()))
-		}
-		t.Then = append(t.Then, clientv3.OpPut(r.a.key(c), c.Owner.Value()))
-	}
-	return t
-}
+// Txn implements ipam.Hold. It conflicts, too, when the pool has been redefined or removed meanwhile, with
+// this node's subnets.
+func (h *hold) Txn() txn.Txn { return h.a.ledger.Claiming(h.pool, h.revision, h.claims, h.chosen) }
 
-// Cancel gives the addresses back that were never claimed.
-func (r *Reservation) Cancel() {
-	if st := r.a.known(r.Pool.Name); st != nil && len(r.Claims) > 0 {
+// Cancel implements ipam.Hold.
+func (h *hold) Cancel() {
+	if st := h.a.known(h.pool); st != nil {
 		st.mu.Lock()
-		r.forget(st, r.Claims[0].Owner)
+		h.forget(st)
 		st.mu.Unlock()
 	}
 }
 
-// Claim commits a reservation by itself; it chooses again when another owner turns up.
-func (a *Allocator) Claim(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []ipam.Request) (*Reservation, error) {
-	for try := 0; ; try++ {
-		r, err := a.Reserve(ctx, p, o, requested)
-		if err != nil {
-			return nil, err
-		}
-		err = a.commit.Commit(ctx, r.Txn())
-		if err == nil {
-			return r, nil
-		}
-		if !errors.Is(err, etcd.ErrConflict) || try == 3 {
-			// The outcome may be unknown: take it back for sure.
-			return nil, errors.Join(err, a.Release(context.WithoutCancel(ctx), r.Claims))
-		}
-		r.Cancel()
-		if err := a.Refresh(ctx, p.Name); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// ReleaseOps are the operations that free the claims, each only if its owner still has it.
-func (a *Allocator) ReleaseOps(claims []ipam.Claim) []clientv3.Op {
-	var ops []clientv3.Op
-	for _, c := range claims {
-		if c.Owner.Known() {
-			ops = append(ops, etcd.DeleteIfValue(a.key(c), c.Owner.Value()))
-		}
-	}
-	return ops
-}
-
-// Released says that ReleaseOps were committed.
+// Released implements ipam.Mode: the addresses rest.
 func (a *Allocator) Released(claims []ipam.Claim) {
 	for _, c := range claims {
 		st := a.known(c.Pool)
@@ -236,28 +178,10 @@ func (a *Allocator) Released(claims []ipam.Claim) {
 	}
 }
 
-// Release frees the claims in a transaction of its own.
-func (a *Allocator) Release(ctx context.Context, claims []ipam.Claim) error {
-	if len(claims) == 0 {
-		return nil
-	}
-	if err := a.commit.Commit(ctx, etcd.Txn{Then: a.ReleaseOps(claims)}); err != nil {
-		return fmt.Errorf("release %d addresses: %w", len(claims), err)
-	}
-	a.Released(claims)
-	return nil
-}
-
-// Owned returns the claims of one interface in the pool, or in all pools if the name is empty. It defines
-// no pool and takes no subnet: what a pod ends with does not depend on what its pool is by now.
+// Owned implements ipam.Mode.
 func (a *Allocator) Owned(ctx context.Context, poolName string, o ipam.Owner) ([]ipam.Claim, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	o.Node = a.node
-	if poolName == "" {
-		all, err := a.Claims(ctx, "")
-		return slices.DeleteFunc(all, func(c ipam.Claim) bool { return !c.Owner.SameInterface(o) }), err
-	}
 	st := a.lock(poolName)
 	defer st.mu.Unlock()
 	if st.subnets == nil {
@@ -277,16 +201,16 @@ func (a *Allocator) Owned(ctx context.Context, poolName string, o ipam.Owner) ([
 // load reads what this node has of a pool. It is kept, so that what is freed before the pool is settled
 // rests afterwards.
 func (a *Allocator) load(ctx context.Context, poolName string, st *pool) error {
-	taken, err := a.subnets(ctx, poolName)
+	taken, err := a.ledger.Subnets(ctx, poolName)
 	if err != nil {
 		return err
 	}
 	subnets := []*ipam.Subnet{}
 	for prefix, node := range taken {
-		if node != a.node && node != unknownNode { // which may be this one
+		if node != a.ledger.Node() && node != ledger.UnknownNode { // which may be this one
 			continue
 		}
-		claims, err := a.claims(ctx, poolName, prefix)
+		claims, err := a.ledger.Owners(ctx, poolName, prefix)
 		if err != nil {
 			return err
 		}
@@ -296,7 +220,7 @@ func (a *Allocator) load(ctx context.Context, poolName string, st *pool) error {
 	return nil
 }
 
-// Persistent returns the claims of this node that IPAMClaims keep, of the pools in use.
+// Persistent implements ipam.Mode.
 func (a *Allocator) Persistent() []ipam.Claim {
 	a.mu.Lock()
 	pools := maps.Clone(a.pools)
@@ -312,8 +236,8 @@ func (a *Allocator) Persistent() []ipam.Claim {
 	return claims
 }
 
-// Refresh reads from etcd who has the addresses of a pool. If the pool is no longer what it was, its next
-// use settles it again. Reservations under way are kept.
+// Refresh implements ipam.Mode. If the pool is no longer what it was, its next use settles it again.
+// Reservations under way are kept.
 func (a *Allocator) Refresh(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -323,16 +247,16 @@ func (a *Allocator) Refresh(ctx context.Context, name string) error {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	resp, err := a.kv.Get(ctx, a.specKey(name))
+	revision, err := a.ledger.Revision(ctx, name)
 	if err != nil {
-		return fmt.Errorf("read pool %s: %w: %w", name, etcd.ErrUnavailable, err)
+		return err
 	}
-	if len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision != st.revision {
+	if revision != st.revision {
 		st.spec = ""
 		return nil
 	}
 	for _, s := range st.subnets {
-		claims, err := a.claims(ctx, name, s.Prefix)
+		claims, err := a.ledger.Owners(ctx, name, s.Prefix)
 		if err != nil {
 			return err
 		}

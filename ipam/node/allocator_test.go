@@ -17,7 +17,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/ipam/ledger"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -39,13 +41,57 @@ func startEtcd(t *testing.T) *clientv3.Client {
 	return e.Client
 }
 
-func newPool(t *testing.T, config string) *ipam.Pool {
+// newPool checks the configuration of a pool.
+func newPool(t *testing.T, config string) string {
+	t.Helper()
+	if _, err := ipam.ParseConfig([]byte(config), nil); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func specOf(t *testing.T, config string) string {
 	t.Helper()
 	p, err := ipam.ParseConfig([]byte(config), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return p.Spec().Value()
+}
+
+// A service is the IPAM of one node's daemon; pools are given by their configuration.
+type service struct{ *ipam.Service }
+
+func open(kv *clientv3.Client, node string) service {
+	l := ledger.New(kv, etcd.NewCommitter(kv), "/p", node)
+	return service{ipam.NewService(ipam.Options{Ledger: l, Modes: map[string]ipam.Mode{ipam.ModeNode: New(l)}})}
+}
+
+// A reserved is a reservation with its addresses in a form to compare.
+type reserved struct {
+	*ipam.Reservation
+	Addrs    []netip.Prefix
+	Gateways []netip.Addr
+}
+
+func read(r *ipam.Reservation, err error) (*reserved, error) {
+	if err != nil {
+		return nil, err
+	}
+	all := &reserved{Reservation: r}
+	for _, ip := range r.Result.IPs {
+		all.Addrs = append(all.Addrs, netip.MustParsePrefix(ip.Address.String()))
+		all.Gateways = append(all.Gateways, netip.MustParseAddr(ip.Gateway.String()))
+	}
+	return all, nil
+}
+
+func (s service) Claim(ctx context.Context, pool string, o ipam.Owner, requested []ipam.Request) (*reserved, error) {
+	return read(s.Service.Claim(ctx, ipam.Ask{Config: []byte(pool), Owner: o, Requested: requested}, nil))
+}
+
+func (s service) Reserve(ctx context.Context, pool string, o ipam.Owner, requested []ipam.Request) (*reserved, error) {
+	return read(s.Service.Reserve(ctx, ipam.Ask{Config: []byte(pool), Owner: o, Requested: requested}, nil))
 }
 
 func owner(i int) ipam.Owner {
@@ -61,7 +107,7 @@ func TestEachNodeGetsASubnetOfItsOwn(t *testing.T) {
 	for i := range 9 { // nodes claim at once; one of them finds none
 		wg.Go(func() {
 			node := fmt.Sprintf("n%d", i)
-			r, err := New(kv, etcd.NewCommitter(kv), "/p", node).Claim(context.Background(), p, owner(1), nil)
+			r, err := open(kv, node).Claim(context.Background(), p, owner(1), nil)
 			if errors.Is(err, ipam.ErrExhausted) && strings.Contains(err.Error(), "all 8 /24 subnets") {
 				return
 			}
@@ -84,11 +130,11 @@ func TestEachNodeGetsASubnetOfItsOwn(t *testing.T) {
 	}
 	// A restarted daemon finds its own; a node whose name begins with another one's does not.
 	for winner, subnet := range subnets {
-		r, err := New(kv, etcd.NewCommitter(kv), "/p", winner).Claim(context.Background(), p, owner(2), nil)
+		r, err := open(kv, winner).Claim(context.Background(), p, owner(2), nil)
 		if err != nil || r.Addrs[0].Masked().String() != subnet {
 			t.Errorf("%s: %+v, %v, want %s", winner, r, err, subnet)
 		}
-		if _, err := New(kv, etcd.NewCommitter(kv), "/p", winner+"0").Claim(context.Background(), p, owner(2), nil); !errors.Is(err, ipam.ErrExhausted) {
+		if _, err := open(kv, winner+"0").Claim(context.Background(), p, owner(2), nil); !errors.Is(err, ipam.ErrExhausted) {
 			t.Errorf("%s0: %v", winner, err)
 		}
 	}
@@ -98,11 +144,11 @@ func TestClaimsSurviveARestartAndAreIdempotent(t *testing.T) {
 	kv := startEtcd(t)
 	ctx := context.Background()
 	p := newPool(t, `{"networks": ["10.12.0.0/16", "fd00:12::/48"], "subnetLen": 24, "cooldown": "0s"}`)
-	first, err := New(kv, etcd.NewCommitter(kv), "/p", "n1").Claim(ctx, p, owner(1), nil)
+	first, err := open(kv, "n1").Claim(ctx, p, owner(1), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	a := open(kv, "n1")
 	again, err := a.Claim(ctx, p, owner(1), nil)
 	if err != nil || fmt.Sprint(again.Addrs) != fmt.Sprint(first.Addrs) {
 		t.Errorf("%v, then %v (%v)", first.Addrs, again.Addrs, err)
@@ -132,7 +178,7 @@ func TestClaimsSurviveARestartAndAreIdempotent(t *testing.T) {
 
 func TestAPoolCantBeRedefined(t *testing.T) {
 	kv := startEtcd(t)
-	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	a := open(kv, "n1")
 	if _, err := a.Claim(context.Background(), newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24}`), owner(1), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +192,7 @@ func TestAPoolCantBeRedefined(t *testing.T) {
 func TestPoolsThatOverlapAreRefused(t *testing.T) {
 	kv := startEtcd(t)
 	claim := func(config string) error {
-		a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+		a := open(kv, "n1")
 		_, err := a.Claim(context.Background(), newPool(t, config), owner(1), nil)
 		return err
 	}
@@ -183,9 +229,9 @@ func TestOfPoolsDefinedAtOnceOneWins(t *testing.T) {
 	for i := range 16 {
 		wg.Go(func() {
 			p := newPool(t, fmt.Sprintf(`{"pool": "p%d", "network": "10.0.0.0/%d", "subnetLen": 28}`, i, 8+i))
-			_, err := New(kv, etcd.NewCommitter(kv), "/p", fmt.Sprintf("n%d", i)).Claim(context.Background(), p, owner(i), nil)
+			_, err := open(kv, fmt.Sprintf("n%d", i)).Claim(context.Background(), p, owner(i), nil)
 			if err == nil {
-				won <- p.Name
+				won <- fmt.Sprint("p", i)
 			} else if !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "overlaps pool") {
 				t.Error(err)
 			}
@@ -199,7 +245,7 @@ func TestOfPoolsDefinedAtOnceOneWins(t *testing.T) {
 
 func TestARequestedLengthMustBeTheSubnets(t *testing.T) {
 	kv := startEtcd(t)
-	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	a := open(kv, "n1")
 	p := newPool(t, `{"network": "10.50.0.0/16", "subnetLen": 24}`)
 	request := func(text string) error {
 		r, err := ipam.ParseRequest(text)
@@ -223,7 +269,7 @@ func TestARequestedLengthMustBeTheSubnets(t *testing.T) {
 func TestHistoryIsLinearizable(t *testing.T) {
 	kv := startEtcd(t)
 	p := newPool(t, `{"network": "10.12.0.0/28", "subnetLen": 28, "cooldown": "0s"}`)
-	allocators := []*Allocator{New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n1")}
+	allocators := []service{open(kv, "n1"), open(kv, "n1")}
 	type input struct {
 		claim bool
 		addr  string
@@ -243,7 +289,7 @@ func TestHistoryIsLinearizable(t *testing.T) {
 				call := time.Since(begin).Nanoseconds()
 				got, err := a.Claim(context.Background(), p, owner(id), []ipam.Request{{Addr: addr}})
 				ret := time.Since(begin).Nanoseconds()
-				if err != nil && !errors.Is(err, ipam.ErrTaken) && !errors.Is(err, etcd.ErrConflict) {
+				if err != nil && !errors.Is(err, ipam.ErrTaken) && !errors.Is(err, txn.ErrConflict) {
 					t.Error(err)
 				}
 				record := func(in input, call, ret int64) {

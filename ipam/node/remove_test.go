@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,14 +15,14 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
 func TestAPoolIsRemovedWhenNobodyNeedsIt(t *testing.T) {
 	kv := startEtcd(t)
 	ctx := context.Background()
-	one, two := New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n2")
+	one, two := open(kv, "n1"), open(kv, "n2")
 	narrow := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24}`)
 	wide := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 20}`)
 	have, err := one.Claim(ctx, narrow, owner(1), nil)
@@ -32,7 +33,7 @@ func TestAPoolIsRemovedWhenNobodyNeedsIt(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "patchctl ipam rm x") {
 		t.Error(err)
 	}
-	if err := two.RemovePool(ctx, "x"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), have.Claims[0].Addr.String()+" by pod default/p net1 on node n1") {
+	if err := two.RemovePool(ctx, "x"); !errors.Is(err, ipam.ErrInUse) || !strings.Contains(err.Error(), have.Claims[0].Addr.String()+" by pod default/p net1 on node n1") {
 		t.Error(err)
 	}
 	if err := one.Release(ctx, have.Claims); err != nil {
@@ -42,7 +43,7 @@ func TestAPoolIsRemovedWhenNobodyNeedsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"x", "nix", "", "..", "x/ips"} {
-		if err := two.RemovePool(ctx, name); !errors.Is(err, ErrNoPool) {
+		if err := two.RemovePool(ctx, name); !errors.Is(err, ipam.ErrNoPool) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -63,7 +64,7 @@ func TestOwnedChangesNothing(t *testing.T) {
 	kv := startEtcd(t)
 	ctx := context.Background()
 	p := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24, "cooldown": "1h"}`)
-	have, err := New(kv, etcd.NewCommitter(kv), "/p", "n1").Claim(ctx, p, owner(1), nil)
+	have, err := open(kv, "n1").Claim(ctx, p, owner(1), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +72,7 @@ func TestOwnedChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, other := New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n2")
+	a, other := open(kv, "n1"), open(kv, "n2")
 	for _, name := range []string{"x", "", "x"} {
 		if claims, err := a.Owned(ctx, name, owner(1)); err != nil || fmt.Sprint(claims) != fmt.Sprint(have.Claims) {
 			t.Errorf("%q: %v, %v", name, claims, err)
@@ -99,7 +100,7 @@ func TestOwnedChangesNothing(t *testing.T) {
 func TestSettlingAgainKeepsWhatIsReservedAndGoesByTheNewRules(t *testing.T) {
 	kv := startEtcd(t)
 	ctx := context.Background()
-	a, other := New(kv, etcd.NewCommitter(kv), "/p", "n1"), New(kv, etcd.NewCommitter(kv), "/p", "n2")
+	a, other := open(kv, "n1"), open(kv, "n2")
 	const pool = `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24`
 	one, err := a.Reserve(ctx, newPool(t, pool+"}"), owner(1), nil)
 	if err != nil {
@@ -112,7 +113,7 @@ func TestSettlingAgainKeepsWhatIsReservedAndGoesByTheNewRules(t *testing.T) {
 	if err != nil || two.Addrs[0].String() != "10.12.0.5/24" || two.Gateways[0].String() != "10.12.0.4" {
 		t.Errorf("%+v, %v: not the next one after that of the reservation (%s)", two, err, one.Addrs)
 	}
-	if err := a.commit.Commit(ctx, one.Txn()); !errors.Is(err, etcd.ErrConflict) {
+	if err := a.Commit(ctx, one.Txn()); !errors.Is(err, txn.ErrConflict) {
 		t.Errorf("an address was claimed by a specification that is gone: %v", err)
 	}
 }
@@ -130,11 +131,11 @@ func TestRemovingNeverLeavesAClaimWithoutAPool(t *testing.T) {
 	var claimers, remover sync.WaitGroup
 	for i := range 6 {
 		node := fmt.Sprintf("n%d", 1+i%2)
-		a := New(kv, etcd.NewCommitter(kv), "/p", node)
+		a := open(kv, node)
 		claimers.Go(func() {
 			for k := range 60 {
 				r, err := a.Claim(ctx, p, owner(100*i+k), nil)
-				if errors.Is(err, etcd.ErrConflict) {
+				if errors.Is(err, txn.ErrConflict) {
 					continue // removed more often than it was tried again
 				}
 				if err != nil {
@@ -153,7 +154,7 @@ func TestRemovingNeverLeavesAClaimWithoutAPool(t *testing.T) {
 		})
 	}
 	remover.Go(func() {
-		a := New(kv, etcd.NewCommitter(kv), "/p", "n3")
+		a := open(kv, "n3")
 		for {
 			select {
 			case <-done:
@@ -163,9 +164,9 @@ func TestRemovingNeverLeavesAClaimWithoutAPool(t *testing.T) {
 			switch err := a.RemovePool(ctx, "x"); {
 			case err == nil:
 				removed.Add(1)
-			case errors.Is(err, ErrInUse):
+			case errors.Is(err, ipam.ErrInUse):
 				busy.Add(1)
-			case !errors.Is(err, ErrNoPool):
+			case !errors.Is(err, ipam.ErrNoPool):
 				t.Error(err)
 			}
 		}
@@ -212,11 +213,11 @@ func sound(t *testing.T, revision int64, now map[string]string) {
 		if !ok {
 			continue
 		}
-		c, err := decodeClaim("x", ip, []byte(value))
-		subnet := netip.PrefixFrom(c.Addr, 24).Masked()
-		node, _ := decodeSubnet([]byte(now["x/subnets/"+subnet.String()]))
-		if err != nil || now["x/spec"] == "" || node != c.Owner.Node {
-			t.Errorf("revision %d: %s is %s's, its subnet %s's, and the pool is %q (%v)", revision, ip, c.Owner.Node, node, now["x/spec"], err)
+		subnet := netip.PrefixFrom(netip.MustParseAddr(ip), 24).Masked()
+		var claim, of struct{ Node string }
+		err := errors.Join(json.Unmarshal([]byte(value), &claim), json.Unmarshal([]byte(now["x/subnets/"+subnet.String()]), &of))
+		if err != nil || now["x/spec"] == "" || of.Node != claim.Node {
+			t.Errorf("revision %d: %s is %s's, its subnet %s's, and the pool is %q (%v)", revision, ip, claim.Node, of.Node, now["x/spec"], err)
 		}
 	}
 }
@@ -224,7 +225,7 @@ func sound(t *testing.T, revision int64, now map[string]string) {
 func TestFaultsAreToldOfAndHarmNobody(t *testing.T) {
 	kv := startEtcd(t)
 	ctx := context.Background()
-	a := New(kv, etcd.NewCommitter(kv), "/p", "n1")
+	a := open(kv, "n1")
 	if faults, err := a.Faults(ctx); err != nil || len(faults) != 0 {
 		t.Errorf("%v, %v", faults, err)
 	}
@@ -237,7 +238,7 @@ func TestFaultsAreToldOfAndHarmNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, spec := range map[string]string{"x": p.Spec().Value(), "y": same.Spec().Value(),
+	for name, spec := range map[string]string{"x": specOf(t, p), "y": specOf(t, same),
 		"z": `{"mode":"node","networks":[{"network":"::ffff:10.12.3.0/120","subnetLen":120}]}`, "torn": `{"networks":[{"network":"10.0.0.0/8","subnetLen":99}]}`} {
 		if _, err := kv.Put(ctx, "/p/ipam/"+name+"/spec", spec); err != nil {
 			t.Fatal(err)

@@ -2,16 +2,13 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -35,14 +32,14 @@ func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 // removed, or another node is faster, meanwhile.
 func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
 	for {
-		if err := a.trySettle(ctx, p, st); !errors.Is(err, etcd.ErrConflict) {
+		if err := a.trySettle(ctx, p, st); !errors.Is(err, txn.ErrConflict) {
 			return err
 		}
 	}
 }
 
 func (a *Allocator) trySettle(ctx context.Context, p *ipam.Pool, st *pool) error {
-	revision, err := a.define(ctx, p.Name, p.Spec())
+	revision, err := a.ledger.Define(ctx, p.Name, p.Spec())
 	if err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
@@ -52,7 +49,7 @@ func (a *Allocator) trySettle(ctx context.Context, p *ipam.Pool, st *pool) error
 		if prefixes[i], err = a.subnet(ctx, p.Name, n, st, revision); err != nil {
 			return err
 		}
-		if owners[i], err = a.claims(ctx, p.Name, prefixes[i]); err != nil {
+		if owners[i], err = a.ledger.Owners(ctx, p.Name, prefixes[i]); err != nil {
 			return err
 		}
 	}
@@ -81,12 +78,12 @@ func (st *pool) keep(p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ip
 // subnet returns the node's subnet of a network: the one it has, or a new claim, if it can be of the one
 // that it had before the pool was removed.
 func (a *Allocator) subnet(ctx context.Context, poolName string, n ipam.Network, st *pool, revision int64) (netip.Prefix, error) {
-	taken, err := a.subnets(ctx, poolName)
+	taken, err := a.ledger.Subnets(ctx, poolName)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
 	for _, s := range slices.SortedFunc(maps.Keys(taken), netip.Prefix.Compare) {
-		if taken[s] == a.node && n.Offers(s) {
+		if taken[s] == a.ledger.Node() && n.Offers(s) {
 			return s, nil
 		}
 	}
@@ -99,16 +96,5 @@ func (a *Allocator) subnet(ctx context.Context, poolName string, n ipam.Network,
 			s = had.Prefix
 		}
 	}
-	key := a.subnetKey(poolName, s)
-	value, err := json.Marshal(subnetValue{Node: a.node})
-	if err != nil {
-		return s, err
-	}
-	err = a.commit.Commit(ctx, etcd.Txn{
-		If:   []clientv3.Cmp{etcd.Absent(key), a.specIs(poolName, revision)},
-		Then: []clientv3.Op{clientv3.OpPut(key, string(value))}})
-	if err != nil {
-		return s, fmt.Errorf("claim subnet %s of pool %s: %w", s, poolName, err)
-	}
-	return s, nil
+	return s, a.ledger.ClaimSubnet(ctx, poolName, s, revision)
 }

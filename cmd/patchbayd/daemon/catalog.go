@@ -51,7 +51,7 @@ func (d *Daemon) openCatalog() error {
 	if d.devices, err = kube.NewSlices(cfg); err != nil {
 		return err
 	}
-	if d.claims, err = kube.NewClaims(cfg); err != nil {
+	if d.claims, err = kube.NewIPAMClaims(cfg); err != nil {
 		return err
 	}
 	if err = d.openMarker(cfg); err != nil {

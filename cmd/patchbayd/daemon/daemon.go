@@ -32,6 +32,8 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/metrics"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/internal/unixsock"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/ipam/ledger"
 	"github.com/patchbay-cni/patchbay/ipam/node"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
@@ -58,12 +60,12 @@ type Daemon struct {
 	kube      *kube.Catalog
 	status    *kubesink.Reporter // nil without Kubernetes
 	reporter  attach.Reporter
-	claims    attach.Claims // IPAMClaims; nil without Kubernetes
-	devices   *kube.Slices  // of DRA drivers; nil without Kubernetes
+	claims    ipam.IPAMClaims // IPAMClaims; nil without Kubernetes
+	devices   *kube.Slices    // of DRA drivers; nil without Kubernetes
 	native    *ovs.Delegate
 	marker    *marker.Marker // nil unless ovs.marker
 	delegates *delegates.Chain
-	alloc     *node.Allocator
+	ipam      *ipam.Service
 	store     *store.Store
 	engine    *attach.Engine
 	planner   *meta.Planner
@@ -143,17 +145,19 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.delegates = delegates.NewChain(exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
 		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}})), d.native)
-	d.alloc = node.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
+	book := ledger.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
+	d.ipam = ipam.NewService(ipam.Options{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
+		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.claims, Log: d.log})
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	d.planner = meta.NewPlanner(d.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.countReady})
-	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.alloc,
-		Pools: d.cfg.IPAM.Pools, GCGrace: time.Duration(d.cfg.GC.Grace),
-		GiveUp: attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Claims: d.claims, Recorded: d.noteRecords})
+	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.ipam,
+		GCGrace: time.Duration(d.cfg.GC.Grace),
+		GiveUp:  attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Recorded: d.noteRecords})
 	if err != nil {
 		return err
 	}
-	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Catalog: d.catalog, IPAM: d.alloc, Pools: d.cfg.IPAM.Pools,
+	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Catalog: d.catalog, IPAM: d.ipam,
 		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe})
 	return nil
 }
@@ -370,6 +374,6 @@ func (d *Daemon) countReady() float64 {
 }
 
 func (d *Daemon) apiOptions() api.Options {
-	return api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.alloc, Nodes: d.store.Nodes, Networks: d.catalog.Networks,
+	return api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.ipam, Nodes: d.store.Nodes, Networks: d.catalog.Networks,
 		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe}
 }

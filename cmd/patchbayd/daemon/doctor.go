@@ -79,7 +79,7 @@ func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, strin
 
 // examinePools tells of pools that overlap, and of what can't be read of them.
 func (d *Daemon) examinePools(ctx context.Context, report func(string, string, error)) {
-	faults, err := d.alloc.Faults(ctx)
+	faults, err := d.ipam.Faults(ctx)
 	if len(faults) > 0 {
 		err = errors.New(strings.Join(faults, "; "))
 	}

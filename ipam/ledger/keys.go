@@ -1,4 +1,4 @@
-package node
+package ledger
 
 import (
 	"context"
@@ -11,36 +11,34 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/explain"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
-
-// The keys, below <prefix>/ipam/: <pool>/spec, <pool>/subnets/<cidr>, <pool>/ips/<ip>; and
-// <prefix>/ipam-pools.
 
 type subnetValue struct {
 	Node string `json:"node"`
 }
 
-// unknownNode has the subnets whose records can't be read: they are no other node's to take.
-const unknownNode = "unknown (its record can't be read)"
+// UnknownNode has the subnets whose records can't be read: they are no other node's to take.
+const UnknownNode = "unknown (its record can't be read)"
 
-func (a *Allocator) key(c ipam.Claim) string {
-	return path.Join(a.root, c.Pool, "ips", c.Addr.String())
+func (l *Ledger) key(c ipam.Claim) string {
+	return path.Join(l.root, c.Pool, "ips", c.Addr.String())
 }
 
-func (a *Allocator) specKey(poolName string) string { return path.Join(a.root, poolName, "spec") }
+func (l *Ledger) specKey(poolName string) string { return path.Join(l.root, poolName, "spec") }
 
-func (a *Allocator) subnetKey(poolName string, s netip.Prefix) string {
-	return path.Join(a.root, poolName, "subnets", s.String())
+func (l *Ledger) subnetKey(poolName string, s netip.Prefix) string {
+	return path.Join(l.root, poolName, "subnets", s.String())
 }
 
-func (a *Allocator) subnets(ctx context.Context, poolName string) (map[netip.Prefix]string, error) {
-	prefix := path.Join(a.root, poolName, "subnets") + "/"
-	resp, err := a.kv.Get(ctx, prefix, clientv3.WithPrefix())
+// Subnets returns the nodes that have the subnets of a pool.
+func (l *Ledger) Subnets(ctx context.Context, poolName string) (map[netip.Prefix]string, error) {
+	prefix := path.Join(l.root, poolName, "subnets") + "/"
+	resp, err := l.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read the subnets of pool %s: %w: %w", poolName, etcd.ErrUnavailable, err)
+		return nil, fmt.Errorf("read the subnets of pool %s: %w: %w", poolName, txn.ErrUnavailable, err)
 	}
 	taken := map[netip.Prefix]string{}
 	for _, kv := range resp.Kvs {
@@ -51,21 +49,21 @@ func (a *Allocator) subnets(ctx context.Context, poolName string) (map[netip.Pre
 	return taken, nil
 }
 
-// decodeSubnet returns the node that has a subnet. On an error it is unknownNode.
+// decodeSubnet returns the node that has a subnet. On an error it is UnknownNode.
 func decodeSubnet(value []byte) (node string, err error) {
 	var v subnetValue
 	if err := json.Unmarshal(value, &v); err != nil {
-		return unknownNode, errors.New(explain.JSON(value, err))
+		return UnknownNode, errors.New(explain.JSON(value, err))
 	}
 	if v.Node == "" {
-		return unknownNode, errors.New("it names no node")
+		return UnknownNode, errors.New("it names no node")
 	}
 	return v.Node, nil
 }
 
-// claims reads the claims of a subnet: the keys that begin as all its addresses do.
-func (a *Allocator) claims(ctx context.Context, poolName string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
-	all, err := a.read(ctx, path.Join(a.root, poolName, "ips")+"/"+ipam.TextPrefix(subnet))
+// Owners returns who has the addresses of a subnet: the keys that begin as all its addresses do.
+func (l *Ledger) Owners(ctx context.Context, poolName string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
+	all, err := l.read(ctx, path.Join(l.root, poolName, "ips")+"/"+ipam.TextPrefix(subnet))
 	if err != nil {
 		return nil, err
 	}
@@ -79,17 +77,17 @@ func (a *Allocator) claims(ctx context.Context, poolName string, subnet netip.Pr
 }
 
 // Missing returns those of the claims that are not in etcd, or are another owner's there.
-func (a *Allocator) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim, error) {
+func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim, error) {
 	if len(claims) == 0 {
 		return nil, nil
 	}
 	gets := make([]clientv3.Op, len(claims))
 	for i, c := range claims {
-		gets[i] = clientv3.OpGet(a.key(c))
+		gets[i] = clientv3.OpGet(l.key(c))
 	}
-	resp, err := a.kv.Txn(ctx).Then(gets...).Commit()
+	resp, err := l.kv.Txn(ctx).Then(gets...).Commit()
 	if err != nil {
-		return nil, fmt.Errorf("read claims: %w: %w", etcd.ErrUnavailable, err)
+		return nil, fmt.Errorf("read claims: %w: %w", txn.ErrUnavailable, err)
 	}
 	var missing []ipam.Claim
 	for i, c := range claims {
@@ -103,21 +101,21 @@ func (a *Allocator) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Cl
 
 // Claims returns all claims of a pool, of every node; of all pools if the name is empty. Those that can't
 // be read have no known owner.
-func (a *Allocator) Claims(ctx context.Context, poolName string) ([]ipam.Claim, error) {
+func (l *Ledger) Claims(ctx context.Context, poolName string) ([]ipam.Claim, error) {
 	if poolName == "" {
-		return a.read(ctx, a.root)
+		return l.read(ctx, l.root)
 	}
-	return a.read(ctx, path.Join(a.root, poolName, "ips")+"/")
+	return l.read(ctx, path.Join(l.root, poolName, "ips")+"/")
 }
 
-func (a *Allocator) read(ctx context.Context, prefix string) ([]ipam.Claim, error) {
-	resp, err := a.kv.Get(ctx, prefix, clientv3.WithPrefix())
+func (l *Ledger) read(ctx context.Context, prefix string) ([]ipam.Claim, error) {
+	resp, err := l.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read claims: %w: %w", etcd.ErrUnavailable, err)
+		return nil, fmt.Errorf("read claims: %w: %w", txn.ErrUnavailable, err)
 	}
 	var claims []ipam.Claim
 	for _, kv := range resp.Kvs {
-		poolName, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), a.root), "/")
+		poolName, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), l.root), "/")
 		text, isIP := strings.CutPrefix(rest, "ips/")
 		if !isIP {
 			continue
@@ -148,27 +146,19 @@ func decodeClaim(poolName, ip string, owner []byte) (ipam.Claim, error) {
 	return c, nil
 }
 
-// A PoolInfo describes a pool as it is in etcd.
-type PoolInfo struct {
-	Name    string            `json:"name"`
-	Spec    json.RawMessage   `json:"spec"`    // nil if it can't be read
-	Subnets map[string]string `json:"subnets"` // CIDR -> node
-	Claims  []ipam.Claim      `json:"claims"`
-}
-
 // Pools returns every pool.
-func (a *Allocator) Pools(ctx context.Context) ([]PoolInfo, error) {
-	resp, err := a.kv.Get(ctx, a.root, clientv3.WithPrefix())
+func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
+	resp, err := l.kv.Get(ctx, l.root, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read pools: %w: %w", etcd.ErrUnavailable, err)
+		return nil, fmt.Errorf("read pools: %w: %w", txn.ErrUnavailable, err)
 	}
-	var pools []PoolInfo
+	var pools []ipam.PoolInfo
 	at := map[string]int{}
 	for _, kv := range resp.Kvs {
-		name, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), a.root), "/")
+		name, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), l.root), "/")
 		if _, ok := at[name]; !ok {
 			at[name] = len(pools)
-			pools = append(pools, PoolInfo{Name: name, Subnets: map[string]string{}, Claims: []ipam.Claim{}})
+			pools = append(pools, ipam.PoolInfo{Name: name, Subnets: map[string]string{}, Claims: []ipam.Claim{}})
 		}
 		p := &pools[at[name]]
 		switch kind, id, _ := strings.Cut(rest, "/"); kind {

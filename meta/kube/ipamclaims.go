@@ -5,41 +5,46 @@ import (
 	"encoding/json"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/patchbay-cni/patchbay/ipam"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-
-	"github.com/patchbay-cni/patchbay/meta"
 )
 
 // ipamClaims is the resource of the multi-network specification, 8.2: its definition has this group,
 // though its example has another.
 var ipamClaims = schema.GroupVersionResource{Group: "k8s.cni.cncf.io", Version: "v1alpha1", Resource: "ipamclaims"}
 
-// Claims reads IPAMClaims and writes their status.
-type Claims struct{ client dynamic.Interface }
+// IPAMClaims reads IPAMClaims and writes their status. It implements ipam.IPAMClaims.
+type IPAMClaims struct{ client dynamic.Interface }
 
-// NewClaims returns the claims of a cluster.
-func NewClaims(cfg *rest.Config) (*Claims, error) {
+// NewIPAMClaims returns the IPAMClaims of a cluster.
+func NewIPAMClaims(cfg *rest.Config) (*IPAMClaims, error) {
 	c, err := dynamic.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("client for IPAMClaims: %w", err)
 	}
-	return &Claims{c}, nil
+	return &IPAMClaims{c}, nil
 }
 
-// Claim returns a claim.
-func (c *Claims) Claim(ctx context.Context, namespace, name string) (*meta.IPAMClaim, error) {
+// IPAMClaim implements ipam.IPAMClaims.
+func (c *IPAMClaims) IPAMClaim(ctx context.Context, namespace, name string) (*ipam.IPAMClaim, error) {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
 	o, err := c.client.Resource(ipamClaims).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("IPAMClaim %s/%s: %w", namespace, name, ipam.ErrNoIPAMClaim)
+	}
 	if err != nil {
 		return nil, explain("IPAMClaim "+namespace+"/"+name, err)
 	}
-	claim := &meta.IPAMClaim{}
+	claim := &ipam.IPAMClaim{}
 	if claim.Network, _, err = unstructured.NestedString(o.Object, "spec", "network"); err == nil {
 		claim.Interface, _, err = unstructured.NestedString(o.Object, "spec", "interface")
 	}
@@ -52,8 +57,8 @@ func (c *Claims) Claim(ctx context.Context, namespace, name string) (*meta.IPAMC
 	return claim, nil
 }
 
-// SetIPs writes what the claim has, with prefix lengths.
-func (c *Claims) SetIPs(ctx context.Context, namespace, name string, ips []string) error {
+// SetIPs implements ipam.IPAMClaims.
+func (c *IPAMClaims) SetIPs(ctx context.Context, namespace, name string, ips []string) error {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
 	patch, err := json.Marshal(map[string]any{"status": map[string]any{"ips": ips}})

@@ -1,4 +1,4 @@
-package node
+package ledger
 
 import (
 	"context"
@@ -7,26 +7,26 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
 // Faults says what is wrong with the pools in etcd, and the ways out: pools that overlap, as an older
 // release let them, and records that can't be read.
-func (a *Allocator) Faults(ctx context.Context) ([]string, error) {
-	resp, err := a.kv.Get(ctx, a.root, clientv3.WithPrefix())
+func (l *Ledger) Faults(ctx context.Context) ([]string, error) {
+	resp, err := l.kv.Get(ctx, l.root, clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read pools: %w: %w", etcd.ErrUnavailable, err)
+		return nil, fmt.Errorf("read pools: %w: %w", txn.ErrUnavailable, err)
 	}
 	var faults, names []string
 	specs := map[string]ipam.Spec{}
 	for _, kv := range resp.Kvs {
-		name, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), a.root), "/")
+		name, rest, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), l.root), "/")
 		switch kind, id, _ := strings.Cut(rest, "/"); kind {
 		case "spec":
 			spec, err := ipam.ParseSpec(kv.Value)
 			if err != nil {
-				faults = append(faults, a.damaged(name, err).Error())
+				faults = append(faults, l.damaged(name, err).Error())
 				continue
 			}
 			for _, other := range names {

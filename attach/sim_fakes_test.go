@@ -1,0 +1,213 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/txn"
+)
+
+const (
+	nativeType   = "native"
+	executedType = "executed"
+)
+
+// A fakeTxn is claims that are made or given back.
+type fakeTxn struct {
+	claim, free map[string]string // address -> owner
+}
+
+func (t fakeTxn) Join(o txn.Txn) txn.Txn {
+	j := fakeTxn{map[string]string{}, map[string]string{}}
+	for _, from := range []fakeTxn{t, o.(fakeTxn)} {
+		for a, who := range from.claim {
+			j.claim[a] = who
+		}
+		for a, who := range from.free {
+			j.free[a] = who
+		}
+	}
+	return j
+}
+
+// apply makes the changes in the world, or none.
+func (w *world) apply(t txn.Txn) error {
+	f, _ := t.(fakeTxn)
+	for a, who := range f.claim {
+		if has, taken := w.claims[a]; taken && has != who {
+			return txn.ErrConflict
+		}
+	}
+	for a, who := range f.claim {
+		w.claims[a] = who
+	}
+	for a, who := range f.free {
+		if w.claims[a] == who {
+			delete(w.claims, a)
+		}
+	}
+	return nil
+}
+
+// fakeRecords is the store, as one daemon reaches it.
+type fakeRecords struct {
+	w   *world
+	gen int
+}
+
+func (r fakeRecords) Load(context.Context) (all []*Sandbox, unreadable []string, err error) {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	for _, s := range r.w.recorded() {
+		all = append(all, s)
+	}
+	return all, nil, nil
+}
+
+func (r fakeRecords) Save(_ context.Context, s *Sandbox, with txn.Txn) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return r.write(s.ContainerID, "save", with, func() { r.w.records[s.ContainerID] = b })
+}
+
+func (r fakeRecords) Remove(_ context.Context, s *Sandbox, with txn.Txn) error {
+	return r.write(s.ContainerID, "remove", with, func() { delete(r.w.records, s.ContainerID) })
+}
+
+func (r fakeRecords) write(id, what string, with txn.Txn, do func()) error {
+	err := r.w.take(r.gen, id, what, func() error {
+		if err := r.w.apply(with); err != nil {
+			return err
+		}
+		do()
+		return nil
+	})
+	if err != nil && err != txn.ErrConflict {
+		return fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
+	}
+	return err
+}
+
+// A fakeDelegate makes entries of one of the world's tables, as one daemon's delegate.
+type fakeDelegate struct {
+	w    *world
+	gen  int
+	typ  string
+	made map[delegates.Owner]bool
+}
+
+func (d *fakeDelegate) Handles(typ string) bool                     { return typ == d.typ }
+func (d *fakeDelegate) Connected() bool                             { return true }
+func (d *fakeDelegate) Status(context.Context, *cniconf.List) error { return nil }
+func (d *fakeDelegate) Installed(pluginTypes, path []string) error  { return nil }
+func (d *fakeDelegate) IPAM(context.Context, string, string, delegates.Sandbox, *delegates.Attachment) (*types100.Result, error) {
+	panic("no network of the simulation has another IPAM")
+}
+
+func (d *fakeDelegate) Add(_ context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
+	for _, a := range as {
+		o := delegates.Owner{ContainerID: s.ContainerID, Interface: a.Interface}
+		a.Tried = true
+		err := d.w.take(d.gen, s.ContainerID, d.typ+" ADD "+a.Interface, func() error {
+			if d.made[o] {
+				return types.NewError(types.ErrInternal, a.Interface+" is there already", "")
+			}
+			d.made[o] = true
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		a.Result = &types100.Result{CNIVersion: "1.1.0", Interfaces: []*types100.Interface{{Name: a.Interface, Sandbox: s.NetnsPath}}}
+		if a.Addresses != nil {
+			a.Result.IPs = a.Addresses.IPs
+		}
+	}
+	return nil
+}
+
+func (d *fakeDelegate) Del(_ context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
+	errs := make([]error, len(as))
+	for i, a := range as {
+		o := delegates.Owner{ContainerID: s.ContainerID, Interface: a.Interface}
+		errs[i] = d.w.take(d.gen, s.ContainerID, d.typ+" DEL "+a.Interface, func() error {
+			d.w.gone(d.made, o)
+			return nil
+		})
+	}
+	return errs
+}
+
+func (d *fakeDelegate) Check(_ context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
+	d.w.mu.Lock()
+	defer d.w.mu.Unlock()
+	for _, a := range as {
+		if !d.made[delegates.Owner{ContainerID: s.ContainerID, Interface: a.Interface}] {
+			return fmt.Errorf("%s is not there", a.Interface)
+		}
+	}
+	return nil
+}
+
+func (d *fakeDelegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
+	return d.Check(context.Background(), s, []*delegates.Attachment{a})
+}
+
+// GC is told of what is valid: all that was promised must be.
+func (d *fakeDelegate) GC(_ context.Context, _ *cniconf.List, valid []types.GCAttachment) error {
+	return d.w.take(d.gen, "gc", "GC", func() error {
+		for o := range d.made {
+			if o != foreign && !slices.Contains(valid, types.GCAttachment{ContainerID: o.ContainerID, IfName: o.Interface}) {
+				d.w.gone(d.made, o)
+			}
+		}
+		return nil
+	})
+}
+
+func (d *fakeDelegate) Leftovers(_ context.Context, accounted func(delegates.Owner) bool, _ func() []delegates.Owner) ([]string, error) {
+	d.w.mu.Lock()
+	var there []delegates.Owner
+	for o := range d.made {
+		there = append(there, o)
+	}
+	d.w.mu.Unlock()
+	var names []string
+	for _, o := range there {
+		if o != foreign && !accounted(o) {
+			names = append(names, o.ContainerID+"/"+o.Interface)
+		}
+	}
+	return names, nil
+}
+
+func (d *fakeDelegate) RemoveLeftovers(_ context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return d.w.take(d.gen, "leftovers", fmt.Sprint(names), func() error {
+		for o := range d.made {
+			if slices.Contains(names, o.ContainerID+"/"+o.Interface) {
+				d.w.gone(d.made, o)
+			}
+		}
+		return nil
+	})
+}
+
+// noMeter counts nothing.
+type noMeter struct{}
+
+func (noMeter) Observe(string, string, time.Duration) {}
+func (noMeter) Repaired(string)                       {}
+func (noMeter) Leaked(string, int)                    {}

@@ -1,0 +1,68 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/txn"
+	"github.com/patchbay-cni/patchbay/ipam"
+)
+
+// usersShown is how many owners the refusal to remove a pool names.
+const usersShown = 5
+
+// RemovePool removes a pool of which no address is in use, with the nodes' subnets. A network that still
+// has it defines it again with its next pod. Otherwise the error is ipam.ErrInUse, and names owners, or ipam.ErrNoPool.
+func (l *Ledger) RemovePool(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	for again := false; ; again = true {
+		err := l.tryRemovePool(ctx, name)
+		switch {
+		case again && errors.Is(err, ipam.ErrNoPool): // removed by the try whose answer was lost, or by somebody else
+			return nil
+		case !errors.Is(err, txn.ErrConflict):
+			return err
+		}
+	}
+}
+
+func (l *Ledger) tryRemovePool(ctx context.Context, name string) error {
+	if !ipam.IsName(name) {
+		return fmt.Errorf("pool %q: %w", name, ipam.ErrNoPool)
+	}
+	all := l.root + name + "/"
+	ips := all + "ips/"
+	resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.specKey(name)), clientv3.OpGet(ips, clientv3.WithPrefix(), clientv3.WithLimit(usersShown)),
+		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly())).Commit()
+	if err != nil {
+		return fmt.Errorf("read pool %s: %w: %w", name, txn.ErrUnavailable, err)
+	}
+	spec, users := resp.Responses[0].GetResponseRange(), resp.Responses[1].GetResponseRange()
+	if users.Count > 0 {
+		return l.inUse(name, users)
+	}
+	if resp.Responses[2].GetResponseRange().Count == 0 {
+		return fmt.Errorf("pool %s: %w", name, ipam.ErrNoPool)
+	}
+	return l.commit.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(name), revisionOf(spec.Kvs)).IfEmpty(ips).DeleteAll(all))
+}
+
+func (l *Ledger) inUse(name string, users *etcdserverpb.RangeResponse) error {
+	var who []string
+	for _, kv := range users.Kvs {
+		ip := strings.TrimPrefix(string(kv.Key), l.root+name+"/ips/")
+		c, _ := decodeClaim(name, ip, kv.Value)
+		who = append(who, ip+" by "+c.Owner.String())
+	}
+	if more := int(users.Count) - len(who); more > 0 {
+		who = append(who, fmt.Sprintf("and %d more", more))
+	}
+	return fmt.Errorf("pool %s can't be removed, as %w: %s; end those pods, or detach them", name, ipam.ErrInUse, strings.Join(who, ", "))
+}
