@@ -2,18 +2,11 @@ package admission
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net/http"
 	"time"
 
@@ -21,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/cert"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -36,9 +30,6 @@ type Options struct {
 	Meta    meta.Config
 	Pools   map[string]ipam.Config
 }
-
-// certLife is how long the certificate is good for; a new one is made at every start.
-const certLife = 365 * 24 * time.Hour
 
 // networks is the catalog of a judge: networks only.
 type networks struct{ *kube.NetworkCache }
@@ -57,7 +48,11 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	cert, ca, err := certificate(o.Host)
+	certificate, key, err := cert.GenerateSelfSignedCertKey(o.Host, nil, nil) // for a year, and anew at every start
+	if err != nil {
+		return err
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
 		return err
 	}
@@ -73,8 +68,8 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 		close(followed)
 	}()
 	srv := &http.Server{Addr: o.Listen, Handler: mux(j, log), ReadHeaderTimeout: 5 * time.Second,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
-	if err := publish(ctx, clients, o.Webhook, ca); err != nil {
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}
+	if err := publish(ctx, clients, o.Webhook, certificate); err != nil {
 		return err
 	}
 	log.Info("reviewing", "listen", o.Listen, "webhook", o.Webhook)
@@ -94,7 +89,7 @@ func mux(j *Judge, log *slog.Logger) http.Handler {
 	return m
 }
 
-// publish tells the API server by which certificate it knows us.
+// publish tells the API server by which certificates it knows us: ours, and the authority that signed it.
 func publish(ctx context.Context, clients kubernetes.Interface, name string, ca []byte) error {
 	hooks := clients.AdmissionregistrationV1().ValidatingWebhookConfigurations()
 	have, err := hooks.Get(ctx, name, metav1.GetOptions{})
@@ -113,20 +108,4 @@ func publish(ctx context.Context, clients kubernetes.Interface, name string, ca 
 		return fmt.Errorf("ValidatingWebhookConfiguration %s: %w", name, err)
 	}
 	return nil
-}
-
-// certificate makes a certificate for the host and the authority that has signed it.
-func certificate(host string) (tls.Certificate, []byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(certLife), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }

@@ -9,12 +9,10 @@ package store
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"path"
 	"strings"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -148,46 +146,6 @@ func (s *Store) Register(ctx context.Context, n Node) error {
 		return err
 	}
 	return s.commit.Commit(ctx, etcd.Txn{}.Put(path.Join(s.prefix, "nodes", s.node), string(value)))
-}
-
-// liveTTL is how long after its end a daemon is still taken to be up, in seconds.
-const liveTTL = 10
-
-// Live keeps the key that says that the daemon is up, until the context ends.
-func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
-	for ctx.Err() == nil {
-		if err := s.live(ctx, c); err != nil && ctx.Err() == nil {
-			s.log.Warn("the daemon's sign of life is lost; it is renewed", "error", err)
-			// etcd is away; nothing tells when it is back.
-			select {
-			case <-time.After(liveTTL / 2 * time.Second):
-			case <-ctx.Done():
-			}
-		}
-	}
-}
-
-// live returns when the lease is lost or the context has ended; then it gives the lease back.
-func (s *Store) live(ctx context.Context, c *clientv3.Client) error {
-	lease, err := c.Grant(ctx, liveTTL)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_, _ = c.Revoke(ctx, lease.ID) // it ends by itself
-	}()
-	if _, err := c.Put(ctx, path.Join(s.prefix, "live", s.node), "{}", clientv3.WithLease(lease.ID)); err != nil {
-		return err
-	}
-	alive, err := c.KeepAlive(ctx, lease.ID)
-	if err != nil {
-		return err
-	}
-	for range alive {
-	}
-	return errors.New("lease expired")
 }
 
 // Nodes returns all nodes.

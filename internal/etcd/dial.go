@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"k8s.io/client-go/util/cert"
 )
 
 // Options say how to reach an etcd cluster.
@@ -60,13 +60,9 @@ func Dial(o Options) (*clientv3.Client, error) {
 func tlsConfig(o Options) (*tls.Config, error) {
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.CA != "" {
-		pem, err := os.ReadFile(o.CA)
-		if err != nil {
+		var err error
+		if t.RootCAs, err = cert.NewPool(o.CA); err != nil {
 			return nil, err
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate", o.CA)
 		}
 	}
 	if (o.Cert == "") != (o.Key == "") {
