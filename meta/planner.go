@@ -54,6 +54,7 @@ type Network struct {
 	Namespace, Name string
 	Config          string // spec.config; empty: a configuration on disk of the same name
 	Resource        string // the device plugin's resource, if it needs one
+	Version         string // another one for another Config; "" if the catalog has no versions
 }
 
 // A Catalog knows pods and networks. It returns ErrNotFound for what it does not have.
@@ -126,16 +127,19 @@ type Wanted struct {
 type Planner struct {
 	catalog Catalog
 	cfg     Config
+	parsed  *parsed
 }
 
 // NewPlanner returns a planner.
-func NewPlanner(catalog Catalog, cfg Config) *Planner { return &Planner{catalog: catalog, cfg: cfg} }
+func NewPlanner(catalog Catalog, cfg Config) *Planner {
+	return &Planner{catalog: catalog, cfg: cfg, parsed: newParsed()}
+}
 
 // Config returns the planner's configuration.
 func (p *Planner) Config() Config { return p.cfg }
 
 // With returns a planner with another configuration.
-func (p *Planner) With(cfg Config) *Planner { return NewPlanner(p.catalog, cfg) }
+func (p *Planner) With(cfg Config) *Planner { return &Planner{p.catalog, cfg, p.parsed} }
 
 // Plan returns the attachments of a pod that starts, in order: cluster network as ifName, default
 // networks, the pod's own. runtime holds the capability arguments of the container runtime, which
@@ -388,13 +392,16 @@ func (p *Planner) Allowed(podNamespace, networkNamespace string) error {
 func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wanted, error) {
 	n, err := p.catalog.Network(ctx, s.Namespace, s.Name)
 	if err != nil {
+		if errors.Is(err, ErrNotFound) {
+			p.parsed.drop(s.Ref())
+		}
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
 	var list *cniconf.List
 	if strings.TrimSpace(n.Config) == "" {
 		list, err = cniconf.Find(p.cfg.CNIConfDir, n.Name)
 	} else {
-		list, err = cniconf.Parse([]byte(n.Config), n.Name)
+		list, err = p.parsed.list(n)
 	}
 	if err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)

@@ -5,9 +5,12 @@ package cniconf
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -153,14 +156,14 @@ func CheckType(t string) error {
 func chooseVersion(one string, many []string) (string, error) {
 	offered := many
 	if one != "" || len(many) == 0 {
-		offered = append([]string{orDefault(one, "0.1.0")}, many...)
+		offered = append([]string{cmp.Or(one, "0.1.0")}, many...)
 	}
 	best := ""
 	for _, v := range offered {
-		if !supported(v) {
+		if !slices.Contains(version.All.SupportedVersions(), v) {
 			continue
 		}
-		if ok, err := version.GreaterThanOrEqualTo(v, orDefault(best, "0.0.0")); err == nil && ok {
+		if ok, err := version.GreaterThanOrEqualTo(v, cmp.Or(best, "0.0.0")); err == nil && ok {
 			best = v
 		}
 	}
@@ -171,21 +174,6 @@ func chooseVersion(one string, many []string) (string, error) {
 	return best, nil
 }
 
-func supported(v string) bool {
-	for _, s := range version.All.SupportedVersions() {
-		if s == v {
-			return true
-		}
-	}
-	return false
-}
-
-func orDefault(s, d string) string {
-	if s == "" {
-		return d
-	}
-	return s
-}
 
 // MarshalJSON gives the list form, which Parse reads back to the same List.
 func (l *List) MarshalJSON() ([]byte, error) {
@@ -208,6 +196,17 @@ func (l *List) UnmarshalJSON(b []byte) error {
 	}
 	*l = *parsed
 	return nil
+}
+
+// Clone returns a copy whose keys can be changed without changing the list.
+func (l *List) Clone() *List {
+	c := *l
+	c.Plugins = slices.Clone(l.Plugins)
+	for i := range c.Plugins {
+		c.Plugins[i].Raw = maps.Clone(c.Plugins[i].Raw)
+		c.Plugins[i].Capabilities = maps.Clone(c.Plugins[i].Capabilities)
+	}
+	return &c
 }
 
 // Declares reports whether a plugin of the list declares the capability.

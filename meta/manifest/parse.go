@@ -166,7 +166,7 @@ func (o objects) add(doc *yaml.Node) error {
 	if err != nil {
 		return &objectError{obj.kind, obj.key, err}
 	}
-	o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: config}
+	o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: config, Version: config}
 	return nil
 }
 
