@@ -75,7 +75,7 @@ func (e *Engine) tellAbandoned(s *Sandbox, outcomes []outcome) {
 		text := fmt.Sprintf("%s: DEL failed %d times in %s: %s; it is given up and kept as a leftover: \"patchctl leftovers\" on node %s lists it, \"patchctl leftovers rm\" removes it",
 			o.describe(), d.Attempts, d.Last.Sub(d.Since).Round(time.Second), o.Status.Message, e.Node)
 		e.logger(s).Error("DEL is given up", "interface", o.Spec.Interface, "attempts", d.Attempts, "error", o.Status.Message)
-		e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonAbandoned, Message: text})
+		e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonAbandoned, Message: text})
 	}
 }
 

@@ -31,7 +31,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox, interfaces 
 		e.logger(s).Warn("interface is damaged", "interface", a.Spec.Interface, "network", a.Spec.Network, "error", lost)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("mend %s: %w", a.Spec.Interface, err))
-			e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonDamaged,
+			e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonDamaged,
 				Message: fmt.Sprintf("%s: %v, and can't be mended: %v", a.describe(), lost, err)})
 			continue
 		}

@@ -35,8 +35,6 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 	}{
 		"etcd is away":                {txn.ErrUnavailable, 11, 503, "AttachDelayed"},
 		"a key has changed":           {txn.ErrConflict, 11, 503, "AttachDelayed"},
-		"the store is away":           {txn.ErrUnavailable, 11, 503, "AttachDelayed"},
-		"a record has changed":        {txn.ErrConflict, 11, 503, "AttachDelayed"},
 		"the API server is away":      {meta.ErrUnavailable, 11, 503, "AttachDelayed"},
 		"the pod was re-created":      {meta.ErrReplaced, 11, 503, "AttachDelayed"},
 		"Open vSwitch is away":        {types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer", "start it"), 11, 503, "AttachDelayed"},
@@ -46,6 +44,7 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 		"no such network":             {meta.ErrNotFound, 7, 422, "FailedAttach"},
 		"a forbidden network":         {meta.ErrForbidden, 100, 403, "FailedAttach"},
 		"an invalid address":          {ipam.ErrInvalid, 100, 422, "FailedAttach"},
+		"words on an address":         {ipam.Invalid("%q is no address", "x"), 100, 422, "FailedAttach"},
 		"a taken address":             {ipam.ErrTaken, 100, 422, "FailedAttach"},
 		"a full pool":                 {ipam.ErrExhausted, 100, 422, "FailedAttach"},
 		"no such pool":                {ipam.ErrNoPool, 4, 404, "FailedAttach"},
@@ -107,20 +106,17 @@ func answerOf(err error) *httptest.ResponseRecorder {
 	return w
 }
 
-type reasons struct {
-	attach.Silent
-	last string
-}
-
-func (r *reasons) Notify(n attach.Notice) { r.last = n.Reason }
-
 // reasonOf is the reason of the Event that tells an ADD's failure.
 func reasonOf(t *testing.T, err error) string {
-	told := &reasons{}
-	e, bootErr := attach.New(attach.Options{Reporter: told})
+	e, bootErr := attach.New(attach.Options{})
 	if bootErr != nil {
 		t.Fatal(bootErr)
 	}
+	_, log := e.Follow()
 	e.Failed(attach.ReasonFailedAttach, meta.Pod{Namespace: "default", Name: "a"}, err)
-	return told.last
+	entries, nextErr := log.Next(t.Context())
+	if nextErr != nil || len(entries) != 1 {
+		t.Fatal(entries, nextErr)
+	}
+	return entries[0].Notice.Reason
 }

@@ -53,10 +53,6 @@ type Options struct {
 	Mend  bool
 	Log   *slog.Logger
 	Meter Meter
-	// Reporter tells Kubernetes; Silent where there is none.
-	Reporter Reporter
-	// Recorded is told when the first sandbox is recorded, and when the last one is gone.
-	Recorded func(any bool)
 }
 
 // A Meter counts.
@@ -85,7 +81,7 @@ type Meter interface {
 type Engine struct {
 	Options
 	bootID string
-	hub    *hub
+	log    *log
 	kept   atomic.Pointer[[]string] // see Kept
 	lost   atomic.Bool              // records are missing: interfaces without one may be running pods'
 	// unswept says that Recover could not remove all that has no record.
@@ -98,11 +94,8 @@ type Engine struct {
 	sandboxes map[string]*slot // by container ID
 	byPod     map[podKey]string
 	making    map[delegates.Owner]int // what calls in progress make, and no record tells yet
-	records   int
 
 	unreadable map[string]bool // sandboxes whose records can't be read; never changed after Load
-
-	noting sync.Mutex // orders the calls of Recorded
 }
 
 type podKey struct{ namespace, name string }
@@ -122,7 +115,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, hub: newHub(), calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[delegates.Owner]int{}, unreadable: map[string]bool{}}
+	e := &Engine{Options: o, bootID: boot, log: newLog(), calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[delegates.Owner]int{}, unreadable: map[string]bool{}}
 	e.kept.Store(&[]string{})
 	return e, nil
 }
@@ -177,54 +170,32 @@ func (e *Engine) leave(containerID string, s *slot) {
 // put shows a record, nil for none, to everybody.
 func (e *Engine) put(s *slot, containerID string, record *Sandbox) {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	old := s.record
 	s.record = record
-	before := e.records
-	if old == nil && record != nil {
-		e.records++
-	} else if old != nil && record == nil {
-		e.records--
-	}
-	first := (before == 0) != (e.records == 0)
 	shown := record
 	if shown == nil {
 		shown = old
 	}
+	if shown == nil {
+		return
+	}
 	var events []Event
-	if shown != nil {
-		key := podKey{shown.Namespace, shown.Pod}
-		if record == nil || record.Ending {
-			if e.byPod[key] == containerID {
-				delete(e.byPod, key)
-			}
-		} else if record.Pod != "" {
-			if old == nil {
-				events = e.succeeded(key, containerID)
-			}
-			e.byPod[key] = containerID
+	key := podKey{shown.Namespace, shown.Pod}
+	if record == nil || record.Ending {
+		if e.byPod[key] == containerID {
+			delete(e.byPod, key)
 		}
-		if !e.superseded(shown) {
-			events = append(events, diff(old, record)...)
+	} else if record.Pod != "" {
+		if old == nil {
+			events = e.succeeded(key, containerID)
 		}
+		e.byPod[key] = containerID
 	}
-	e.mu.Unlock()
-	e.hub.publish(events)
-	if first {
-		e.note()
+	if !e.superseded(shown) {
+		events = append(events, diff(old, record)...)
 	}
-	if shown != nil {
-		e.Reporter.Changed(shown)
-	}
-}
-
-// note tells whether there are records, as it is now.
-func (e *Engine) note() {
-	e.noting.Lock()
-	defer e.noting.Unlock()
-	e.mu.Lock()
-	any := e.records > 0
-	e.mu.Unlock()
-	e.Recorded(any)
+	e.log.append(Entry{Sandbox: shown, Events: events})
 }
 
 // succeeded tells the ends of what earlier sandboxes of a pod still have: a new one has its name from now
@@ -281,10 +252,26 @@ func (e *Engine) Running() []*Sandbox {
 
 // Current returns the records of running pods: of each, that of the sandbox which has its name.
 func (e *Engine) Current() []*Sandbox {
-	running := e.Running()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.DeleteFunc(running, e.superseded)
+	return e.current()
+}
+
+func (e *Engine) current() []*Sandbox {
+	var all []*Sandbox
+	for _, s := range e.sandboxes {
+		if s.record != nil && !s.record.over() && !e.superseded(s.record) {
+			all = append(all, s.record)
+		}
+	}
+	return all
+}
+
+// Follow returns the records of running pods, and a reader of everything that happens after them.
+func (e *Engine) Follow() (now []*Sandbox, changes *Cursor) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.current(), e.log.cursor()
 }
 
 // Pod returns the record of a running pod, or ErrNoPod.
@@ -296,9 +283,6 @@ func (e *Engine) Pod(namespace, name string) (*Sandbox, error) {
 	}
 	return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, ErrNoPod)
 }
-
-// Watch tells fn of every change from now on until the context ends; slow receivers are cut off.
-func (e *Engine) Watch(ctx context.Context) <-chan Event { return e.hub.subscribe(ctx) }
 
 // enter returns the sandbox as delegates want it, with its namespace open if it is still the one
 // that was recorded. Close it.

@@ -31,23 +31,6 @@ const (
 	ReasonInvalid       = "InvalidAnnotation"
 )
 
-// A Reporter tells others than the caller what becomes of pods. It never blocks for long and never
-// fails: it goes on trying by itself.
-type Reporter interface {
-	// Changed says that the sandbox's record has changed.
-	Changed(s *Sandbox)
-	Notify(n Notice)
-}
-
-// Silent is the Reporter of a node without Kubernetes: the log has it all.
-type Silent struct{}
-
-// Changed implements Reporter.
-func (Silent) Changed(*Sandbox) {}
-
-// Notify implements Reporter.
-func (Silent) Notify(Notice) {}
-
 // delayed are the reasons of failures that pass by themselves: nobody has to mend anything.
 var delayed = map[string]string{ReasonFailedAttach: ReasonAttachDelayed, ReasonFailedDetach: ReasonDetachDelayed}
 
@@ -56,11 +39,14 @@ func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
 	if fault.Of(err).Passes() {
 		reason = delayed[reason]
 	}
-	e.Reporter.Notify(Notice{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Warning: true, Reason: reason, Message: err.Error()})
+	e.tell(Notice{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Warning: true, Reason: reason, Message: err.Error()})
 }
 
+// tell enters a Notice into the log.
+func (e *Engine) tell(n Notice) { e.log.append(Entry{Notice: &n}) }
+
 func (e *Engine) notify(s *Sandbox, reason, message string) {
-	e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Reason: reason, Message: message})
+	e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Reason: reason, Message: message})
 }
 
 // routine notes the interfaces of a pod that starts or ends, in one notice.
@@ -69,5 +55,5 @@ func (e *Engine) routine(s *Sandbox, reason string, as ...Attachment) {
 	for i, a := range as {
 		text[i] = a.describe()
 	}
-	e.Reporter.Notify(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Routine: true, Reason: reason, Message: strings.Join(text, "; ")})
+	e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Routine: true, Reason: reason, Message: strings.Join(text, "; ")})
 }

@@ -93,7 +93,7 @@ func (s *simulation) start() *Engine {
 	native := &fakeDelegate{s.world, gen, nativeType, s.ports}
 	e, err := New(Options{Node: "n1", Records: fakeRecords{s.world, gen}, Log: slog.New(slog.DiscardHandler), Meter: noMeter{},
 		Delegates: delegates.NewChain(&fakeDelegate{s.world, gen, executedType, s.plugged}, native), IPAM: s.addresses(gen),
-		Reporter: Silent{}, Recorded: func(bool) {}, GCGrace: time.Second, GiveUp: GiveUp{Attempts: 1000, After: time.Hour}, Mend: true})
+		GCGrace: time.Second, GiveUp: GiveUp{Attempts: 1000, After: time.Hour}, Mend: true})
 	if err != nil {
 		s.t.Fatal(err)
 	}

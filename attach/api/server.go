@@ -58,14 +58,7 @@ func New(o Options) http.Handler {
 	cfg.DocsPath = ""     // the page would load its scripts from elsewhere
 	cfg.Transformers = []huma.Transformer{inWords}
 	s.register(humago.New(mux, cfg))
-	known := orMissing(mux)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet && r.URL.Path == "/v1/attachments" && r.URL.Query().Get("watch") == "true" {
-			s.watch(w, r)
-			return
-		}
-		known.ServeHTTP(w, r)
-	})
+	return orMissing(mux)
 }
 
 const attachments = "/v1/namespaces/{namespace}/pods/{pod}/attachments"
@@ -127,24 +120,8 @@ func (s *server) register(api huma.API) {
 			}
 			return &body[[]client.Attachment]{views(sb)}, nil
 		})
-	huma.Register(api, op("list", http.MethodGet, "/v1/attachments", "All attachments of the node; watch=true for server-sent events", http.StatusOK),
-		func(_ context.Context, in *filter) (*body[[]client.Attachment], error) {
-			return &body[[]client.Attachment]{s.list(*in)}, nil
-		})
+	s.registerList(api, op("list", http.MethodGet, "/v1/attachments", "All attachments of the node; watch=true for server-sent events", http.StatusOK))
 	s.registerState(api, op)
-}
-
-type filter struct {
-	Node      string `query:"node"`
-	Namespace string `query:"namespace"`
-	Pod       string `query:"pod"`
-	Network   string `query:"network"`
-	Watch     bool   `query:"watch"`
-}
-
-func (f filter) match(a client.Attachment) bool {
-	return (f.Node == "" || f.Node == a.Node) && (f.Namespace == "" || f.Namespace == a.Namespace) &&
-		(f.Pod == "" || f.Pod == a.Pod) && (f.Network == "" || f.Network == a.Network)
 }
 
 func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made, error) {
@@ -253,53 +230,6 @@ func (s *server) get(_ context.Context, in *IfPath) (*body[client.Attachment], e
 		return nil, problem(fmt.Errorf("interface %s of pod %s/%s: %w", in.Interface, in.Namespace, in.Pod, attach.ErrNoAttachment))
 	}
 	return &body[client.Attachment]{view(sb, *a)}, nil
-}
-
-func (s *server) list(f filter) []client.Attachment {
-	all := []client.Attachment{}
-	for _, sb := range s.Engine.Current() {
-		for _, v := range views(sb) {
-			if f.match(v) {
-				all = append(all, v)
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b client.Attachment) int {
-		return slices.Compare([]string{a.Namespace, a.Pod, a.Interface}, []string{b.Namespace, b.Pod, b.Interface})
-	})
-	return all
-}
-
-// watch sends what there is, then every change, as server-sent events.
-func (s *server) watch(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	f := filter{Node: q.Get("node"), Namespace: q.Get("namespace"), Pod: q.Get("pod"), Network: q.Get("network")}
-	events := s.Engine.Watch(r.Context()) // before the list, so that nothing is missed
-	flush := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	send := func(typ string, v client.Attachment) error {
-		b, err := json.Marshal(client.Event{Type: typ, Attachment: v})
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", typ, b); err != nil {
-			return err
-		}
-		return flush.Flush()
-	}
-	_ = flush.Flush()
-	for _, v := range s.list(f) {
-		if send("ADDED", v) != nil {
-			return
-		}
-	}
-	for e := range events {
-		v := view(e.Sandbox, e.Attachment)
-		if f.match(v) && send(e.Type, v) != nil {
-			return
-		}
-	}
 }
 
 func version(s *server) client.Version {

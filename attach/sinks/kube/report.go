@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -16,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -36,7 +36,7 @@ const (
 	maxMessage   = 1000 // of an Event, in bytes; the API refuses more than 1024
 )
 
-// A Reporter writes network-status and Events. The status is level-triggered: whenever the record or
+// A Reporter is the sink that writes network-status and Events. The status is level-triggered: whenever the record or
 // the pod changes the two are compared, so one that was lost, or could not be written, is written
 // again.
 type Reporter struct {
@@ -57,9 +57,8 @@ type key struct{ namespace, name string }
 
 // sent is what was last written to a pod; the cache may not have it yet.
 type sent struct {
-	uid, status string
-	version     uint64
-	invalid     string // the annotation that was complained of
+	uid, status, version string
+	invalid              string // the annotation that was complained of
 }
 
 type broadcaster struct {
@@ -169,13 +168,25 @@ func (r *Reporter) checkEdit(k key, pod *meta.Pod) {
 	}
 }
 
-// older reports whether an object's version is before v; versions of one resource are ordered.
-func older(version string, v uint64) bool {
-	have, err := strconv.ParseUint(version, 10, 64)
-	return err == nil && have < v
+// older reports whether an object's version is known to be before another.
+func older(version, than string) bool {
+	order, err := resourceversion.CompareResourceVersion(version, than)
+	return err == nil && order < 0
 }
 
-// Changed implements attach.Reporter.
+// Listed implements sinks.Sink. A pod that was written to may be gone unseen: it is compared as well.
+func (r *Reporter) Listed(all []*attach.Sandbox) {
+	r.mu.Lock()
+	for k := range r.sent {
+		r.queue.Add(k)
+	}
+	r.mu.Unlock()
+	for _, s := range all {
+		r.Changed(s)
+	}
+}
+
+// Changed implements sinks.Sink.
 func (r *Reporter) Changed(s *attach.Sandbox) {
 	if s.Pod != "" {
 		r.queue.Add(key{s.Namespace, s.Pod})
@@ -198,13 +209,9 @@ func (r *Reporter) patch(ctx context.Context, k key, uid, status string) error {
 	if err != nil {
 		return err
 	}
-	version, err := strconv.ParseUint(o.ResourceVersion, 10, 64)
-	if err != nil {
-		version = 0
-	}
 	r.mu.Lock()
 	last := r.sent[k]
-	last.uid, last.status, last.version = uid, status, version
+	last.uid, last.status, last.version = uid, status, o.ResourceVersion
 	r.sent[k] = last
 	r.mu.Unlock()
 	return nil
@@ -215,7 +222,7 @@ func encode(s *attach.Sandbox) (string, error) {
 	return string(b), err
 }
 
-// Notify implements attach.Reporter: an Event on the pod.
+// Notify implements sinks.Sink: an Event on the pod.
 func (r *Reporter) Notify(n attach.Notice) {
 	if n.Pod == "" || n.Routine && !r.all {
 		return

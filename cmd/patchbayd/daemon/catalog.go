@@ -9,7 +9,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/attach/sinks"
 	kubesink "github.com/patchbay-cni/patchbay/attach/sinks/kube"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/marker"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -28,7 +28,6 @@ type catalog interface {
 
 // openCatalog chooses between the API server and the directory of manifests.
 func (d *Daemon) openCatalog() error {
-	d.reporter = attach.Silent{}
 	enabled := d.cfg.Kubernetes.Enabled
 	if enabled == "false" {
 		return d.standalone()
@@ -47,7 +46,6 @@ func (d *Daemon) openCatalog() error {
 	if d.status, err = kubesink.New(cfg, d.kube, d.cfg.Node, d.cfg.Kubernetes.Events == "all", d.log); err != nil {
 		return err
 	}
-	d.reporter = d.status
 	if d.devices, err = kube.NewSlices(cfg); err != nil {
 		return err
 	}
@@ -101,6 +99,8 @@ func (d *Daemon) runCatalog(ctx context.Context) {
 	if d.marker != nil {
 		d.tasks.Go(func() { d.marker.Run(ctx) })
 	}
+	follow := sinks.Follow(d.engine, d.status, d.log)
+	d.tasks.Go(func() { follow(ctx) })
 	d.tasks.Go(func() {
 		if err := d.status.Run(ctx, d.engine.Pod); err != nil {
 			d.log.Error("network-status is not kept", "error", err)

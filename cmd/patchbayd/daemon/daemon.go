@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -59,14 +57,14 @@ type Daemon struct {
 	manifests *manifest.Catalog
 	kube      *kube.Catalog
 	status    *kubesink.Reporter // nil without Kubernetes
-	reporter  attach.Reporter
-	claims    ipam.IPAMClaims // IPAMClaims; nil without Kubernetes
-	devices   *kube.Slices    // of DRA drivers; nil without Kubernetes
+	claims    ipam.IPAMClaims    // IPAMClaims; nil without Kubernetes
+	devices   *kube.Slices       // of DRA drivers; nil without Kubernetes
 	native    *ovs.Delegate
 	marker    *marker.Marker // nil unless ovs.marker
 	delegates *delegates.Chain
 	ipam      *ipam.Service
 	store     *store.Store
+	records   *notedRecords // the store, as the engine has it
 	engine    *attach.Engine
 	planner   *meta.Planner
 	cni       *cni.Server
@@ -149,11 +147,16 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.ipam = ipam.NewService(ipam.Options{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.claims, Log: d.log})
 	d.store = store.New(d.kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
+	boot, err := netns.BootID()
+	if err != nil {
+		return err
+	}
+	d.records = noteRecords(d.store, filepath.Join(d.cfg.StateDir, "recorded"), boot, d.log)
 	d.planner = meta.NewPlanner(d.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.countReady})
-	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.ipam,
+	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.records, Delegates: d.delegates, IPAM: d.ipam,
 		GCGrace: time.Duration(d.cfg.GC.Grace),
-		GiveUp:  attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics, Reporter: d.reporter, Recorded: d.noteRecords})
+		GiveUp:  attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics})
 	if err != nil {
 		return err
 	}
@@ -212,11 +215,7 @@ func (d *Daemon) start(ctx context.Context) {
 // Only unreadable records keep the daemon from serving: what it can't mend now, GC tries again, and
 // without Open vSwitch recovery goes on in the background.
 func (d *Daemon) recover(ctx, background context.Context) error {
-	boot, err := netns.BootID()
-	if err != nil {
-		return err
-	}
-	hadRecords := d.hadRecords(boot)
+	hadRecords := d.records.had()
 	if err := d.engine.Load(ctx); err != nil {
 		return err
 	}
@@ -226,7 +225,7 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 		return err
 	}
 	lost = lost || hadRecords && len(d.engine.Sandboxes())+len(d.engine.Unreadable()) == 0
-	if err := d.register(ctx, boot, lost); err != nil {
+	if err := d.register(ctx, lost); err != nil {
 		return err
 	}
 	mend := func(ctx context.Context) {
@@ -236,8 +235,8 @@ func (d *Daemon) recover(ctx, background context.Context) error {
 			return
 		}
 		if lost && !kept {
-			d.noteRecords(len(d.engine.Sandboxes()) > 0)
-			if err := d.register(ctx, boot, false); err != nil {
+			d.records.settle()
+			if err := d.register(ctx, false); err != nil {
 				d.log.Error("the node's record is not written", "error", err)
 			}
 		}
@@ -287,36 +286,12 @@ func (d *Daemon) keepDraining(ctx context.Context) {
 	}
 }
 
-func (d *Daemon) register(ctx context.Context, boot string, lost bool) error {
+func (d *Daemon) register(ctx context.Context, lost bool) error {
 	bridges := map[string]string{}
 	for role, b := range d.cfg.OVS.Bridges {
 		bridges[role] = b.Name
 	}
-	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: boot, Version: d.version, Bridges: bridges, RecordsLost: lost})
-}
-
-// recordsFile is there as long as etcd has records of this node's sandboxes: where it says so and etcd
-// has none, etcd has lost them. It names the boot, as no sandbox outlives one.
-func (d *Daemon) recordsFile() string { return filepath.Join(d.cfg.StateDir, "recorded") }
-
-func (d *Daemon) noteRecords(any bool) {
-	var err error
-	if any {
-		var boot string
-		if boot, err = netns.BootID(); err == nil {
-			err = os.WriteFile(d.recordsFile(), []byte(boot), 0o600)
-		}
-	} else if err = os.Remove(d.recordsFile()); errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if err != nil {
-		d.log.Error("whether there are records is not noted", "error", err)
-	}
-}
-
-func (d *Daemon) hadRecords(boot string) bool {
-	b, err := os.ReadFile(d.recordsFile())
-	return err == nil && string(b) == boot
+	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: d.records.boot, Version: d.version, Bridges: bridges, RecordsLost: lost})
 }
 
 func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }

@@ -1,0 +1,144 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
+)
+
+// An Event is a change of one attachment.
+type Event struct {
+	Type       string // ADDED, MODIFIED or DELETED
+	Sandbox    *Sandbox
+	Attachment Attachment
+}
+
+// An Entry of the engine's log is a change of a record, or a Notice.
+type Entry struct {
+	Seq     uint64   // counts the entries, from 1
+	Sandbox *Sandbox // the record that changed: as it is now, or as it was if it is gone; nil for a Notice
+	Events  []Event  // what the change means for attachments; there may be none
+	Notice  *Notice
+}
+
+// ErrBehind says that a reader of the log was so slow that entries are gone which it has not read. It
+// calls Follow again, which begins with a list.
+var ErrBehind = fault.New(fault.RetryLater, "the reader has fallen behind, and changes are gone: list again")
+
+// logSize is how many entries are kept for readers that are behind. An ADD or DEL makes two, and a reader
+// queues what takes long: thousands of calls would have to end while it is not scheduled once.
+const logSize = 4096
+
+// A log keeps the last entries in their order. Readers wait for it, and it waits for none of them.
+type log struct {
+	mu      sync.Mutex
+	ring    [logSize]Entry
+	last    uint64        // the number of the newest entry
+	changed chan struct{} // closed with the next entry
+}
+
+func newLog() *log { return &log{changed: make(chan struct{})} }
+
+func (l *log) append(e Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	e.Seq = l.last
+	l.ring[e.Seq%logSize] = e
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// cursor returns a reader of the entries from now on.
+func (l *log) cursor() *Cursor {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return &Cursor{log: l, read: l.last}
+}
+
+// A Cursor is one reader's place in the log.
+type Cursor struct {
+	log  *log
+	read uint64 // the number of the entry that was read last
+}
+
+// Next waits for entries that were not read yet, and returns them in their order. It fails when the
+// context ends, or with ErrBehind.
+func (c *Cursor) Next(ctx context.Context) ([]Entry, error) {
+	for {
+		entries, changed, err := c.take()
+		if err != nil || len(entries) > 0 {
+			return entries, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// take returns what was not read yet and, when there is nothing, what is closed once there is.
+func (c *Cursor) take() ([]Entry, <-chan struct{}, error) {
+	l := c.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if unread := l.last - c.read; unread > logSize {
+		return nil, nil, fmt.Errorf("%w (%d entries were not read)", ErrBehind, unread)
+	}
+	var entries []Entry
+	for ; c.read < l.last; c.read++ {
+		entries = append(entries, l.ring[(c.read+1)%logSize])
+	}
+	return entries, l.changed, nil
+}
+
+// diff is the difference between two records of a sandbox. Pending attachments are nobody's business
+// yet.
+func diff(before, after *Sandbox) []Event {
+	var events []Event
+	if after != nil && after.over() {
+		after = nil
+	}
+	if after != nil {
+		for _, a := range after.Attachments {
+			if a.Status.Phase == Pending {
+				continue
+			}
+			typ := "ADDED"
+			if before != nil {
+				if old := before.Find(a.Spec.Interface); old != nil && old.Status.Phase != Pending {
+					if old.Status.Phase == a.Status.Phase && sameResult(old.Status.Result, a.Status.Result) {
+						continue
+					}
+					typ = "MODIFIED"
+				}
+			}
+			events = append(events, Event{typ, after, a})
+		}
+	}
+	if before != nil && !before.over() {
+		for _, a := range before.Attachments {
+			if a.Status.Phase != Pending && (after == nil || after.Find(a.Spec.Interface) == nil) {
+				events = append(events, Event{"DELETED", before, a})
+			}
+		}
+	}
+	return events
+}
+
+// sameResult reports whether two results read the same. An address has more than one form in memory, so
+// they are compared as they are written.
+func sameResult(a, b *types100.Result) bool {
+	if a == b {
+		return true
+	}
+	one, errOne := json.Marshal(a)
+	other, errOther := json.Marshal(b)
+	return errOne == nil && errOther == nil && string(one) == string(other)
+}

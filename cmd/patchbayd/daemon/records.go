@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/internal/txn"
+)
+
+// notedRecords are records with a file beside them, which is there as long as etcd has records of this
+// node's sandboxes: where it says so and etcd has none, etcd has lost them. The file names the boot, as
+// no sandbox outlives one. It is written before the call that made the first record is answered.
+type notedRecords struct {
+	attach.Records
+	file, boot string
+	log        *slog.Logger
+
+	mu    sync.Mutex
+	known map[string]bool // container IDs
+}
+
+func noteRecords(r attach.Records, file, boot string, log *slog.Logger) *notedRecords {
+	return &notedRecords{Records: r, file: file, boot: boot, log: log, known: map[string]bool{}}
+}
+
+// had reports whether the file says that there are records.
+func (n *notedRecords) had() bool {
+	b, err := os.ReadFile(n.file)
+	return err == nil && string(b) == n.boot
+}
+
+// Load implements attach.Records. That there are none is not noted: they may be lost.
+func (n *notedRecords) Load(ctx context.Context) ([]*attach.Sandbox, []string, error) {
+	all, unreadable, err := n.Records.Load(ctx)
+	for _, s := range all {
+		n.note(s.ContainerID, true)
+	}
+	return all, unreadable, err
+}
+
+// Save implements attach.Records.
+func (n *notedRecords) Save(ctx context.Context, s *attach.Sandbox, with txn.Txn) error {
+	err := n.Records.Save(ctx, s, with)
+	if err == nil {
+		n.note(s.ContainerID, true)
+	}
+	return err
+}
+
+// Remove implements attach.Records.
+func (n *notedRecords) Remove(ctx context.Context, s *attach.Sandbox, with txn.Txn) error {
+	err := n.Records.Remove(ctx, s, with)
+	if err == nil {
+		n.note(s.ContainerID, false)
+	}
+	return err
+}
+
+// note notes that a sandbox has a record, or none, and writes the first and the last of them down.
+func (n *notedRecords) note(containerID string, has bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := len(n.known)
+	if has {
+		n.known[containerID] = true
+	} else {
+		delete(n.known, containerID)
+	}
+	if (before == 0) != (len(n.known) == 0) {
+		n.write()
+	}
+}
+
+// settle writes down whether there are records, once it is known that none are lost.
+func (n *notedRecords) settle() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.write()
+}
+
+func (n *notedRecords) write() {
+	var err error
+	if len(n.known) > 0 {
+		err = os.WriteFile(n.file, []byte(n.boot), 0o600)
+	} else if err = os.Remove(n.file); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		n.log.Error("whether there are records is not noted", "error", err)
+	}
+}
