@@ -67,7 +67,11 @@ func TestC15NoSecondAddWithoutADelBetween(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good")
 	r.calls(t)
-	if _, err := r.Runtime.Add(context.Background(), s); err != nil { // the runtime repeats its call
+	if _, err := r.Runtime.Add(context.Background(), s); err == nil || !strings.Contains(err.Error(), "net1 is missing") {
+		t.Errorf("an interface that is not there was answered for again: %v", err)
+	}
+	testnode.Exec(t, s, "ip", "link", "add", "net1", "type", "bridge") // as the plugin has said
+	if _, err := r.Runtime.Add(context.Background(), s); err != nil {  // the runtime repeats its call
 		t.Fatal(err)
 	}
 	if _, short := r.calls(t); short != "" {

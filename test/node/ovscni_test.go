@@ -148,8 +148,8 @@ func TestWhatOvsCNILeftIsPurged(t *testing.T) {
 		// ovs-vsctl fails as the interface can't be opened; the port is made.
 		_ = exec.Command("ovs-vsctl", append([]string{"--db=" + n.OVS.DB, "--timeout=10", "add-port", "br-data", name, "--"}, set...)...).Run()
 		testnode.Eventually(t, "ovs-vswitchd has looked at "+name, func() bool {
-			return exec.Command("ovs-vsctl", "--db="+n.OVS.DB, "get", "port", name, "name").Run() != nil ||
-				strings.Contains(n.OVS.Vsctl(t, "get", "interface", name, "error"), `"`)
+			out, err := exec.Command("ovs-vsctl", "--db="+n.OVS.DB, "get", "interface", name, "error").Output()
+			return err != nil || strings.Contains(string(out), `"`) // gone already, or in error
 		})
 	}
 	const owner = "external_ids:owner=ovs-cni.network.kubevirt.io"
