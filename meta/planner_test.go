@@ -57,14 +57,14 @@ func interfaces(ws []Wanted) string {
 }
 
 // Addresses and the hardware address are handed over as CNI_ARGS, too: what comes of it, the engine sees.
-func TestN14N17AddressesNeedNoDeclaration(t *testing.T) {
+func addressesNeedNoDeclaration(t *testing.T) {
 	ws, err := plan(t, nads{"default/n": capable("")}, Config{}, `[{"name": "n", "ips": ["10.0.0.1"], "mac": "02:00:00:00:00:01"}]`, nil)
 	if err != nil || arguments(ws[0]) != `{"ips":["10.0.0.1"],"mac":"02:00:00:00:00:01"}` {
 		t.Errorf("%+v, %v", ws, err)
 	}
 }
 
-func TestN14N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
+func undeclaredRequestsFail(t *testing.T) {
 	for name, element := range map[string]string{
 		"N22 portMappings": `"portMappings": [{"hostPort": 1, "containerPort": 2}]`,
 		"N24 bandwidth":    `"bandwidth": {"ingressRate": 5}`, "N28 infinibandGUID": `"infiniband-guid": "02:00:00:00:00:00:00:01"`,
@@ -88,14 +88,14 @@ func TestN14N22N24N28RequestsThatNoPluginDeclaresFail(t *testing.T) {
 	}
 }
 
-func TestN30ANetworkTwiceIsTwoAttachments(t *testing.T) {
+func aNetworkTwice(t *testing.T) {
 	ws, err := plan(t, nads{"default/n": bare}, Config{}, "n,n", nil)
 	if err != nil || interfaces(ws) != "default/n@net1 default/n@net2" {
 		t.Errorf("%s, %v", interfaces(ws), err)
 	}
 }
 
-func TestN31GeneratedNamesAreUniqueAndStable(t *testing.T) {
+func generatedNames(t *testing.T) {
 	for range 3 {
 		ws, err := plan(t, nads{"default/n": bare, "kube-system/d": bare}, Config{DefaultNetworks: []string{"d"}}, "n@net2,n,n@x0,n", nil)
 		if want := "kube-system/d@net1 default/n@net2 default/n@net3 default/n@x0 default/n@net5"; err != nil || interfaces(ws) != want {
@@ -104,7 +104,7 @@ func TestN31GeneratedNamesAreUniqueAndStable(t *testing.T) {
 	}
 }
 
-func TestN19N43N46TheClusterNetworkComesFirst(t *testing.T) {
+func theClusterNetworkComesFirst(t *testing.T) {
 	src := nads{"kube-system/c": bare, "kube-system/d": bare, "default/n": bare}
 	ws, err := plan(t, src, Config{ClusterNetwork: "c", DefaultNetworks: []string{"d"}}, "n", nil)
 	if err != nil || interfaces(ws) != "kube-system/c@eth0 kube-system/d@net1 default/n@net2" {
@@ -115,7 +115,7 @@ func TestN19N43N46TheClusterNetworkComesFirst(t *testing.T) {
 	}
 }
 
-func TestN52C40TheRuntimesArgumentsAreForTheClusterNetworkAlone(t *testing.T) {
+func theRuntimesArguments(t *testing.T) {
 	src := nads{"kube-system/c": capable(`"portMappings": true, "x.example/any": true`), "default/n": capable(`"portMappings": true`)}
 	ws, err := plan(t, src, Config{ClusterNetwork: "c"}, "n", map[string]json.RawMessage{
 		"portMappings": json.RawMessage(`[{"hostPort":8080}]`), "x.example/any": json.RawMessage(`{"a":[1]}`), "undeclared": json.RawMessage(`1`)})
@@ -130,7 +130,7 @@ func TestN52C40TheRuntimesArgumentsAreForTheClusterNetworkAlone(t *testing.T) {
 	}
 }
 
-func TestN51ForbiddenNetworksFailByEveryWay(t *testing.T) {
+func forbiddenNetworks(t *testing.T) {
 	src := nads{"lab/n": bare, "default/n": bare}
 	cfg := Config{NamespaceIsolation: true}
 	if _, err := plan(t, src, cfg, "lab/n", nil); !errors.Is(err, ErrForbidden) {
@@ -151,7 +151,7 @@ func TestN51ForbiddenNetworksFailByEveryWay(t *testing.T) {
 	}
 }
 
-func TestN20CNIArgsGoOverTheNetworksOwn(t *testing.T) {
+func cniArgsGoOverTheNetworksOwn(t *testing.T) {
 	src := nads{"default/n": `{"cniVersion": "1.0.0", "name": "n", "type": "t", "args": {"cni": {"a": 1, "b": 2}, "other": true}}`}
 	ws, err := plan(t, src, Config{}, `[{"name": "n", "cni-args": {"b": 3, "c": [4]}}]`, nil)
 	if err != nil {
@@ -167,7 +167,7 @@ func TestN20CNIArgsGoOverTheNetworksOwn(t *testing.T) {
 	}
 }
 
-func TestN03N06AnEmptyNADIsAConfigurationOnDisk(t *testing.T) {
+func anEmptyNAD(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -185,7 +185,7 @@ func TestN03N06AnEmptyNADIsAConfigurationOnDisk(t *testing.T) {
 	}
 }
 
-func TestN07AMissingNameIsTheNADs(t *testing.T) {
+func aMissingName(t *testing.T) {
 	ws, err := plan(t, nads{"default/n": `{"cniVersion": "1.0.0", "type": "t"}`}, Config{}, "n", nil)
 	if err != nil || ws[0].Config.Name != "n" {
 		t.Errorf("%+v, %v", ws, err)
@@ -200,7 +200,7 @@ func TestTheDefaultNetworkAnnotationReplacesTheClusterNetwork(t *testing.T) {
 	}
 }
 
-func TestN29AClaimThatNobodyHonoursIsRefused(t *testing.T) {
+func anIPAMClaimThatNobodyHonours(t *testing.T) {
 	_, err := plan(t, nads{"default/n": bare}, Config{}, `[{"name": "n", "ipam-claim-reference": "c"}]`, nil)
 	if err == nil || !strings.Contains(err.Error(), "ipam-claim-reference") {
 		t.Error(err)
@@ -212,7 +212,7 @@ func TestN29AClaimThatNobodyHonoursIsRefused(t *testing.T) {
 	}
 }
 
-func TestN45NothingIsAttachedBeforeTheClusterNetworkIsReady(t *testing.T) {
+func readinessOfTheClusterNetwork(t *testing.T) {
 	file := t.TempDir() + "/ready"
 	cfg := Config{ReadinessFile: file}
 	var e *types.Error

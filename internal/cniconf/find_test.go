@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestC06PluginsOfTheSubdirectoryAreChained(t *testing.T) {
+func pluginsOfTheSubdirectory(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) {
 		t.Helper()

@@ -10,7 +10,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestC08UnknownKeysPassThroughWithTheirMeaning(t *testing.T) {
+// TestConformance is the index of the tests that are named by their lines in docs/conformance.md.
+func TestConformance(t *testing.T) {
+	t.Run("C01 the keys of a list", theKeysOfAList)
+	t.Run("C02 C03 C07 bad configurations", badConfigurations)
+	t.Run("C03 C39 C40 C41 what a plugin is given", whatAPluginIsGiven)
+	t.Run("C06 plugins of the subdirectory are chained", pluginsOfTheSubdirectory)
+	t.Run("C08 unknown keys pass through with their meaning", unknownKeysPassThrough)
+}
+
+func unknownKeysPassThrough(t *testing.T) {
 	const plugin = `{"type": "t", "big": 12345678901234567890, "float": 1.50, "nested": {"z": null, "a": [1, {"x": "é\u0000"}]}, "capabilities": {"ips": true}, "ipam": {"type": "h", "odd": [[{"r": 1}]]}}`
 	l, err := Parse([]byte(`{"cniVersion": "1.0.0", "name": "n", "future": 1, "plugins": [`+plugin+`]}`), "")
 	if err != nil {
@@ -35,7 +44,7 @@ func TestC08UnknownKeysPassThroughWithTheirMeaning(t *testing.T) {
 	}
 }
 
-func TestC39C40C41WhatAPluginIsGiven(t *testing.T) {
+func whatAPluginIsGiven(t *testing.T) {
 	l, err := Parse([]byte(`{"cniVersion": "0.4.0", "cniVersions": ["1.0.0", "1.1.0", "9.9.9"], "name": "n", "plugins": [
 		{"type": "a", "capabilities": {"mac": true, "x.example/any": true, "off": false}, "runtimeConfig": {"stale": 1}, "cni.dev/x": 1}, {"type": "b"}]}`), "")
 	if err != nil {
@@ -56,7 +65,7 @@ func TestC39C40C41WhatAPluginIsGiven(t *testing.T) {
 	}
 }
 
-func TestC01TheKeysOfAList(t *testing.T) {
+func theKeysOfAList(t *testing.T) {
 	l, err := Parse([]byte(`{"cniVersion": "0.4.0", "cniVersions": ["1.0.0"], "name": "n", "disableCheck": true, "disableGC": true,
 		"loadOnlyInlinedPlugins": true, "plugins": [{"type": "t"}]}`), "other")
 	if err != nil {
@@ -70,7 +79,7 @@ func TestC01TheKeysOfAList(t *testing.T) {
 	}
 }
 
-func TestC02C03C07BadConfigurations(t *testing.T) {
+func badConfigurations(t *testing.T) {
 	for _, c := range []struct {
 		name, conf, want string
 		code             uint

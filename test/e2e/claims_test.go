@@ -13,7 +13,7 @@ func claim(name, network, ifName string) string {
 	return "apiVersion: k8s.cni.cncf.io/v1alpha1\nkind: IPAMClaim\nmetadata: {name: " + name + "}\nspec: {network: " + network + ", interface: " + ifName + "}\n---\n"
 }
 
-func TestN53N54AnAddressBelongsToItsIPAMClaim(t *testing.T) {
+func anAddressBelongsToItsIPAMClaim(t *testing.T) {
 	ns := namespace(t)
 	apply(t, ns, claim("keep", "data", "net1")+claim("other", "control", "net1"))
 	const wish = `[{"name": "data", "ipam-claim-reference": "keep"}]`

@@ -79,7 +79,7 @@ echo "$CNI_COMMAND $CNI_IFNAME $conf" >> /var/lib/recorded
 exit 0
 `
 
-func TestN42DevicesOfKubeletReachPluginAndStatus(t *testing.T) {
+func devicesOfKubelet(t *testing.T) {
 	ns := namespace(t)
 	n := c.Nodes[0]
 	startNICs(t, n)

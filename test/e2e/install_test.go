@@ -264,7 +264,7 @@ func command(name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-func TestN02TheResourceIsTheSpecifications(t *testing.T) {
+func theResourceIsTheSpecifications(t *testing.T) {
 	l, err := c.Client.Discovery().ServerResourcesForGroupVersion("k8s.cni.cncf.io/v1")
 	if err != nil {
 		t.Fatal(err)
@@ -277,9 +277,9 @@ func TestN02TheResourceIsTheSpecifications(t *testing.T) {
 	t.Errorf("%+v", l.APIResources)
 }
 
-// TestN44TheConfigurationIsWrittenWhenADDsCanBeServed starts a daemon that can't reach etcd: the
+// theConfigurationIsWrittenLate starts a daemon that can't reach etcd: the
 // plugin is in place, the configuration is not, and the runtime goes on with the one before.
-func TestN44TheConfigurationIsWrittenWhenADDsCanBeServed(t *testing.T) {
+func theConfigurationIsWrittenLate(t *testing.T) {
 	n := c.Nodes[0]
 	back := daemonsGo(t)
 	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "statefulset/patchbay-etcd", "--replicas=0"); err != nil {

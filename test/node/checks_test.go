@@ -13,7 +13,7 @@ import (
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-func TestN08NetworksSayWhenTheirConfigurationHasAnotherName(t *testing.T) {
+func aConfigurationOfAnotherName(t *testing.T) {
 	n := testnode.Standard(t)
 	n.Write(t, "n08.yaml", nad("one", `{"cniVersion": "1.0.0", "name": "another", "type": "patchbay-ovs", "network": "data"}`))
 	n.Run(t, "a", "one")
@@ -28,7 +28,7 @@ func TestN08NetworksSayWhenTheirConfigurationHasAnotherName(t *testing.T) {
 	}
 }
 
-func TestC13APreviousResultIsPassedOn(t *testing.T) {
+func aPreviousResultIsPassedOn(t *testing.T) {
 	n := testnode.Standard(t)
 	const prev = `{"cniVersion":"1.0.0","interfaces":[{"name":"br0"},{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.1.1.2/24","interface":1}],"dns":{}}`
 	ns := testnode.Netns(t, "chain")
@@ -63,7 +63,7 @@ func TestC13APreviousResultIsPassedOn(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
-func TestC15NoSecondAddWithoutADelBetween(t *testing.T) {
+func noSecondAddWithoutADel(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good")
 	r.calls(t)
@@ -86,7 +86,7 @@ func TestC15NoSecondAddWithoutADelBetween(t *testing.T) {
 	}
 }
 
-func TestC16DELSucceedsWhateverIsMissing(t *testing.T) {
+func delSucceedsWhateverIsMissing(t *testing.T) {
 	n := testnode.Standard(t)
 	ctx := context.Background()
 	for name, lose := range map[string]func(netns string){
@@ -111,7 +111,7 @@ func TestC16DELSucceedsWhateverIsMissing(t *testing.T) {
 	}
 }
 
-func TestC20CheckMindsShapingReservationAndDaemon(t *testing.T) {
+func checkMindsWhatIsNotSeenInThePod(t *testing.T) {
 	n := testnode.Standard(t)
 	ctx := context.Background()
 	want := func(pod, networks, lost string, lose func(netns string)) {
@@ -139,7 +139,7 @@ func TestC20CheckMindsShapingReservationAndDaemon(t *testing.T) {
 	n.OVS.StartServer(t)
 }
 
-func TestC21C44CheckDelAndStatusReachTheDelegates(t *testing.T) {
+func checkAndDelReachTheDelegates(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good,good")
 	adds, _ := r.calls(t)
@@ -180,9 +180,9 @@ func TestC21C44CheckDelAndStatusReachTheDelegates(t *testing.T) {
 	}
 }
 
-// TestC29GCIsAlone calls GC among ADDs of a plugin that takes its time, and finds that none of them
+// gcIsAlone calls GC among ADDs of a plugin that takes its time, and finds that none of them
 // was in progress while GC was.
-func TestC29GCIsAlone(t *testing.T) {
+func gcIsAlone(t *testing.T) {
 	dir := testnode.ShortDir(t)
 	log := dir + "/log"
 	slow := "#!/bin/sh\ncat > /dev/null\necho $CNI_COMMAND begin >> " + log + "\nsleep 0.3\necho $CNI_COMMAND end >> " + log + "\n[ $CNI_COMMAND = ADD ] && echo '{\"cniVersion\":\"1.1.0\"}'\nexit 0\n"

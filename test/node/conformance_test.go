@@ -66,13 +66,38 @@ func (r *recorded) calls(t *testing.T) (lines []string, short string) {
 	return lines, strings.Join(l, ", ")
 }
 
-func TestN18TheInterfaceNameIsUsed(t *testing.T) {
+// TestConformance is the index of the tests that are named by their lines in docs/conformance.md.
+func TestConformance(t *testing.T) {
+	t.Run("N01 C10 C11 C12 C23 C25 C50 the shim is a CNI plugin", theShimIsACNIPlugin)
+	t.Run("N08 a network says when its configuration has another name", aConfigurationOfAnotherName)
+	t.Run("N15 N17 a request that nobody honours fails the pod", aRequestThatNobodyHonours)
+	t.Run("N18 the interface name is used", theInterfaceNameIsUsed)
+	t.Run("N26 the default route is taken over and given back", theDefaultRouteIsGivenBack)
+	t.Run("N33 attachments tell who added them", attachmentsTellWhoAddedThem)
+	t.Run("N48 C31 C45 a failed ADD stops and is followed by a DEL", aFailedAddIsFollowedByADel)
+	t.Run("N50 C28 C30 calls for one pod never overlap", callsForOnePodNeverOverlap)
+	t.Run("C09 C38 C43 C52 what a delegate is given", whatADelegateIsGiven)
+	t.Run("C13 a previous result is passed on", aPreviousResultIsPassedOn)
+	t.Run("C14 an existing interface is an error", anExistingInterfaceIsAnError)
+	t.Run("C15 no second ADD without a DEL between", noSecondAddWithoutADel)
+	t.Run("C16 DEL succeeds whatever is missing", delSucceedsWhateverIsMissing)
+	t.Run("C17 C32 the configuration of a DEL is that of the ADD", theConfigurationIsThatOfTheAdd)
+	t.Run("C18 containerd does not take the error of a failed DEL for success", aFailedDelIsNoSuccessToContainerd)
+	t.Run("C20 CHECK minds shaping, reservation and daemon", checkMindsWhatIsNotSeenInThePod)
+	t.Run("C21 C44 CHECK and DEL reach the delegates", checkAndDelReachTheDelegates)
+	t.Run("C26 C27 GC keeps hot-attached interfaces of valid containers", gcKeepsHotAttachedInterfaces)
+	t.Run("C26 C27 GC through libcni", gcThroughLibcni)
+	t.Run("C29 GC is alone", gcIsAlone)
+	t.Run("C47 C49 the results of patchbay-ovs and patchbay-ipam alone", resultsOfThePluginsAlone)
+}
+
+func theInterfaceNameIsUsed(t *testing.T) {
 	n := testnode.Standard(t)
 	s := n.Run(t, "a", "data@blue-0")
 	testnode.Exec(t, s, "ip", "link", "show", "blue-0")
 }
 
-func TestN33AttachmentsTellWhoAddedThem(t *testing.T) {
+func attachmentsTellWhoAddedThem(t *testing.T) {
 	n := testnode.Standard(t)
 	n.Run(t, "a", "data")
 	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control"}); err != nil {
@@ -84,7 +109,7 @@ func TestN33AttachmentsTellWhoAddedThem(t *testing.T) {
 	}
 }
 
-func TestN48C31C45AFailedAddStopsAndIsFollowedByADel(t *testing.T) {
+func aFailedAddIsFollowedByADel(t *testing.T) {
 	r := newRecorded(t)
 	_, err := r.TryRun("a", "good,wrong,good")
 	if err == nil || !strings.Contains(err.Error(), "plugin wrong") {
@@ -96,7 +121,7 @@ func TestN48C31C45AFailedAddStopsAndIsFollowedByADel(t *testing.T) {
 	r.AssertEmpty(t)
 }
 
-func TestC09C38C43C52WhatADelegateIsGiven(t *testing.T) {
+func whatADelegateIsGiven(t *testing.T) {
 	r := newRecorded(t)
 	r.Run(t, "a", "good")
 	lines, _ := r.calls(t)
@@ -118,7 +143,7 @@ func TestC09C38C43C52WhatADelegateIsGiven(t *testing.T) {
 	}
 }
 
-func TestC14AnExistingInterfaceIsAnError(t *testing.T) {
+func anExistingInterfaceIsAnError(t *testing.T) {
 	n := testnode.Standard(t)
 	s := n.Run(t, "a", "")
 	testnode.Exec(t, s, "ip", "link", "add", "x0", "type", "veth", "peer", "name", "x1")
@@ -133,7 +158,7 @@ func TestC14AnExistingInterfaceIsAnError(t *testing.T) {
 	}
 }
 
-func TestC18AKnownFailureOfADelIsAnErrorThatContainerdDoesNotTakeForSuccess(t *testing.T) {
+func aFailedDelIsNoSuccessToContainerd(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good")
 	if err := os.WriteFile(r.log+".faildel", nil, 0o600); err != nil {
@@ -155,7 +180,7 @@ func TestC18AKnownFailureOfADelIsAnErrorThatContainerdDoesNotTakeForSuccess(t *t
 	r.AssertEmpty(t)
 }
 
-func TestC17C32TheConfigurationIsThatOfTheAdd(t *testing.T) {
+func theConfigurationIsThatOfTheAdd(t *testing.T) {
 	r := newRecorded(t)
 	s := r.Run(t, "a", "good,data")
 	lines, _ := r.calls(t)
@@ -191,9 +216,9 @@ func TestC17C32TheConfigurationIsThatOfTheAdd(t *testing.T) {
 	r.AssertEmpty(t)
 }
 
-// TestN50C28C30CallsForOnePodNeverOverlap attaches and detaches at once, with a DEL in between, on
+// callsForOnePodNeverOverlap attaches and detaches at once, with a DEL in between, on
 // several pods, and finds each answered and nothing left.
-func TestN50C28C30CallsForOnePodNeverOverlap(t *testing.T) {
+func callsForOnePodNeverOverlap(t *testing.T) {
 	n := testnode.Standard(t)
 	pods := []string{"a", "b", "c"}
 	for _, p := range pods {
@@ -225,7 +250,7 @@ func TestN50C28C30CallsForOnePodNeverOverlap(t *testing.T) {
 	}
 }
 
-func TestC47C49ResultsOfThePluginsAlone(t *testing.T) {
+func resultsOfThePluginsAlone(t *testing.T) {
 	n := testnode.Standard(t)
 	ns := testnode.Netns(t, "alone")
 	env := []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=alone", "CNI_NETNS=" + ns, "CNI_IFNAME=eth0", "CNI_PATH=/x"}

