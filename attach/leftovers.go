@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -126,20 +127,48 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("leftover address %s: %w", id, ipam.Invalid("name it as POOL/IP"))
 	}
-	end, err := e.alone(ctx)
+	found, err := e.freeLeftover(ctx, pool, addr)
+	if err == nil && !found {
+		err = fmt.Errorf("address %s of pool %s: %w", ip, pool, ErrNoLeftover)
+	}
+	return err
+}
+
+// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use.
+func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
+	found, err := e.freeLeftover(ctx, pool, addr)
+	if err != nil || found {
+		return err
+	}
+	all, err := e.IPAM.Claims(ctx, pool)
 	if err != nil {
 		return err
+	}
+	for _, c := range all {
+		if c.Addr == addr {
+			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
+		}
+	}
+	return fault.New(fault.NotFound, fmt.Sprintf("address %s of pool %s has no owner: there is nothing to release", addr, pool))
+}
+
+// freeLeftover frees an address if its owner is not there. No call is in progress meanwhile: one could
+// make the address its own between the look and the release.
+func (e *Engine) freeLeftover(ctx context.Context, pool string, addr netip.Addr) (found bool, err error) {
+	end, err := e.alone(ctx)
+	if err != nil {
+		return false, err
 	}
 	defer end()
 	claims, err := e.leftoverClaims(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	i := slices.IndexFunc(claims, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
 	if i < 0 {
-		return fmt.Errorf("address %s of pool %s: %w", ip, pool, ErrNoLeftover)
+		return false, nil
 	}
-	return e.IPAM.Release(ctx, claims[i:i+1])
+	return true, e.IPAM.Release(ctx, claims[i:i+1])
 }
 
 // removeAbandoned tries once more to unmake what was given up, or will be, and discards it.

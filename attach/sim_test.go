@@ -45,6 +45,7 @@ func makeNamespaces(t *testing.T) []string {
 	t.Helper()
 	var paths []string
 	for i := range podCount {
+		t.Cleanup(func() { _ = netns.DeleteNamed(fmt.Sprintf("sim%d", i)) })
 		done := make(chan error)
 		go func() {
 			runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine, in that namespace

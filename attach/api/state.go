@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -146,25 +145,9 @@ func (s *server) releaseClaim(ctx context.Context, pool, ip string) error {
 	if err != nil {
 		return ipam.Invalid("%q is not an address, such as 10.12.0.9", ip)
 	}
-	leaks, err := s.Engine.Inspect(ctx)
-	if err != nil {
-		return err
-	}
-	for _, c := range leaks.Claims {
-		if c.Pool == pool && c.Addr == addr {
-			return s.IPAM.Release(ctx, []ipam.Claim{c})
-		}
-	}
-	all, err := s.IPAM.Claims(ctx, pool)
-	if err != nil {
-		return err
-	}
-	for _, c := range all {
-		if c.Addr == addr {
-			return huma.Error409Conflict(fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
-		}
-	}
-	return huma.Error404NotFound(fmt.Sprintf("address %s of pool %s has no owner: there is nothing to release", addr, pool))
+	err = s.Engine.ReleaseClaim(ctx, pool, addr)
+	s.audit("release "+pool+"/"+ip, PodPath{}, "", "", err)
+	return err
 }
 
 func claims(cs []ipam.Claim) []client.Claim {
