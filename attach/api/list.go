@@ -45,7 +45,7 @@ func (s *server) registerList(api huma.API, op huma.Operation) {
 		}
 		return &huma.StreamResponse{Body: func(c huma.Context) {
 			c.SetHeader("Content-Type", "application/json")
-			_ = json.NewEncoder(c.BodyWriter()).Encode(list(s.Engine.Current(), *f)) // the caller may have gone
+			_ = api.Marshal(c.BodyWriter(), "application/json", list(s.Engine.Current(), *f)) // the caller may have gone
 		}}, nil
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // DefaultDir is where the queue is.
@@ -24,7 +25,7 @@ const DefaultDir = "/var/lib/patchbay/del-queue"
 const Max = 256
 
 // ErrFull says that the queue holds Max calls.
-var ErrFull = errors.New("the queue of DELs is full")
+var ErrFull = fault.New(fault.RetryLater, "the queue of DELs is full")
 
 // A Call is one queued DEL.
 type Call struct {

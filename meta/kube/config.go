@@ -9,10 +9,12 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // ErrNone says that there is no API server to talk to: no kubeconfig and no service account.
-var ErrNone = errors.New("neither a kubeconfig (kubernetes.kubeconfig) nor a service account is there")
+var ErrNone = fault.New(fault.Invalid, "neither a kubeconfig (kubernetes.kubeconfig) nor a service account is there")
 
 // Config returns how to reach the API server: by the kubeconfig, or as the pod that this process
 // runs in. Tokens and certificates in files are read again as they are renewed.

@@ -36,9 +36,9 @@ const (
 	maxMessage   = 1000 // of an Event, in bytes; the API refuses more than 1024
 )
 
-// A Reporter is the sink that writes network-status and Events. The status is level-triggered: whenever the record or
-// the pod changes the two are compared, so one that was lost, or could not be written, is written
-// again.
+// A Reporter is the sink that writes network-status and Events. The status is level-triggered: whenever
+// the record or the pod changes the two are compared, so one that was lost, or could not be written, is
+// written again.
 type Reporter struct {
 	log     *slog.Logger
 	all     bool // Events for routine notices, too
