@@ -21,11 +21,8 @@ type Metrics struct {
 
 // Gauges are read when metrics are collected.
 type Gauges struct {
-	Attachments func() float64
-	Failing     func() float64
-	Abandoned   func() float64
-	DelQueue    func() float64
-	Ready       func() float64
+	Attachments, Failing, Abandoned, DelQueue func() int
+	Ready                                     func() bool
 }
 
 // New returns the metrics.
@@ -49,12 +46,17 @@ func New(g Gauges) *Metrics {
 		gauge("patchbay_attachments_failing", "Attachments whose DEL fails and is tried again.", g.Failing),
 		gauge("patchbay_attachments_abandoned", "Attachments whose DEL was given up; patchctl leftovers lists them.", g.Abandoned),
 		gauge("patchbay_del_queue", "DELs that wait on disk.", g.DelQueue),
-		gauge("patchbay_ready", "1 when ADDs can be served.", g.Ready))
+		gauge("patchbay_ready", "1 when ADDs can be served.", func() int {
+			if g.Ready() {
+				return 1
+			}
+			return 0
+		}))
 	return m
 }
 
-func gauge(name, help string, read func() float64) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
+func gauge(name, help string, read func() int) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(read()) })
 }
 
 // Observe records how long a stage of a command took.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
-	"github.com/patchbay-cni/patchbay/internal/etcd"
 )
 
 // examine checks what this node needs to serve, and looks for leftovers.
@@ -28,27 +27,15 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 		}
 		all = append(all, f)
 	}
-	begin := time.Now()
-	err := etcd.Ready(ctx, d.kv)
-	report("etcd", fmt.Sprintf("answers in %s", time.Since(begin).Round(10*time.Microsecond)), err)
-
-	err = nil
-	if !d.native.Connected() {
-		err = fmt.Errorf("no connection to %s: start ovsdb-server and ovs-vswitchd, or set ovs.db", d.cfg.OVS.DB)
+	for _, t := range d.tasks {
+		if t.Check != nil {
+			good, err := t.Check(ctx)
+			report(t.Name, good, err)
+		}
 	}
-	report("openvswitch", "connected to "+d.cfg.OVS.DB, err)
 	d.examineBridges(report)
-	if d.cfg.Install.ConfFile != "" {
-		report("cni-configuration", d.cfg.Install.ConfFile+" is the runtime's first", d.checkInstalled())
-	}
 	for _, path := range []string{d.cfg.Listen.CNI, d.cfg.Listen.API} {
 		report("socket", path+" is a socket for root only", checkSocket(path))
-	}
-	d.examineCatalog(report)
-	if n := d.countQueue(); n != 0 {
-		report("del-queue", "", fmt.Errorf("%v DELs wait in %s", n, d.queueDir()))
-	} else {
-		report("del-queue", "empty", nil)
 	}
 	d.examineDetach(report)
 	d.examineLeftovers(ctx, report)
@@ -122,24 +109,6 @@ func (d *Daemon) examineBridges(report func(string, string, error)) {
 			}
 			report("uplink "+u, "up", err)
 		}
-	}
-}
-
-func (d *Daemon) examineCatalog(report func(string, string, error)) {
-	if d.kube != nil {
-		var err error
-		if !d.kube.Synced() {
-			err = fmt.Errorf("the API server has not answered since patchbayd started")
-		}
-		report("kubernetes", "pods and networks are followed", err)
-		return
-	}
-	errs := d.manifests.Errors()
-	for _, err := range errs {
-		report("manifests", "", err)
-	}
-	if len(errs) == 0 && d.cfg.Standalone.Manifests != "" {
-		report("manifests", d.cfg.Standalone.Manifests+" is readable", nil)
 	}
 }
 

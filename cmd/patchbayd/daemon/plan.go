@@ -9,7 +9,6 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/meta"
-	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/multus"
 )
 
@@ -19,10 +18,7 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 	m := d.cfg.Meta
 	cfg = meta.Config{ClusterNetwork: m.ClusterNetwork, DefaultNetworks: m.DefaultNetworks, SystemNamespaces: m.SystemNamespaces,
 		NamespaceIsolation: m.NamespaceIsolation, GlobalNamespaces: m.GlobalNamespaces, CNIConfDir: m.CNIConfDir, ReadinessFile: m.ReadinessFile,
-		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
-	if d.kube != nil {
-		cfg.Devices = kube.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: d.devices}
-	}
+		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}, Devices: d.pods.devices}
 	if m.Multus == "" {
 		return cfg, m.CNIBinDirs, nil
 	}

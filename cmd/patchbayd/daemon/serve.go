@@ -8,19 +8,21 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/patchbay-cni/patchbay/attach/api"
 )
 
 // servers are the daemon's HTTP servers.
 type servers struct {
-	all  []*http.Server
-	done chan error
+	all    []*http.Server
+	ending errgroup.Group
 }
 
 func (d *Daemon) listen(cniListener, apiListener net.Listener) (*servers, error) {
-	s := &servers{done: make(chan error, 3)}
+	s := &servers{}
 	s.serve(cniListener, d.metrics.Inflight(d.cni))
-	s.serve(apiListener, d.whenReady(d.metrics.Inflight(d.withHealth(api.New(d.apiOptions())))))
+	s.serve(apiListener, d.withHealth(d.whenReady(d.metrics.Inflight(api.New(d.apiOptions())))))
 	if d.cfg.Listen.Metrics != "" {
 		l, err := net.Listen("tcp", d.cfg.Listen.Metrics)
 		if err != nil {
@@ -38,14 +40,13 @@ func (s *servers) serve(l net.Listener, h http.Handler) {
 	// A watch lasts as long as its client: it is what must end when we stop.
 	srv.RegisterOnShutdown(func() { time.AfterFunc(watchGrace, cancel) })
 	s.all = append(s.all, srv)
-	go func() {
-		err := srv.Serve(l)
-		cancel()
-		if errors.Is(err, http.ErrServerClosed) {
-			err = nil
+	s.ending.Go(func() error {
+		defer cancel()
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
 		}
-		s.done <- err
-	}()
+		return nil
+	})
 }
 
 // watchGrace lets calls in flight finish before contexts are cut.
@@ -61,16 +62,13 @@ func (s *servers) shutdown(timeout time.Duration) error {
 			errs = append(errs, srv.Close())
 		}
 	}
-	for range s.all {
-		errs = append(errs, <-s.done)
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.ending.Wait())...)
 }
 
-// whenReady answers 503 until recovery is done; health is answered always.
+// whenReady answers 503 until the daemon serves.
 func (d *Daemon) whenReady(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !d.ready.Load() && r.URL.Path != "/healthz" && r.URL.Path != "/readyz" && r.URL.Path != "/metrics" {
+		if !d.ready.Load() {
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(http.StatusServiceUnavailable)

@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/patchbay-cni/patchbay/attach/sinks"
+	kubesink "github.com/patchbay-cni/patchbay/attach/sinks/kube"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/marker"
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/meta/kube"
+	"github.com/patchbay-cni/patchbay/meta/manifest"
+)
+
+// syncWait is how long the start waits for the API server; the caches may also fill later.
+const syncWait = 10 * time.Second
+
+// A podSource is where pods and networks come from, and what goes with it: the API server, or a
+// directory of manifests.
+type podSource struct {
+	catalog interface {
+		meta.Catalog
+		Networks() []meta.Network
+	}
+	devices    meta.Devices    // nil: pods have none
+	ipamClaims ipam.IPAMClaims // nil: there are none
+	// tasks follow the source, and tell it what has become of its pods.
+	tasks func() []Task
+	// await waits for the first answers, as long as it is worth it.
+	await func(ctx context.Context) error
+}
+
+// openPods chooses the source.
+func (d *Daemon) openPods() (podSource, error) {
+	enabled := d.cfg.Kubernetes.Enabled
+	if enabled == "false" {
+		return d.standalone()
+	}
+	cfg, err := kube.Config(d.cfg.Kubernetes.Kubeconfig, "patchbayd/"+d.version)
+	if errors.Is(err, kube.ErrNone) && enabled == "auto" {
+		return d.standalone()
+	}
+	if err != nil {
+		return podSource{}, fmt.Errorf("kubernetes.enabled=%s: %w", enabled, err)
+	}
+	return d.cluster(cfg)
+}
+
+func (d *Daemon) standalone() (podSource, error) {
+	if d.cfg.OVS.Marker {
+		return podSource{}, fmt.Errorf("ovs.marker publishes bridges as resources of a Kubernetes node: %w", kube.ErrNone)
+	}
+	manifests := manifest.New(d.cfg.Standalone.Manifests, d.log)
+	check := func(context.Context) (string, error) {
+		errs := manifests.Errors()
+		var all []error
+		for _, path := range slices.Sorted(maps.Keys(errs)) {
+			all = append(all, errs[path])
+		}
+		return d.cfg.Standalone.Manifests + " is readable", errors.Join(all...)
+	}
+	return podSource{catalog: manifests, await: func(context.Context) error { return nil },
+		tasks: func() []Task { return []Task{{Name: "manifests", Run: until(manifests.Run), Check: check}} }}, nil
+}
+
+func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
+	catalog, err := kube.New(cfg, d.cfg.Node, d.log)
+	if err != nil {
+		return s, err
+	}
+	status, err := kubesink.New(cfg, catalog, d.cfg.Node, d.cfg.Kubernetes.Events == "all", d.log)
+	if err != nil {
+		return s, err
+	}
+	published, err := kube.NewSlices(cfg)
+	if err != nil {
+		return s, err
+	}
+	if s.ipamClaims, err = kube.NewIPAMClaims(cfg); err != nil {
+		return s, err
+	}
+	marking, err := d.marking(cfg)
+	if err != nil {
+		return s, err
+	}
+	s.catalog = catalog
+	s.devices = kube.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: published}
+	s.tasks = func() []Task {
+		return append([]Task{
+			{Name: "kubernetes", Vital: true, Run: until(catalog.Run), Check: func(context.Context) (string, error) {
+				if !catalog.Synced() {
+					return "", errors.New("the API server has not answered since patchbayd started")
+				}
+				return "pods and networks are followed", nil
+			}},
+			{Name: "sink", Run: until(sinks.Follow(d.engine, status, d.log))},
+			{Name: "network-status", Run: until(func(ctx context.Context) {
+				if err := status.Run(ctx, d.engine.Pod); err != nil {
+					d.log.Error("network-status is not kept", "error", err)
+				}
+			})},
+		}, marking...)
+	}
+	// A pod whose annotations the runtime hands over, and every DEL, need no answer.
+	s.await = func(ctx context.Context) error {
+		if !catalog.Await(ctx, syncWait) && ctx.Err() == nil {
+			d.log.Error("the API server does not answer: serving from what is recorded, its answers follow once it is back")
+		}
+		return nil
+	}
+	d.log.Info("pods and networks come from the API server", "server", cfg.Host)
+	if len(d.cfg.Etcd.Endpoints) == 0 {
+		d.log.Warn("etcd.endpoints is empty: the embedded etcd knows this node only, and a cluster of more would give out addresses twice")
+	}
+	return s, nil
+}
+
+// marking publishes the bridges, if that is wanted.
+func (d *Daemon) marking(cfg *rest.Config) ([]Task, error) {
+	if !d.cfg.OVS.Marker {
+		return nil, nil
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client for the node's resources: %w", err)
+	}
+	uplinks := map[string][]string{}
+	for _, b := range d.cfg.OVS.Bridges {
+		if len(b.Uplinks) > 0 {
+			uplinks[b.Name] = b.Uplinks
+		}
+	}
+	m := marker.New(marker.Options{Node: d.cfg.Node, Clients: clients, Uplinks: uplinks, Log: d.log,
+		Bridges: func() ([]string, bool, <-chan struct{}) { return d.native.Bridges() },
+		HasPort: func(name string) bool { return d.native.HasPort(name) }})
+	return []Task{{Name: "marker", Run: until(m.Run)}}, nil
+}
