@@ -87,8 +87,9 @@ fuzz: ## each fuzz test for a minute
 	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do for n in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$f); do \
 	  $(GO) test -run '^$$' -fuzz "^$$n\$$" -fuzztime 60s ./$$(dirname $$f) || exit 1; done; done
 
-lint: ## gofmt, go vet, staticcheck, go mod tidy
+lint: ## gofmt, direction of imports, go vet, staticcheck, go mod tidy
 	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
+	@test/imports.sh
 	$(STATIC) vet ./...
 	$(STATIC) vet -tags failpoints ./internal/failpoint
 	$(STATIC) run $(STATICCHECK) ./...
