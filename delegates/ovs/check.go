@@ -9,12 +9,13 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // Check compares port, link, addresses and routes with what Add made.
 func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
-	c, err := d.db.client(ctx)
+	c, err := d.db.Client(ctx)
 	if err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegat
 
 func checkPort(ctx context.Context, c client.Client, s delegates.Sandbox, a *delegates.Attachment, conf *conf) error {
 	name := HostName(s.ContainerID, a.Interface)
-	p, i := &port{Name: name}, &iface{Name: name}
+	p, i := &vswitch.Port{Name: name}, &vswitch.Interface{Name: name}
 	if err := c.Get(ctx, p); err != nil {
 		return fmt.Errorf("%s: port %s is missing on Open vSwitch", a.Interface, name)
 	}
@@ -63,11 +64,11 @@ func checkPort(ctx context.Context, c client.Client, s delegates.Sandbox, a *del
 	return nil
 }
 
-func limited(ctx context.Context, c client.Client, p *port, rate uint64) bool {
+func limited(ctx context.Context, c client.Client, p *vswitch.Port, rate uint64) bool {
 	if p.QoS == nil {
 		return false
 	}
-	q := &qos{UUID: *p.QoS}
+	q := &vswitch.QoS{UUID: *p.QoS}
 	return c.Get(ctx, q) == nil && q.OtherConfig["max-rate"] == fmt.Sprint(rate)
 }
 

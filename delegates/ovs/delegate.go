@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/bridge"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
@@ -27,12 +29,12 @@ import (
 // Options are the delegate's part of the daemon's configuration.
 type Options struct {
 	Node    string
-	Bridges map[string]Bridge // by role
+	Bridges map[string]bridge.Declared // by role
 }
 
 // A Delegate makes attachments on Open vSwitch.
 type Delegate struct {
-	db    *DB
+	db    *vswitch.DB
 	opts  Options
 	log   *slog.Logger
 	ports *ports
@@ -41,14 +43,15 @@ type Delegate struct {
 }
 
 // New returns the delegate; run it with Run.
-func New(db *DB, opts Options, log *slog.Logger) *Delegate {
-	return &Delegate{db: db, opts: opts, log: log, ports: newPorts(db), links: newLinks()}
+func New(db *vswitch.DB, opts Options, log *slog.Logger) *Delegate {
+	db.Register("bridges", bridge.Reconciler(opts.Bridges, log))
+	return &Delegate{db: db, opts: opts, log: log, ports: &ports{db: db}, links: newLinks()}
 }
 
 // Run keeps the connection to Open vSwitch and the configured bridges until the context ends.
 func (d *Delegate) Run(ctx context.Context) {
 	d.after.Go(func() { d.runPurge(ctx) })
-	d.db.Run(ctx, d.ensureBridges)
+	d.db.Run(ctx)
 	d.after.Wait()
 	d.links.after.Wait()
 }
@@ -140,19 +143,19 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	}
 	var g errgroup.Group
 	g.Go(func() error {
-		return d.ports.del(ctx, names, func(p *port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
+		return d.ports.del(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
 	})
 	g.Go(func() error {
 		return errors.Join(d.links.remove(names), failpoint.Hit(failpoint.OvsLinkDeleted))
 	})
-	defer d.db.lookForErrors()
+	defer d.db.LookForErrors()
 	return slices.Repeat([]error{g.Wait()}, len(as))
 }
 
 // Status fails with 51 when Open vSwitch is away, and with 50 when this node lacks the bridge.
 func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 	if !d.db.Connected() {
-		return types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.db.endpoint, "")
+		return types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.db.Endpoint(), "")
 	}
 	if len(list.Plugins) == 0 {
 		return nil

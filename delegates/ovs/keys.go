@@ -50,10 +50,10 @@ func checkKeys(p cniconf.Plugin) error {
 
 // checkSocket refuses a configuration that means another Open vSwitch than the daemon's.
 func (d *Delegate) checkSocket(c *conf) error {
-	if c.SocketFile == "" || socketPath(c.SocketFile) == socketPath(d.db.endpoint) {
+	if c.SocketFile == "" || socketPath(c.SocketFile) == socketPath(d.db.Endpoint()) {
 		return nil
 	}
-	return refuse("socket_file %q is not the daemon's connection, %s: leave the key out, or set ovs.db", c.SocketFile, d.db.endpoint)
+	return refuse("socket_file %q is not the daemon's connection, %s: leave the key out, or set ovs.db", c.SocketFile, d.db.Endpoint())
 }
 
 // socketPath makes names of one socket equal: ovs-cni takes it with and without unix:, and /var/run

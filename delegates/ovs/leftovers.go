@@ -5,12 +5,13 @@ import (
 	"slices"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
 // Leftovers implements delegates.Collector for ports and links. Whose a link is its port tells; one
 // without a port is judged by its name.
 func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bool, owners func() []delegates.Owner) ([]string, error) {
-	c, err := d.db.client(ctx)
+	c, err := d.db.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -18,8 +19,8 @@ func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bo
 	if err != nil {
 		return nil, err
 	}
-	var ports []port
-	err = c.WhereCache(func(p *port) bool {
+	var ports []vswitch.Port
+	err = c.WhereCache(func(p *vswitch.Port) bool {
 		id, ok := p.ExternalIDs[idSandbox]
 		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name
 	}).List(ctx, &ports)
@@ -54,7 +55,7 @@ func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	if err := d.ports.del(ctx, names, func(p *port) bool { return p.ExternalIDs[idSandbox] != "" }); err != nil {
+	if err := d.ports.del(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] != "" }); err != nil {
 		return err
 	}
 	return d.links.remove(names)

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
 // foreignOwner is the value of external_ids:owner on the ports that ovs-cni has made.
@@ -16,7 +18,7 @@ const foreignOwner = "ovs-cni.network.kubevirt.io"
 func (d *Delegate) runPurge(ctx context.Context) {
 	for {
 		select {
-		case <-d.db.failed:
+		case <-d.db.Failing():
 		case <-ctx.Done():
 			return
 		}
@@ -27,21 +29,21 @@ func (d *Delegate) runPurge(ctx context.Context) {
 }
 
 func (d *Delegate) purge(ctx context.Context) error {
-	c, err := d.db.client(ctx)
+	c, err := d.db.Client(ctx)
 	if err != nil {
 		return err
 	}
-	var rows []port
+	var rows []vswitch.Port
 	if err := c.WhereCache(foreign).List(ctx, &rows); err != nil {
 		return err
 	}
 	var names []string
 	for _, p := range rows {
-		var ifs []iface
-		if err := c.WhereCache(func(i *iface) bool { return slices.Contains(p.Interfaces, i.UUID) }).List(ctx, &ifs); err != nil {
+		var ifs []vswitch.Interface
+		if err := c.WhereCache(func(i *vswitch.Interface) bool { return slices.Contains(p.Interfaces, i.UUID) }).List(ctx, &ifs); err != nil {
 			return err
 		}
-		if len(ifs) == 0 || slices.ContainsFunc(ifs, func(i iface) bool { return !lost(&i) }) {
+		if len(ifs) == 0 || slices.ContainsFunc(ifs, func(i vswitch.Interface) bool { return !lost(&i) }) {
 			continue
 		}
 		names = append(names, p.Name)
@@ -57,14 +59,14 @@ func (d *Delegate) purge(ctx context.Context) error {
 }
 
 // foreign reports whether a port is ovs-cni's. What has a mark of ours, too, is not.
-func foreign(p *port) bool {
+func foreign(p *vswitch.Port) bool {
 	return p.ExternalIDs["owner"] == foreignOwner && p.ExternalIDs[idSandbox] == ""
 }
 
 // lost reports whether an interface is gone for good, by two witnesses: ovs-vswitchd can't have it,
 // and the node has no link of its name.
-func lost(i *iface) bool {
-	if !i.failed() {
+func lost(i *vswitch.Interface) bool {
+	if !i.Failed() {
 		return false
 	}
 	_, err := netlink.LinkByName(i.Name)

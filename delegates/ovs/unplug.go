@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
 // A Plug is what an interface of a pod has on the host: a port, a link, or both, of the same name.
@@ -42,7 +44,7 @@ type Unplugger struct {
 
 // NewUnplugger returns an Unplugger for the Open vSwitch at the endpoint.
 func NewUnplugger(endpoint string, log *slog.Logger) *Unplugger {
-	u := &Unplugger{native: New(NewDB(endpoint, log), Options{}, log)}
+	u := &Unplugger{native: New(vswitch.New(endpoint, log), Options{}, log)}
 	u.socket, _ = strings.CutPrefix(endpoint, "unix:")
 	if u.socket == endpoint {
 		u.socket = ""
@@ -69,7 +71,7 @@ func (u *Unplugger) NoSwitch() bool {
 
 // Run keeps the connection to Open vSwitch until the context ends.
 func (u *Unplugger) Run(ctx context.Context) {
-	u.native.db.Run(ctx, func(context.Context, client.Client) error { return nil })
+	u.native.db.Run(ctx)
 	u.native.links.after.Wait()
 }
 
@@ -105,13 +107,13 @@ func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
 	if !u.native.db.Connected() && u.NoSwitch() {
 		return byName, nil
 	}
-	c, err := u.native.db.client(ctx)
+	c, err := u.native.db.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
 	u.seen = true
-	var rows []port
-	err = c.WhereCache(func(p *port) bool {
+	var rows []vswitch.Port
+	err = c.WhereCache(func(p *vswitch.Port) bool {
 		id, ok := p.ExternalIDs[idSandbox]
 		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name
 	}).List(ctx, &rows)
@@ -132,12 +134,12 @@ func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
 // ended reports whether the pod of a port has, by two witnesses: the node has no link of its name, and
 // this is the node's network namespace, as the link of the port's bridge is here. Open vSwitch's own
 // word is none: the userspace datapath reports no error for an interface that it had.
-func ended(ctx context.Context, c client.Client, p port) (bool, error) {
-	var in []bridge
-	if err := c.WhereCache(func(b *bridge) bool { return slices.Contains(b.Ports, p.UUID) }).List(ctx, &in); err != nil {
+func ended(ctx context.Context, c client.Client, p vswitch.Port) (bool, error) {
+	var in []vswitch.Bridge
+	if err := c.WhereCache(func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, p.UUID) }).List(ctx, &in); err != nil {
 		return false, err
 	}
-	here := slices.ContainsFunc(in, func(b bridge) bool {
+	here := slices.ContainsFunc(in, func(b vswitch.Bridge) bool {
 		_, err := netlink.LinkByName(b.Name)
 		return err == nil
 	})
@@ -159,7 +161,7 @@ func (u *Unplugger) Unplug(ctx context.Context, plugs []Plug) error {
 		}
 	}
 	if len(ports) > 0 {
-		if err := u.native.ports.del(ctx, ports, func(p *port) bool { return rows[p.UUID] }); err != nil {
+		if err := u.native.ports.del(ctx, ports, func(p *vswitch.Port) bool { return rows[p.UUID] }); err != nil {
 			return err
 		}
 	}

@@ -49,12 +49,19 @@ func (o *OVS) StopServer() { o.server.Kill() }
 func (o *OVS) StartSwitch(t testing.TB) {
 	t.Helper()
 	o.switchd = Start(t, filepath.Join(o.Dir, "ovs-vswitchd.log"), []string{"OVS_RUNDIR=" + o.Dir}, "ovs-vswitchd", o.DB,
-		"--unixctl="+filepath.Join(o.Dir, "vswitchd.ctl"), "-vconsole:err")
+		"--unixctl="+filepath.Join(o.Dir, "vswitchd.ctl"), "--pidfile="+filepath.Join(o.Dir, "ovs-vswitchd.pid"), "-vconsole:err")
 	run(t, "ovs-vsctl", "--db="+o.DB, "show")
 }
 
 // StopSwitch kills ovs-vswitchd.
 func (o *OVS) StopSwitch() { o.switchd.Kill() }
+
+// EndSwitch has ovs-vswitchd end by itself.
+func (o *OVS) EndSwitch(t testing.TB) {
+	t.Helper()
+	run(t, "ovs-appctl", "-t", filepath.Join(o.Dir, "vswitchd.ctl"), "exit")
+	o.switchd.Stop()
+}
 
 // FreezeSwitch stops ovs-vswitchd where it is, until the function it returns is called.
 func (o *OVS) FreezeSwitch() (thaw func()) {

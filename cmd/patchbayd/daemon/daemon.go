@@ -22,6 +22,8 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/exec"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/bridge"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/metrics"
@@ -116,12 +118,12 @@ func (d *Daemon) open(context.Context) error {
 
 // build makes everything, and starts nothing.
 func (d *Daemon) build(kv *clientv3.Client) error {
-	bridges := map[string]ovs.Bridge{}
+	bridges := map[string]bridge.Declared{}
 	for role, b := range d.cfg.OVS.Bridges {
-		bridges[role] = ovs.Bridge(b)
+		bridges[role] = bridge.Declared(b)
 	}
 	commit := etcd.NewCommitter(kv)
-	d.native = ovs.New(ovs.NewDB(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
+	d.native = ovs.New(vswitch.New(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
 	plan, binDirs, err := d.planConfig()
 	if err != nil {
 		return err

@@ -19,6 +19,8 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/bridge"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
@@ -69,7 +71,7 @@ func start(t *testing.T, capacity map[string]string) *node {
 			testnode.Sh(t, "ip", "link", "del", "up0")
 		}
 	})
-	d := ovs.New(ovs.NewDB(n.ovs.DB, logger), ovs.Options{Node: "n1", Bridges: map[string]ovs.Bridge{
+	d := ovs.New(vswitch.New(n.ovs.DB, logger), ovs.Options{Node: "n1", Bridges: map[string]bridge.Declared{
 		"data": {Name: "br-data", Uplinks: []string{"up0"}}, "control": {Name: "br-control"}}}, logger)
 	m := New(Options{Node: "n1", Clients: n.api, Bridges: d.Bridges, HasPort: d.HasPort, Uplinks: map[string][]string{"br-data": {"up0"}}, Log: logger})
 	ctx, stop := context.WithCancel(context.Background())

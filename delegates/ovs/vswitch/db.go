@@ -1,4 +1,7 @@
-package ovs
+// Package vswitch is the connection to Open vSwitch: a copy of its database that is kept up to date,
+// transactions that outlive a lost connection, and what ovs-vswitchd says of them. It knows when either
+// daemon has been started again, and then has everything put right that depends on them.
+package vswitch
 
 import (
 	"context"
@@ -11,9 +14,8 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/cache"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
-	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 
-	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/internal/batch"
 
 	"github.com/containernetworking/cni/pkg/types"
 )
@@ -24,40 +26,38 @@ const connectWait = 10 * time.Second
 // A DB is a long-lived connection to ovsdb-server with a monitored copy of what is in it. It
 // connects again by itself, each time with a new client, so that no stale copy survives.
 type DB struct {
-	endpoint string
-	log      *slog.Logger
-	removals *removals
-
-	failed chan struct{} // told when an interface may be in error
+	endpoint    string
+	log         *slog.Logger
+	reconcilers []Reconciler
+	batcher     *batch.Batcher[request]
+	removals    *removals
+	failing     chan struct{} // told when an interface may be in error
 
 	mu      sync.Mutex
 	conn    client.Client    // nil while not connected
 	changed chan struct{}    // closed and replaced when conn changes
 	bridges chan struct{}    // closed and replaced when bridges or uplinks may have come or gone
-	waiters map[string]*wait // by interface name
+	waiters map[string]*Wait // by interface name
 }
 
-// wait is somebody waiting for ovs-vswitchd's word on a new interface.
-type wait struct {
-	done chan struct{}
-	once sync.Once
-	row  iface
+// New returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
+func New(endpoint string, log *slog.Logger) *DB {
+	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1),
+		changed: make(chan struct{}), bridges: make(chan struct{}), waiters: map[string]*Wait{}}
+	d.batcher = batch.New(64, d.commit)
+	return d
 }
 
-// NewDB returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
-func NewDB(endpoint string, log *slog.Logger) *DB {
-	return &DB{endpoint: endpoint, log: log, removals: newRemovals(), failed: make(chan struct{}, 1),
-		changed: make(chan struct{}), bridges: make(chan struct{}), waiters: map[string]*wait{}}
-}
+// Endpoint is where Open vSwitch is.
+func (d *DB) Endpoint() string { return d.endpoint }
 
-// Run keeps the connection until the context ends. onConnect is called after each connection, with
-// the copy complete, before anybody else can use it.
-func (d *DB) Run(ctx context.Context, onConnect func(context.Context, client.Client) error) {
+// Run keeps the connection, and what is registered, until the context ends.
+func (d *DB) Run(ctx context.Context) {
 	lastErr := ""
 	for ctx.Err() == nil {
 		c, err := d.connect(ctx)
 		if err == nil {
-			if err = onConnect(ctx, c); err != nil {
+			if err = d.serve(ctx, c); err != nil {
 				c.Close()
 			}
 		}
@@ -68,23 +68,31 @@ func (d *DB) Run(ctx context.Context, onConnect func(context.Context, client.Cli
 			}
 			// Nothing tells when the socket is there again.
 			select {
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(retryPause):
 			case <-ctx.Done():
 			}
 			continue
 		}
 		lastErr = ""
-		d.log.Info("connected to Open vSwitch", "db", d.endpoint)
-		gone := c.DisconnectNotify()
-		d.swap(c)
-		select {
-		case <-gone:
-			d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
-		case <-ctx.Done():
-		}
-		d.swap(nil)
-		c.Close()
 	}
+}
+
+// serve has a new connection used as long as it lasts, if all that is registered could be put right.
+func (d *DB) serve(ctx context.Context, c client.Client) error {
+	restarts, stop := d.watchSwitch()
+	defer stop()
+	if err := d.reconcile(ctx, c); err != nil {
+		return err
+	}
+	d.log.Info("connected to Open vSwitch", "db", d.endpoint)
+	gone := c.DisconnectNotify()
+	d.swap(c)
+	if d.follow(ctx, c, gone, restarts); ctx.Err() == nil {
+		d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
+	}
+	d.swap(nil)
+	c.Close()
+	return nil
 }
 
 func (d *DB) swap(c client.Client) {
@@ -121,17 +129,17 @@ func (d *DB) connect(ctx context.Context) (client.Client, error) {
 	}
 	c.Cache().AddEventHandler(&cache.EventHandlerFuncs{
 		AddFunc: func(_ string, m model.Model) {
-			d.tell(m)
+			d.hear(m)
 			d.tellBridge(m)
 		},
-		UpdateFunc: func(_ string, _, m model.Model) { d.tell(m) },
+		UpdateFunc: func(_ string, _, m model.Model) { d.hear(m) },
 		DeleteFunc: func(_ string, m model.Model) { d.tellBridge(m) },
 	})
 	if _, err := c.Monitor(ctx, monitored(c)); err != nil {
 		c.Close()
 		return nil, err
 	}
-	var rows []openvSwitch
+	var rows []OpenVSwitch
 	if err = c.List(ctx, &rows); err == nil && len(rows) != 1 {
 		err = fmt.Errorf("table Open_vSwitch has %d rows instead of one: run ovs-vsctl init", len(rows))
 	}
@@ -143,63 +151,25 @@ func (d *DB) connect(ctx context.Context) (client.Client, error) {
 	return c, nil
 }
 
-// tell passes on what ovs-vswitchd says: that it has opened an interface, or why not, or that it has
-// done what was asked.
-func (d *DB) tell(m model.Model) {
-	if o, ok := m.(*openvSwitch); ok {
-		d.removals.answered(o.CurCfg)
-		return
-	}
-	i, ok := m.(*iface)
-	if !ok || i.Ofport == nil && !i.failed() {
-		return
-	}
-	if i.failed() {
-		d.lookForErrors()
-	}
-	d.mu.Lock()
-	w := d.waiters[i.Name]
-	d.mu.Unlock()
-	if w != nil {
-		w.once.Do(func() {
-			w.row = *i
-			close(w.done)
-		})
+// hear passes on what ovs-vswitchd says, of an interface or that it has done what was asked.
+func (d *DB) hear(m model.Model) {
+	switch row := m.(type) {
+	case *OpenVSwitch:
+		d.removals.answered(row.CurCfg)
+	case *Interface:
+		d.tell(row)
 	}
 }
 
 func (d *DB) tellBridge(m model.Model) {
 	switch row := m.(type) {
-	case *bridge:
+	case *Bridge:
 		d.bridgesChanged()
-	case *port:
-		if row.ExternalIDs[idSandbox] == "" { // it may be an uplink
+	case *Port:
+		if row.ExternalIDs[SandboxKey] == "" { // it may be an uplink
 			d.bridgesChanged()
 		}
 	}
-}
-
-// lookForErrors has the interfaces that are in error looked at, soon.
-func (d *DB) lookForErrors() {
-	select {
-	case d.failed <- struct{}{}:
-	default: // it is to be done already
-	}
-}
-
-// expect registers a waiter for the interface; call it before the transaction, and forget after.
-func (d *DB) expect(name string) *wait {
-	w := &wait{done: make(chan struct{})}
-	d.mu.Lock()
-	d.waiters[name] = w
-	d.mu.Unlock()
-	return w
-}
-
-func (d *DB) forget(name string) {
-	d.mu.Lock()
-	delete(d.waiters, name)
-	d.mu.Unlock()
 }
 
 // errDown is CNI error 11: the runtime tries again.
@@ -208,8 +178,8 @@ func (d *DB) errDown() error {
 		"start ovsdb-server and ovs-vswitchd, or set ovs.db")
 }
 
-// client returns the connection, waiting for it if need be.
-func (d *DB) client(ctx context.Context) (client.Client, error) {
+// Client returns the connection, waiting for it if need be.
+func (d *DB) Client(ctx context.Context) (client.Client, error) {
 	timeout := time.After(connectWait)
 	for {
 		d.mu.Lock()
@@ -228,6 +198,14 @@ func (d *DB) client(ctx context.Context) (client.Client, error) {
 	}
 }
 
+// Now returns the connection if there is one now, else nil, and a channel that is closed when bridges or
+// uplinks may have come or gone, or the connection.
+func (d *DB) Now() (c client.Client, changed <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conn, d.bridges
+}
+
 // Connected reports whether there is a connection now.
 func (d *DB) Connected() bool {
 	d.mu.Lock()
@@ -235,31 +213,10 @@ func (d *DB) Connected() bool {
 	return d.conn != nil
 }
 
-// errLost says that a transaction's outcome is unknown, as the connection broke.
-var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
-
-func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) ([]ovsdb.OperationResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectWait)
-	defer cancel()
-	results, err := c.Transact(ctx, ops...)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errLost, err)
-	}
-	if opErrs, err := ovsdb.CheckOperationResults(results, ops); err != nil {
-		for _, e := range opErrs {
-			if e != nil {
-				return nil, fmt.Errorf("OVSDB refused the transaction: %w", e)
-			}
-		}
-		return nil, fmt.Errorf("OVSDB refused the transaction: %w", err)
-	}
-	return results, nil
-}
-
 // Await waits for a connection and reports whether there is one.
 func (d *DB) Await(ctx context.Context, wait time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	_, err := d.client(ctx)
+	_, err := d.Client(ctx)
 	return err == nil
 }

@@ -1,13 +1,17 @@
-package ovs
+package vswitch
 
 import (
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 )
 
-// The columns that the delegate reads and writes, ovs-vswitchd.conf.db(5).
+// SandboxKey is the key of external_ids that marks the port of a pod; its value is the container ID.
+const SandboxKey = "patchbay-sandbox"
 
-type openvSwitch struct {
+// The rows, as far as columns are read and written; ovs-vswitchd.conf.db(5).
+
+// OpenVSwitch is the root: one row.
+type OpenVSwitch struct {
 	UUID    string   `ovsdb:"_uuid"`
 	Bridges []string `ovsdb:"bridges"`
 	Version *string  `ovsdb:"ovs_version"`
@@ -15,7 +19,8 @@ type openvSwitch struct {
 	CurCfg  int      `ovsdb:"cur_cfg"`
 }
 
-type bridge struct {
+// A Bridge is a row of the table of that name, as are the others.
+type Bridge struct {
 	UUID         string            `ovsdb:"_uuid"`
 	Name         string            `ovsdb:"name"`
 	Ports        []string          `ovsdb:"ports"`
@@ -26,7 +31,8 @@ type bridge struct {
 	ExternalIDs  map[string]string `ovsdb:"external_ids"`
 }
 
-type port struct {
+// A Port belongs to a bridge.
+type Port struct {
 	UUID        string            `ovsdb:"_uuid"`
 	Name        string            `ovsdb:"name"`
 	Interfaces  []string          `ovsdb:"interfaces"`
@@ -37,7 +43,8 @@ type port struct {
 	ExternalIDs map[string]string `ovsdb:"external_ids"`
 }
 
-type iface struct {
+// An Interface belongs to a port.
+type Interface struct {
 	UUID          string            `ovsdb:"_uuid"`
 	Name          string            `ovsdb:"name"`
 	Type          string            `ovsdb:"type"`
@@ -47,15 +54,17 @@ type iface struct {
 	ExternalIDs   map[string]string `ovsdb:"external_ids"`
 }
 
-// failed reports whether ovs-vswitchd says that it can't have the interface.
-func (i *iface) failed() bool { return i.Error != nil && *i.Error != "" }
+// Failed reports whether ovs-vswitchd says that it can't have the interface.
+func (i *Interface) Failed() bool { return i.Error != nil && *i.Error != "" }
 
-type controller struct {
+// A Controller is one that a bridge connects to.
+type Controller struct {
 	UUID   string `ovsdb:"_uuid"`
 	Target string `ovsdb:"target"`
 }
 
-type qos struct {
+// QoS is a limit that ports refer to.
+type QoS struct {
 	UUID        string            `ovsdb:"_uuid"`
 	Type        string            `ovsdb:"type"`
 	OtherConfig map[string]string `ovsdb:"other_config"`
@@ -64,15 +73,15 @@ type qos struct {
 
 func dbModel() (model.ClientDBModel, error) {
 	return model.NewClientDBModel("Open_vSwitch", map[string]model.Model{
-		"Open_vSwitch": &openvSwitch{}, "Bridge": &bridge{}, "Port": &port{}, "Interface": &iface{},
-		"Controller": &controller{}, "QoS": &qos{},
+		"Open_vSwitch": &OpenVSwitch{}, "Bridge": &Bridge{}, "Port": &Port{}, "Interface": &Interface{},
+		"Controller": &Controller{}, "QoS": &QoS{},
 	})
 }
 
 // monitored lists the columns one by one: a monitor of a partial model without them delivers the
 // inserts but drops every later update (libovsdb v0.8.1).
 func monitored(c client.Client) *client.Monitor {
-	o, b, p, i, t, q := &openvSwitch{}, &bridge{}, &port{}, &iface{}, &controller{}, &qos{}
+	o, b, p, i, t, q := &OpenVSwitch{}, &Bridge{}, &Port{}, &Interface{}, &Controller{}, &QoS{}
 	return c.NewMonitor(
 		client.WithTable(o, &o.Bridges, &o.Version, &o.NextCfg, &o.CurCfg),
 		client.WithTable(b, &b.Name, &b.Ports, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Controller, &b.ExternalIDs),

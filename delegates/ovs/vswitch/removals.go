@@ -1,4 +1,4 @@
-package ovs
+package vswitch
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 )
 
-// Removals tells which removed ports ovs-vswitchd may still have open. A port that is removed and
+// removals tells which removed ports ovs-vswitchd may still have open. A port that is removed and
 // added again before ovs-vswitchd has looked is the same port to it: it keeps the socket of the link
 // that is gone, and nothing is ever forwarded. So a removal raises next_cfg, as ovs-vsctl does, and a
 // removed name is used again once ovs-vswitchd has answered in cur_cfg; ovs-vswitchd.conf.db(5).
@@ -28,7 +28,7 @@ func newRemovals() *removals {
 }
 
 // connected starts anew with a connection: the database may be another one.
-func (r *removals) connected(row openvSwitch) {
+func (r *removals) connected(row OpenVSwitch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.before = row.NextCfg
@@ -78,8 +78,8 @@ func (r *removals) wait(ctx context.Context, name string) error {
 
 // ask returns the operations that raise next_cfg and read it; its value is the last result.
 func ask(c client.Client) ([]ovsdb.Operation, error) {
-	root := &openvSwitch{}
-	ops, err := c.WhereCache(func(*openvSwitch) bool { return true }).Mutate(root, model.Mutation{Field: &root.NextCfg, Mutator: ovsdb.MutateOperationAdd, Value: 1})
+	root := &OpenVSwitch{}
+	ops, err := c.WhereCache(func(*OpenVSwitch) bool { return true }).Mutate(root, model.Mutation{Field: &root.NextCfg, Mutator: ovsdb.MutateOperationAdd, Value: 1})
 	read := ovsdb.Operation{Op: ovsdb.OperationSelect, Table: "Open_vSwitch", Columns: []string{"next_cfg"}, Where: []ovsdb.Condition{}}
 	return append(ops, read), err
 }

@@ -1,0 +1,209 @@
+// Package bridge makes a node's bridges what they are declared to be: what is declared is compared with
+// what is found, and the difference, which touches nothing, is applied. On a bridge that was there it
+// adds what is missing and sets what is declared; ports that it does not know it leaves alone.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/ovn-kubernetes/libovsdb/client"
+	"github.com/ovn-kubernetes/libovsdb/model"
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+	"github.com/vishvananda/netlink"
+
+	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
+)
+
+// A Declared bridge is how a role's bridge is to be on this node.
+type Declared struct {
+	Name         string
+	Uplinks      []string
+	DatapathType string // auto, system or netdev
+	Controllers  []string
+	Protocols    []string // none: as they are
+	FailMode     string   // "": as it is
+}
+
+// Reconciler returns what makes the bridges of the roles so, to be registered with the connection.
+func Reconciler(roles map[string]Declared, log *slog.Logger) func(context.Context, client.Client) error {
+	return func(ctx context.Context, c client.Client) error {
+		for _, role := range slices.Sorted(maps.Keys(roles)) {
+			if err := ensure(ctx, c, roles[role], log); err != nil {
+				return fmt.Errorf("bridge %s of role %q: %w", roles[role].Name, role, err)
+			}
+		}
+		return nil
+	}
+}
+
+func ensure(ctx context.Context, c client.Client, want Declared, log *slog.Logger) error {
+	have, err := find(ctx, c, want)
+	if err != nil {
+		return err
+	}
+	diff, err := compare(want, have)
+	if err != nil || diff.empty() {
+		return err
+	}
+	if err := diff.apply(ctx, c, want, have); err != nil {
+		return err
+	}
+	log.Info("bridge set up", "bridge", want.Name, "created", diff.create, "uplinks", want.Uplinks)
+	return nil
+}
+
+// A found bridge is what there is of a declared one.
+type found struct {
+	row            vswitch.Bridge // without a UUID if it is not there
+	controllers    []vswitch.Controller
+	ports          map[string]string // UUIDs of the ports that have the uplinks' names
+	links          map[string]bool   // the uplinks that the node has a link of
+	kernelDatapath bool              // the kernel has Open vSwitch's datapath
+}
+
+func find(ctx context.Context, c client.Client, want Declared) (found, error) {
+	have := found{row: vswitch.Bridge{Name: want.Name}, ports: map[string]string{}, links: map[string]bool{}}
+	if err := c.Get(ctx, &have.row); err != nil && !errors.Is(err, client.ErrNotFound) {
+		return have, err
+	}
+	isOurs := func(t *vswitch.Controller) bool { return slices.Contains(have.row.Controller, t.UUID) }
+	if err := c.WhereCache(isOurs).List(ctx, &have.controllers); err != nil {
+		return have, err
+	}
+	for _, name := range want.Uplinks {
+		p := &vswitch.Port{Name: name}
+		switch err := c.Get(ctx, p); {
+		case err == nil:
+			have.ports[name] = p.UUID
+		case !errors.Is(err, client.ErrNotFound):
+			return have, err
+		}
+		_, err := netlink.LinkByName(name)
+		have.links[name] = err == nil
+	}
+	_, err := netlink.GenlFamilyGet("ovs_datapath")
+	have.kernelDatapath = err == nil
+	return have, nil
+}
+
+// A difference is what is to be done to a bridge.
+type difference struct {
+	create      bool
+	datapath    string   // of a bridge that is created
+	set         bool     // protocols, fail mode or controllers differ
+	protocols   []string // as they are to be
+	failMode    *string
+	kept, added []string // controllers: UUIDs of rows that stay, so that none is cut off, and targets of new ones
+	uplinks     []string // to be ports of it
+}
+
+func (d difference) empty() bool { return !d.create && !d.set && len(d.uplinks) == 0 }
+
+// compare says what is to be done so that the bridge is as declared, or why it can't be.
+func compare(want Declared, have found) (difference, error) {
+	d := difference{create: have.row.UUID == "", protocols: have.row.Protocols, failMode: have.row.FailMode}
+	if d.create {
+		d.datapath = want.datapathType(have.kernelDatapath)
+	}
+	if len(want.Protocols) > 0 && !slices.Equal(want.Protocols, have.row.Protocols) {
+		d.protocols, d.set = want.Protocols, true
+	}
+	if want.FailMode != "" && (have.row.FailMode == nil || *have.row.FailMode != want.FailMode) {
+		d.failMode, d.set = &want.FailMode, true
+	}
+	for _, target := range want.Controllers {
+		if i := slices.IndexFunc(have.controllers, func(t vswitch.Controller) bool { return t.Target == target }); i >= 0 {
+			d.kept = append(d.kept, have.controllers[i].UUID)
+		} else {
+			d.added = append(d.added, target)
+		}
+	}
+	if len(want.Controllers) == 0 {
+		d.kept = have.row.Controller
+	}
+	if len(d.added) > 0 || len(d.kept) != len(have.row.Controller) {
+		d.set = true
+	}
+	for _, name := range want.Uplinks {
+		uuid, isPort := have.ports[name]
+		switch {
+		case isPort && slices.Contains(have.row.Ports, uuid):
+		case isPort:
+			return d, fmt.Errorf("uplink %s is a port of another bridge", name)
+		case !have.links[name]:
+			return d, fmt.Errorf("uplink %s: the node has no such link", name)
+		default:
+			d.uplinks = append(d.uplinks, name)
+		}
+	}
+	return d, nil
+}
+
+// datapathType resolves auto: the kernel's datapath where the kernel has it.
+func (want Declared) datapathType(kernel bool) string {
+	switch {
+	case want.DatapathType != "" && want.DatapathType != "auto":
+		return want.DatapathType
+	case kernel:
+		return "system"
+	}
+	return "netdev"
+}
+
+// apply sets the uplinks up and makes the rest in one transaction.
+func (d difference) apply(ctx context.Context, c client.Client, want Declared, have found) error {
+	for _, name := range d.uplinks {
+		link, err := netlink.LinkByName(name)
+		if err == nil {
+			err = netlink.LinkSetUp(link)
+		}
+		if err != nil {
+			return fmt.Errorf("set uplink %s up: %w", name, err)
+		}
+	}
+	t := &vswitch.Transaction{Client: c}
+	if err := d.operations(t, want, have.row); err != nil {
+		return err
+	}
+	return t.Apply(ctx)
+}
+
+func (d difference) operations(t *vswitch.Transaction, want Declared, row vswitch.Bridge) error {
+	row.Name, row.Protocols, row.FailMode = want.Name, d.protocols, d.failMode
+	row.Controller = slices.Clone(d.kept)
+	var rows []model.Model
+	for n, target := range d.added {
+		added := &vswitch.Controller{UUID: fmt.Sprintf("controller%d", n), Target: target}
+		rows, row.Controller = append(rows, added), append(row.Controller, added.UUID)
+	}
+	if d.create {
+		local := &vswitch.Interface{UUID: "localif", Name: want.Name, Type: "internal"}
+		localPort := &vswitch.Port{UUID: "localport", Name: want.Name, Interfaces: []string{local.UUID}}
+		row.UUID, row.DatapathType, row.ExternalIDs = "bridge", d.datapath, map[string]string{"patchbay": "created"}
+		row.Ports = []string{localPort.UUID}
+		rows = append(rows, local, localPort)
+	}
+	for n, name := range d.uplinks {
+		i := &vswitch.Interface{UUID: fmt.Sprintf("uplinkif%d", n), Name: name}
+		p := &vswitch.Port{UUID: fmt.Sprintf("uplinkport%d", n), Name: name, Interfaces: []string{i.UUID}, ExternalIDs: map[string]string{"patchbay": "uplink"}}
+		rows, row.Ports = append(rows, i, p), append(row.Ports, p.UUID)
+	}
+	if d.create {
+		root := &vswitch.OpenVSwitch{}
+		return errors.Join(t.Insert(append(rows, &row)...), t.Add(t.WhereCache(func(*vswitch.OpenVSwitch) bool { return true }).
+			Mutate(root, model.Mutation{Field: &root.Bridges, Mutator: ovsdb.MutateOperationInsert, Value: []string{row.UUID}})))
+	}
+	err := t.Insert(rows...)
+	if d.set {
+		err = errors.Join(err, t.Add(t.Where(&row).Update(&row, &row.Protocols, &row.FailMode, &row.Controller)))
+	}
+	if n := len(d.uplinks); n > 0 {
+		err = errors.Join(err, t.Add(t.Where(&row).Mutate(&row, model.Mutation{Field: &row.Ports, Mutator: ovsdb.MutateOperationInsert, Value: row.Ports[len(row.Ports)-n:]})))
+	}
+	return err
+}

@@ -1,0 +1,107 @@
+package vswitch
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/ovn-kubernetes/libovsdb/client"
+)
+
+// A Reconciler puts right what depends on Open vSwitch: bridges, later flows and tunnels. It runs after
+// each start of ovsdb-server, which may have lost its database, before anybody else has the connection;
+// and after each start of ovs-vswitchd, which has lost everything that is not in the database.
+type Reconciler struct {
+	Name string
+	Run  func(ctx context.Context, c client.Client) error
+}
+
+// Register adds a reconciler; they run in this order. Call it before Run.
+func (d *DB) Register(name string, run func(context.Context, client.Client) error) {
+	d.reconcilers = append(d.reconcilers, Reconciler{name, run})
+}
+
+// reconcile runs the reconcilers until one fails.
+func (d *DB) reconcile(ctx context.Context, c client.Client) error {
+	for _, r := range d.reconcilers {
+		if err := r.Run(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retryPause is how long to wait where nothing tells when to try again.
+const retryPause = 100 * time.Millisecond
+
+// switchdPID is the file that ovs-vswitchd makes at its start, beside the database's socket.
+const switchdPID = "ovs-vswitchd.pid"
+
+// follow keeps what depends on ovs-vswitchd right as long as the connection lasts. The database does not
+// tell of its restarts: of all columns, only the local interfaces' statistics change (tried with Open
+// vSwitch 3.1, killed and ended). Its pid file does, in the directory of a socket; over TCP nothing does.
+func (d *DB) follow(ctx context.Context, c client.Client, gone, restarts <-chan struct{}) {
+	var again <-chan time.Time
+	for {
+		select {
+		case <-gone:
+			return
+		case <-ctx.Done():
+			return
+		case <-restarts:
+			d.log.Info("ovs-vswitchd was started again")
+		case <-again:
+		}
+		again = nil
+		if err := d.reconcile(ctx, c); err != nil && ctx.Err() == nil {
+			d.log.Error("Open vSwitch is not put right after a restart of ovs-vswitchd, trying on", "error", err)
+			again = time.After(10 * retryPause)
+		}
+	}
+}
+
+// watchSwitch tells of each start of ovs-vswitchd from now on.
+func (d *DB) watchSwitch() (restarts <-chan struct{}, stop func()) {
+	socket, isUnix := strings.CutPrefix(d.endpoint, "unix:")
+	if !isUnix {
+		return nil, func() {}
+	}
+	w, err := fsnotify.NewWatcher()
+	if err == nil {
+		err = w.Add(filepath.Dir(socket))
+	}
+	if err != nil {
+		d.log.Error("restarts of ovs-vswitchd are not noticed", "directory", filepath.Dir(socket), "error", err)
+		return nil, func() {}
+	}
+	c := make(chan struct{}, 1)
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		for {
+			select {
+			case e, ok := <-w.Events:
+				if !ok {
+					return
+				}
+				if filepath.Base(e.Name) != switchdPID || !e.Has(fsnotify.Create) {
+					continue
+				}
+			case _, ok := <-w.Errors: // events were lost
+				if !ok {
+					return
+				}
+			}
+			select {
+			case c <- struct{}{}:
+			default: // told already
+			}
+		}
+	}()
+	return c, func() {
+		_ = w.Close() // ends Events
+		<-finished
+	}
+}
