@@ -174,7 +174,6 @@ func chooseVersion(one string, many []string) (string, error) {
 	return best, nil
 }
 
-
 // MarshalJSON gives the list form, which Parse reads back to the same List.
 func (l *List) MarshalJSON() ([]byte, error) {
 	f := listFields{CNIVersion: l.CNIVersion, Name: l.Name, DisableCheck: l.DisableCheck, DisableGC: l.DisableGC}
