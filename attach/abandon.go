@@ -48,8 +48,8 @@ func (e *Engine) due(a Attachment, now time.Time) bool {
 	return e.Delegates.Cheap(a.Spec.Config) || now.Sub(a.Status.Deletion.Last) >= abandonedRetry
 }
 
-// failed returns the attachment as it is recorded after a DEL that failed.
-func (e *Engine) failed(a Attachment, cause error, now time.Time) Attachment {
+// asFailed returns the attachment as it is recorded after a DEL that failed.
+func (e *Engine) asFailed(a Attachment, cause error, now time.Time) Attachment {
 	d := Deletion{Since: now}
 	if a.Status.Deletion != nil {
 		d = *a.Status.Deletion

@@ -34,7 +34,7 @@ func (e *Engine) del(ctx context.Context, containerID string) error {
 	defer e.release(containerID, slot)
 	s := slot.record
 	if s == nil {
-		return e.removeUnrecorded(ctx, containerID)
+		return e.removeLeftoversOf(ctx, containerID)
 	}
 	if s.over() {
 		return nil
@@ -175,7 +175,7 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 		}
 	}
 	if err := e.forget(ctx, slot, s, next, releasable(gone)); err != nil {
-		e.put(slot, s.ContainerID, unrecorded(next, gone, err))
+		e.put(slot, s.ContainerID, keptInMemory(next, gone, err))
 		return errors.Join(err, waiting(s, stuck))
 	}
 	clock("record")
@@ -186,9 +186,9 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 	return errors.Join(waiting(s, stuck), failpoint.Hit(failpoint.DelRecorded))
 }
 
-// unrecorded is a sandbox as it is known here when etcd could not be told: what was unmade is yet to be
+// keptInMemory is a sandbox as it is known here when etcd could not be told: what was unmade is yet to be
 // forgotten, by GC or by the next call, and until then it is not Ready.
-func unrecorded(next *Sandbox, gone []Attachment, err error) *Sandbox {
+func keptInMemory(next *Sandbox, gone []Attachment, err error) *Sandbox {
 	known := next.with()
 	now := time.Now().UTC()
 	for _, a := range gone {
@@ -261,7 +261,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 		}
 		o := outcome{a, a.Status.Phase, err}
 		if err != nil {
-			o.Attachment = e.failed(a, err, time.Now().UTC())
+			o.Attachment = e.asFailed(a, err, time.Now().UTC())
 		}
 		outcomes = append(outcomes, o)
 	}
@@ -305,9 +305,9 @@ func definite(err error) bool {
 	return errors.As(err, &e) && e.Code != types.ErrTryAgainLater
 }
 
-// removeUnrecorded frees what a sandbox without a record has on Open vSwitch, found by the name it
+// removeLeftoversOf frees what a sandbox without a record has on Open vSwitch, found by the name it
 // bears there.
-func (e *Engine) removeUnrecorded(ctx context.Context, containerID string) error {
+func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) error {
 	names, err := e.Delegates.Leftovers(ctx,
 		func(o delegates.Owner) bool { return o.ContainerID != containerID },
 		nil)

@@ -63,7 +63,7 @@ func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) 
 
 // sweep removes what no record accounts for. What can't be removed now is left to Collect.
 func (e *Engine) sweep(ctx context.Context) (kept bool, err error) {
-	names, err := e.removeUnowned(ctx, e.lost.Load())
+	names, err := e.removeLeftovers(ctx, e.lost.Load())
 	e.kept.Store(&names)
 	e.unswept.Store(err != nil)
 	return len(names) > 0, err
@@ -119,10 +119,10 @@ func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) 
 	return e.repair(ctx, slot, slot.record)
 }
 
-// removeUnowned removes ports, links and claims of this node that no record accounts for. With lost, it
+// removeLeftovers removes ports, links and claims of this node that no record accounts for. With lost, it
 // returns the ports whose links are there, and leaves them.
-func (e *Engine) removeUnowned(ctx context.Context, lost bool) (kept []string, err error) {
-	if err := failpoint.Hit(failpoint.RecoverOrphans); err != nil {
+func (e *Engine) removeLeftovers(ctx context.Context, lost bool) (kept []string, err error) {
+	if err := failpoint.Hit(failpoint.RecoverLeftovers); err != nil {
 		return nil, err
 	}
 	names, err := e.leftoverPorts(ctx)

@@ -18,8 +18,9 @@ func webhook() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "webhook", Short: "Serve the validating admission webhook", Args: cobra.NoArgs,
 		Long: `webhook refuses networks and pod annotations that can't work, when they are written.
-It reads the sections meta and ipam of the daemons' configuration, so that it judges as
-they do. The API server lets everything in while it is away.`,
+It judges by the sections meta and ipam of the daemons' configuration, as they do, but
+doesn't read the file that meta.multus names: that is on the nodes. The API server lets
+everything in while it is away.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := config.Load(file, cmd.Flags().Changed("config"), nil)
 			if err != nil {

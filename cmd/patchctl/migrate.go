@@ -104,7 +104,8 @@ func noAnswer(server string, err error) error {
 	return err
 }
 
-// judge looks at everything, and at each pod as the first readable configuration has it.
+// judge looks at every configuration of Multus, every network and every pod. A pod is judged by the last
+// of the configurations, by name, that says anything which matters here.
 func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 	cfg := meta.Config{Devices: s, Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
 	var findings []multus.Finding

@@ -24,7 +24,7 @@ const (
 	DelUnmade         = "del-unmade"
 	DelRecorded       = "del-recorded"
 	RecoverSandbox    = "recover-sandbox"
-	RecoverOrphans    = "recover-orphans"
+	RecoverLeftovers  = "recover-leftovers"
 )
 
 // Names returns every point, sorted.
@@ -32,7 +32,7 @@ func Names() []string {
 	names := []string{
 		AddBegin, AddIntentWritten, AddAddressesReady, OvsLinkCreated, OvsLinkConfigured,
 		OvsPortCommitted, OvsPortUp, ExecPluginRan, AddMade, AddRecorded, UndoBegin, UndoUnmade,
-		DelBegin, OvsPortDeleted, OvsLinkDeleted, DelUnmade, DelRecorded, RecoverSandbox, RecoverOrphans,
+		DelBegin, OvsPortDeleted, OvsLinkDeleted, DelUnmade, DelRecorded, RecoverSandbox, RecoverLeftovers,
 	}
 	slices.Sort(names)
 	return names

@@ -21,7 +21,7 @@ import (
 // Killed at every step of DELs and ADDs that fail, of a live pod and of one that ends.
 func TestKilledWhileDELsFail(t *testing.T) {
 	n := newNode(t)
-	for i, point := range strings.Fields("del-begin ovs-port-deleted ovs-link-deleted del-unmade del-recorded undo-begin undo-unmade recover-sandbox recover-orphans add-recorded exec-plugin-ran") {
+	for i, point := range strings.Fields("del-begin ovs-port-deleted ovs-link-deleted del-unmade del-recorded undo-begin undo-unmade recover-sandbox recover-leftovers add-recorded exec-plugin-ran") {
 		t.Run(point, func(t *testing.T) {
 			id := fmt.Sprintf("k%d", i)
 			s := n.pod(id, "data,headed,chain,good")

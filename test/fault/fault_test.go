@@ -139,18 +139,18 @@ func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
 	n.Run(t, "b", "data")
 	n.Daemon.Kill()
 	lost := strings.TrimSpace(n.OVS.Vsctl(t, "--bare", "--columns=name", "find", "port", `external_ids:patchbay-pod="default/a"`))
-	orphan := ovs.HostName("nobody", "net1")
-	testnode.Sh(t, "ip", "link", "add", orphan, "type", "veth", "peer", "name", "orphan0")
-	n.OVS.Vsctl(t, "del-port", lost, "--", "add-port", "br-data", orphan, "--", "set", "port", orphan, "external_ids:patchbay-sandbox=nobody", "external_ids:patchbay-if=net1")
+	leftover := ovs.HostName("nobody", "net1")
+	testnode.Sh(t, "ip", "link", "add", leftover, "type", "veth", "peer", "name", "leftover0")
+	n.OVS.Vsctl(t, "del-port", lost, "--", "add-port", "br-data", leftover, "--", "set", "port", leftover, "external_ids:patchbay-sandbox=nobody", "external_ids:patchbay-if=net1")
 	n.OVS.StopServer()
 	n.Start(t)
 	if l, err := n.Client.List(context.Background(), client.Filter{}); err != nil || len(l) != 2 {
 		t.Errorf("records without Open vSwitch: %+v, %v", l, err)
 	}
 	n.OVS.StartServer(t)
-	testnode.Eventually(t, "the orphan is removed and a's port is back", func() bool {
+	testnode.Eventually(t, "the leftover is removed and a's port is back", func() bool {
 		ports := n.OVS.Ports(t)
-		return !slices.Contains(ports, orphan) && slices.Contains(ports, lost)
+		return !slices.Contains(ports, leftover) && slices.Contains(ports, lost)
 	})
 	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
 	n.Check(t, a)
