@@ -2,6 +2,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -234,11 +235,9 @@ func (c *Config) validate() error {
 	if method, at, _ := strings.Cut(c.OVS.DB, ":"); !slices.Contains([]string{"unix", "tcp", "ssl"}, method) || at == "" {
 		return fmt.Errorf("ovs.db %q must be unix:/path, tcp:host:port or ssl:host:port", c.OVS.DB)
 	}
-	if !slices.Contains([]string{"auto", "true", "false"}, c.Kubernetes.Enabled) {
-		return fmt.Errorf("kubernetes.enabled %q is none of auto, true, false", c.Kubernetes.Enabled)
-	}
-	if !slices.Contains([]string{"changes", "all"}, c.Kubernetes.Events) {
-		return fmt.Errorf("kubernetes.events %q is neither changes nor all", c.Kubernetes.Events)
+	if err := cmp.Or(oneOf("kubernetes.enabled", c.Kubernetes.Enabled, "auto", "true", "false"), oneOf("kubernetes.events", c.Kubernetes.Events, "changes", "all"),
+		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"), oneOf("log.format", c.Log.Format, "text", "json")); err != nil {
+		return err
 	}
 	if c.OVS.Marker && c.Kubernetes.Enabled == "false" {
 		return errors.New("ovs.marker publishes bridges as resources of a Kubernetes node, and kubernetes.enabled is false")
@@ -258,12 +257,6 @@ func (c *Config) validate() error {
 		if _, err := p.Validate(); err != nil {
 			return fmt.Errorf("ipam.pools.%s: %w", name, err)
 		}
-	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
-		return fmt.Errorf("log.level %q is none of debug, info, warn, error", c.Log.Level)
-	}
-	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
-		return fmt.Errorf("log.format %q is neither text nor json", c.Log.Format)
 	}
 	if c.Meta.DelegateTimeout < Duration(time.Second) || c.Meta.DelegateLimit < 1 {
 		return errors.New("meta.delegateTimeout must be 1s or more, and meta.delegateLimit 1 or more")
@@ -297,11 +290,16 @@ func (b Bridge) validate() error {
 	if len(b.Name) > 15 {
 		return fmt.Errorf("name %q must have 1 to 15 characters", b.Name)
 	}
-	if !slices.Contains([]string{"", "auto", "system", "netdev"}, b.DatapathType) {
-		return fmt.Errorf("datapathType %q is none of auto, system, netdev", b.DatapathType)
+	return cmp.Or(oneOf("datapathType", cmp.Or(b.DatapathType, "auto"), "auto", "system", "netdev"),
+		oneOf("failMode", cmp.Or(b.FailMode, "secure"), "standalone", "secure"))
+}
+
+func oneOf(key, value string, allowed ...string) error {
+	switch {
+	case slices.Contains(allowed, value):
+		return nil
+	case len(allowed) == 2:
+		return fmt.Errorf("%s %q is neither %s nor %s", key, value, allowed[0], allowed[1])
 	}
-	if !slices.Contains([]string{"", "standalone", "secure"}, b.FailMode) {
-		return fmt.Errorf("failMode %q is neither standalone nor secure", b.FailMode)
-	}
-	return nil
+	return fmt.Errorf("%s %q is none of %s", key, value, strings.Join(allowed, ", "))
 }
