@@ -31,8 +31,9 @@ type Entry struct {
 var ErrBehind = fault.New(fault.RetryLater, "the reader has fallen behind, and changes are gone: list again")
 
 // logSize is how many entries are kept for readers that are behind. An ADD or DEL makes two, and a reader
-// queues what takes long: thousands of calls would have to end while it is not scheduled once.
-const logSize = 4096
+// queues what takes long: hundreds of calls would have to end while it is not scheduled once. Each entry
+// keeps a record in memory.
+const logSize = 1024
 
 // A log keeps the last entries in their order. Readers wait for it, and it waits for none of them.
 type log struct {

@@ -73,6 +73,8 @@ type simulation struct {
 	engine     *Engine
 	open       atomic.Int32 // clients that are not done
 	pods       [podCount]pod
+	changes    *Cursor         // of the daemon that is alive
+	mirror     map[string]bool // what the changes say that pods have
 }
 
 // A pod as the container runtime knows it.
@@ -88,6 +90,43 @@ func newSimulation(t *testing.T, seed uint64, namespaces []string) *simulation {
 	return s
 }
 
+// follow brings the mirror up to date, and compares it with what the engine says (I8).
+func (s *simulation) follow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	entries, _ := s.changes.Next(ended)
+	for _, entry := range entries {
+		for _, e := range entry.Events {
+			key := e.Sandbox.Pod + " " + e.Attachment.Spec.Interface
+			if had := s.mirror[key]; had != (e.Type != "ADDED") {
+				s.fault("I8: %s is told to be %s, and was there before: %v", key, e.Type, had)
+			}
+			if e.Type == "DELETED" {
+				delete(s.mirror, key)
+			} else {
+				s.mirror[key] = true
+			}
+		}
+	}
+	if now := mirrored(s.engine.Current()); fmt.Sprint(now) != fmt.Sprint(s.mirror) {
+		s.fault("I8: pods have %v, and were told to have %v", now, s.mirror)
+	}
+}
+
+func mirrored(all []*Sandbox) map[string]bool {
+	m := map[string]bool{}
+	for _, s := range all {
+		for _, a := range s.Attachments {
+			if a.Status.Phase != Pending {
+				m[s.Pod+" "+a.Spec.Interface] = true
+			}
+		}
+	}
+	return m
+}
+
 // start starts a daemon.
 func (s *simulation) start() *Engine {
 	gen := s.gen
@@ -101,6 +140,8 @@ func (s *simulation) start() *Engine {
 	if err := e.Load(context.Background()); err != nil {
 		s.t.Fatal(err)
 	}
+	now, changes := e.Follow()
+	s.mirror, s.changes = mirrored(now), changes
 	return e
 }
 
@@ -183,4 +224,5 @@ func (s *simulation) settle() {
 		time.Sleep(2 * time.Second)
 	}
 	s.quiet(s.engine)
+	s.follow()
 }
