@@ -123,20 +123,15 @@ func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*S
 }
 
 func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
-	end, err := e.begin(ctx)
-	if err != nil {
-		return nil, nil, false, err
-	}
-	defer end()
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
 		return nil, nil, false, err
 	}
-	slot, err := e.acquire(ctx, have.ContainerID)
+	slot, done, err := e.hold(ctx, have.ContainerID)
 	if err != nil {
 		return nil, nil, false, err
 	}
-	defer e.release(have.ContainerID, slot)
+	defer done()
 	if slot.record == nil || slot.record.Ending {
 		return nil, nil, false, fmt.Errorf("pod %s/%s: %w", namespace, pod, ErrNoPod)
 	}
@@ -163,25 +158,19 @@ func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*S
 	return s, s.Find(w.Interface), true, nil
 }
 
-// enterSlot locks a sandbox's slot and opens its namespace; done undoes both.
+// enterSlot holds a sandbox's slot and opens its namespace; done undoes both.
 func (e *Engine) enterSlot(ctx context.Context, s *Sandbox) (slot *slot, d delegates.Sandbox, done func(), err error) {
-	end, err := e.begin(ctx)
+	slot, release, err := e.hold(ctx, s.ContainerID)
 	if err != nil {
 		return nil, d, nil, err
 	}
-	if slot, err = e.acquire(ctx, s.ContainerID); err != nil {
-		end()
-		return nil, d, nil, err
-	}
 	if d, err = e.open(s); err != nil {
-		e.release(s.ContainerID, slot)
-		end()
+		release()
 		return nil, d, nil, err
 	}
 	return slot, d, func() {
 		_ = d.Netns.Close()
-		e.release(s.ContainerID, slot)
-		end()
+		release()
 	}, nil
 }
 
@@ -390,7 +379,7 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 	if err := failpoint.Hit(failpoint.AddRecorded); err != nil {
 		return err
 	}
-	m.e.put(m.slot, record.ContainerID, record)
+	m.e.put(m.slot, record)
 	for _, a := range m.parts {
 		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}

@@ -40,7 +40,7 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox, interfaces 
 		if err := e.Records.Save(ctx, s, nil); err != nil {
 			return err
 		}
-		e.put(slot, s.ContainerID, s)
+		e.put(slot, s)
 		e.Meter.Repaired("interface")
 		e.notify(s, ReasonRepaired, a.describe()+": mended, as "+lost.Error())
 	}
@@ -49,11 +49,11 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox, interfaces 
 
 // Check compares a sandbox with its record: all attachments, hot-attached ones too.
 func (e *Engine) Check(ctx context.Context, containerID string) error {
-	slot, err := e.acquire(ctx, containerID)
+	slot, release, err := e.lock(ctx, containerID)
 	if err != nil {
 		return err
 	}
-	defer e.release(containerID, slot)
+	defer release()
 	s := slot.record
 	if s == nil {
 		return types.NewError(types.ErrUnknownContainer, "sandbox "+containerID+" is not known", "it was never added, or is deleted")

@@ -18,23 +18,19 @@ import (
 // Del unmakes a sandbox: everything recorded of it, hot-attached interfaces too, and everything on
 // Open vSwitch that bears its name. An unknown sandbox is a success.
 func (e *Engine) Del(ctx context.Context, containerID string) error {
-	end, err := e.begin(ctx)
+	slot, done, err := e.hold(ctx, containerID)
 	if err != nil {
 		return err
 	}
-	defer end()
-	return e.del(ctx, containerID)
+	defer done()
+	return e.del(ctx, slot)
 }
 
-func (e *Engine) del(ctx context.Context, containerID string) error {
-	slot, err := e.acquire(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer e.release(containerID, slot)
+// del unmakes the sandbox of a slot that is locked.
+func (e *Engine) del(ctx context.Context, slot *slot) error {
 	s := slot.record
 	if s == nil {
-		return e.removeLeftoversOf(ctx, containerID)
+		return e.removeLeftoversOf(ctx, slot.id)
 	}
 	if s.over() {
 		return nil
@@ -51,16 +47,11 @@ func (e *Engine) del(ctx context.Context, containerID string) error {
 
 // DelInterface unmakes one attachment of a sandbox; an unknown one is a success.
 func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) error {
-	end, err := e.begin(ctx)
+	slot, done, err := e.hold(ctx, containerID)
 	if err != nil {
 		return err
 	}
-	defer end()
-	slot, err := e.acquire(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer e.release(containerID, slot)
+	defer done()
 	s := slot.record
 	if s == nil || s.Find(ifName) == nil || s.Find(ifName).Status.Phase == Abandoned {
 		return nil
@@ -102,20 +93,15 @@ func (e *Engine) ForceDetach(ctx context.Context, namespace, pod, ifName string)
 
 // detach has do unmake an attachment of a running pod, and tells the pod's owner.
 func (e *Engine) detach(ctx context.Context, namespace, pod, ifName string, do func(*slot, *Sandbox, Attachment) error) error {
-	end, err := e.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
 		return err
 	}
-	slot, err := e.acquire(ctx, have.ContainerID)
+	slot, done, err := e.hold(ctx, have.ContainerID)
 	if err != nil {
 		return err
 	}
-	defer e.release(have.ContainerID, slot)
+	defer done()
 	if slot.record == nil || slot.record.Find(ifName) == nil {
 		return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
 	}
@@ -175,7 +161,7 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 		}
 	}
 	if err := e.forget(ctx, slot, s, next, releasable(gone)); err != nil {
-		e.put(slot, s.ContainerID, keptInMemory(next, gone, err))
+		e.put(slot, keptInMemory(next, gone, err))
 		return errors.Join(err, waiting(s, stuck))
 	}
 	clock("record")
@@ -231,7 +217,7 @@ func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claim
 		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
 	}
 	e.IPAM.Released(claims)
-	e.put(slot, s.ContainerID, rest)
+	e.put(slot, rest)
 	return nil
 }
 

@@ -103,6 +103,7 @@ type podKey struct{ namespace, name string }
 // A slot is the place of one sandbox: a lock and the record, nil if there is none. Who holds the
 // lock may replace the record; who reads it without does so under the engine's mutex.
 type slot struct {
+	id     string // the sandbox's container ID
 	lock   chan struct{}
 	users  int
 	record *Sandbox
@@ -135,40 +136,54 @@ func (e *Engine) weigh(ctx context.Context, weight int64) (end func(), err error
 	return func() { e.calls.Release(weight) }, nil
 }
 
-// acquire locks a sandbox's slot, making it if need be.
-func (e *Engine) acquire(ctx context.Context, containerID string) (*slot, error) {
+// hold begins a call for a sandbox, and locks its slot; done ends both.
+func (e *Engine) hold(ctx context.Context, containerID string) (s *slot, done func(), err error) {
+	end, err := e.begin(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, release, err := e.lock(ctx, containerID)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	return s, func() {
+		release()
+		end()
+	}, nil
+}
+
+// lock locks a sandbox's slot, making it if need be.
+func (e *Engine) lock(ctx context.Context, containerID string) (s *slot, release func(), err error) {
 	e.mu.Lock()
-	s := e.sandboxes[containerID]
-	if s == nil {
-		s = &slot{lock: make(chan struct{}, 1)}
+	if s = e.sandboxes[containerID]; s == nil {
+		s = &slot{id: containerID, lock: make(chan struct{}, 1)}
 		e.sandboxes[containerID] = s
 	}
 	s.users++
 	e.mu.Unlock()
 	select {
 	case s.lock <- struct{}{}:
-		return s, nil
+		return s, func() {
+			<-s.lock
+			e.leave(s)
+		}, nil
 	case <-ctx.Done():
-		e.leave(containerID, s)
-		return nil, types.NewError(types.ErrTryAgainLater, "another call for sandbox "+containerID+" is still running", "")
+		e.leave(s)
+		return nil, nil, types.NewError(types.ErrTryAgainLater, "another call for sandbox "+containerID+" is still running", "")
 	}
 }
 
-func (e *Engine) release(containerID string, s *slot) {
-	<-s.lock
-	e.leave(containerID, s)
-}
-
-func (e *Engine) leave(containerID string, s *slot) {
+func (e *Engine) leave(s *slot) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if s.users--; s.users == 0 && s.record == nil {
-		delete(e.sandboxes, containerID)
+		delete(e.sandboxes, s.id)
 	}
 }
 
 // put shows a record, nil for none, to everybody.
-func (e *Engine) put(s *slot, containerID string, record *Sandbox) {
+func (e *Engine) put(s *slot, record *Sandbox) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	old := s.record
@@ -183,14 +198,14 @@ func (e *Engine) put(s *slot, containerID string, record *Sandbox) {
 	var events []Event
 	key := podKey{shown.Namespace, shown.Pod}
 	if record == nil || record.Ending {
-		if e.byPod[key] == containerID {
+		if e.byPod[key] == s.id {
 			delete(e.byPod, key)
 		}
 	} else if record.Pod != "" {
 		if old == nil {
-			events = e.succeeded(key, containerID)
+			events = e.succeeded(key, s.id)
 		}
-		e.byPod[key] = containerID
+		e.byPod[key] = s.id
 	}
 	if !e.superseded(shown) {
 		events = append(events, diff(old, record)...)

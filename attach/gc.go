@@ -101,16 +101,11 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
 
 // retry tries to unmake what was given up of a sandbox.
 func (e *Engine) retry(ctx context.Context, containerID string) error {
-	end, err := e.begin(ctx)
+	slot, done, err := e.hold(ctx, containerID)
 	if err != nil {
 		return err
 	}
-	defer end()
-	slot, err := e.acquire(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer e.release(containerID, slot)
+	defer done()
 	if slot.record == nil {
 		return nil
 	}
@@ -147,11 +142,21 @@ func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
 		}
 		if !alive[s.ContainerID] {
 			e.logger(s).Warn("the runtime no longer knows this sandbox: collected")
-			errs = append(errs, e.del(ctx, s.ContainerID))
+			errs = append(errs, e.delAlone(ctx, s.ContainerID))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(lists)) {
 		errs = append(errs, e.Delegates.GC(ctx, lists[name], attachments[name]))
 	}
 	return errors.Join(errs...)
+}
+
+// delAlone is Del while no call is in progress.
+func (e *Engine) delAlone(ctx context.Context, containerID string) error {
+	slot, release, err := e.lock(ctx, containerID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return e.del(ctx, slot)
 }

@@ -174,16 +174,11 @@ func (e *Engine) freeLeftover(ctx context.Context, pool string, addr netip.Addr)
 // removeAbandoned tries once more to unmake what was given up, or will be, and discards it.
 func (e *Engine) removeAbandoned(ctx context.Context, id string) (unmade, err error) {
 	containerID, ifName, _ := strings.Cut(id, "/")
-	end, err := e.begin(ctx)
+	slot, done, err := e.hold(ctx, containerID)
 	if err != nil {
 		return nil, err
 	}
-	defer end()
-	slot, err := e.acquire(ctx, containerID)
-	if err != nil {
-		return nil, err
-	}
-	defer e.release(containerID, slot)
+	defer done()
 	if slot.record != nil {
 		if a := slot.record.Find(ifName); a != nil && a.Status.Deletion != nil {
 			return e.discard(ctx, slot, slot.record, *a)

@@ -27,12 +27,12 @@ func (e *Engine) Load(ctx context.Context) error {
 		e.unreadable[id] = true
 	}
 	for _, s := range records {
-		slot, err := e.acquire(ctx, s.ContainerID)
+		slot, release, err := e.lock(ctx, s.ContainerID)
 		if err != nil {
 			return err
 		}
-		e.put(slot, s.ContainerID, s)
-		e.release(s.ContainerID, slot)
+		e.put(slot, s)
+		release()
 	}
 	return nil
 }
@@ -85,11 +85,11 @@ const (
 
 // reconcile drives what is of a sandbox to what is recorded.
 func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) error {
-	slot, err := e.acquire(ctx, containerID)
+	slot, release, err := e.lock(ctx, containerID)
 	if err != nil {
 		return err
 	}
-	defer e.release(containerID, slot)
+	defer release()
 	s := slot.record
 	if s == nil {
 		return nil

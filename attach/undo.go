@@ -37,7 +37,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 		m.e.logger(m.before).Error("roll-back is not recorded; it will be tried again", "error", err)
 		left := m.recorded()
 		left.Ending = m.slot.record == nil || m.slot.record.Ending
-		m.e.put(m.slot, m.before.ContainerID, left)
+		m.e.put(m.slot, left)
 	case len(stuck) > 0:
 		m.e.tellAbandoned(m.before, stuck)
 		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "cause", m.explain(cause), "error", stuck[0].err)

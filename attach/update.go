@@ -14,16 +14,11 @@ import (
 // with: those of a lease that was renewed, or none for one that was lost. The interface in the pod
 // follows, then the record. It may be repeated; an attachment that is not there is ErrNoAttachment.
 func (e *Engine) Update(ctx context.Context, o delegates.Owner, addresses *types100.Result) error {
-	end, err := e.begin(ctx)
+	slot, done, err := e.hold(ctx, o.ContainerID)
 	if err != nil {
 		return err
 	}
-	defer end()
-	slot, err := e.acquire(ctx, o.ContainerID)
-	if err != nil {
-		return err
-	}
-	defer e.release(o.ContainerID, slot)
+	defer done()
 	s := slot.record
 	if s == nil || s.Find(o.Interface) == nil || s.Find(o.Interface).Status.Phase != Ready {
 		return fmt.Errorf("interface %s of sandbox %s: %w", o.Interface, o.ContainerID, ErrNoAttachment)
@@ -43,7 +38,7 @@ func (e *Engine) Update(ctx context.Context, o delegates.Owner, addresses *types
 	if err := e.Records.Save(ctx, next, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
 	}
-	e.put(slot, s.ContainerID, next)
+	e.put(slot, next)
 	e.notify(next, ReasonUpdated, a.describe())
 	return nil
 }
