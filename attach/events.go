@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -99,38 +100,36 @@ func (c *Cursor) take() ([]Entry, <-chan struct{}, error) {
 	return entries, l.changed, nil
 }
 
-// diff is the difference between two records of a sandbox. Pending attachments are nobody's business
-// yet.
+// diff is the difference between two records of a sandbox.
 func diff(before, after *Sandbox) []Event {
 	var events []Event
-	if after != nil && after.over() {
-		after = nil
-	}
-	if after != nil {
-		for _, a := range after.Attachments {
-			if a.Status.Phase == Pending {
-				continue
-			}
-			typ := "ADDED"
-			if before != nil {
-				if old := before.Find(a.Spec.Interface); old != nil && old.Status.Phase != Pending {
-					if old.Status.Phase == a.Status.Phase && sameResult(old.Status.Result, a.Status.Result) {
-						continue
-					}
-					typ = "MODIFIED"
-				}
-			}
-			events = append(events, Event{typ, after, a})
+	had, has := shown(before), shown(after)
+	for _, a := range has {
+		switch i := indexOf(had, a); {
+		case i < 0:
+			events = append(events, Event{"ADDED", after, a})
+		case had[i].Status.Phase != a.Status.Phase || !sameResult(had[i].Status.Result, a.Status.Result):
+			events = append(events, Event{"MODIFIED", after, a})
 		}
 	}
-	if before != nil && !before.over() {
-		for _, a := range before.Attachments {
-			if a.Status.Phase != Pending && (after == nil || after.Find(a.Spec.Interface) == nil) {
-				events = append(events, Event{"DELETED", before, a})
-			}
+	for _, a := range had {
+		if indexOf(has, a) < 0 {
+			events = append(events, Event{"DELETED", before, a})
 		}
 	}
 	return events
+}
+
+func indexOf(as []Attachment, like Attachment) int {
+	return slices.IndexFunc(as, func(a Attachment) bool { return a.Spec.Interface == like.Spec.Interface })
+}
+
+// shown are the attachments that watchers know of: what is Pending is nobody's business yet.
+func shown(s *Sandbox) []Attachment {
+	if s == nil || s.over() {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool { return a.Status.Phase == Pending })
 }
 
 // sameResult reports whether two results read the same. An address has more than one form in memory, so

@@ -36,8 +36,8 @@ var delayed = map[string]string{ReasonFailedAttach: ReasonAttachDelayed, ReasonF
 
 // Failed notes a failure for a pod's owner. The reason is that of failures which somebody must mend.
 func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
-	if fault.Of(err).Passes() {
-		reason = delayed[reason]
+	if later, known := delayed[reason]; known && fault.Of(err).Passes() {
+		reason = later
 	}
 	e.tell(Notice{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Warning: true, Reason: reason, Message: err.Error()})
 }

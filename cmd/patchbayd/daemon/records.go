@@ -38,38 +38,38 @@ func (n *notedRecords) had() bool {
 func (n *notedRecords) Load(ctx context.Context) ([]*attach.Sandbox, []string, error) {
 	all, unreadable, err := n.Records.Load(ctx)
 	for _, s := range all {
-		n.note(s.ContainerID, true)
+		n.note(s, true)
 	}
 	return all, unreadable, err
 }
 
 // Save implements attach.Records.
 func (n *notedRecords) Save(ctx context.Context, s *attach.Sandbox, with txn.Txn) error {
-	err := n.Records.Save(ctx, s, with)
-	if err == nil {
-		n.note(s.ContainerID, true)
+	if err := n.Records.Save(ctx, s, with); err != nil {
+		return err
 	}
-	return err
+	n.note(s, true)
+	return nil
 }
 
 // Remove implements attach.Records.
 func (n *notedRecords) Remove(ctx context.Context, s *attach.Sandbox, with txn.Txn) error {
-	err := n.Records.Remove(ctx, s, with)
-	if err == nil {
-		n.note(s.ContainerID, false)
+	if err := n.Records.Remove(ctx, s, with); err != nil {
+		return err
 	}
-	return err
+	n.note(s, false)
+	return nil
 }
 
 // note notes that a sandbox has a record, or none, and writes the first and the last of them down.
-func (n *notedRecords) note(containerID string, has bool) {
+func (n *notedRecords) note(s *attach.Sandbox, has bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	before := len(n.known)
 	if has {
-		n.known[containerID] = true
+		n.known[s.ContainerID] = true
 	} else {
-		delete(n.known, containerID)
+		delete(n.known, s.ContainerID)
 	}
 	if (before == 0) != (len(n.known) == 0) {
 		n.write()
