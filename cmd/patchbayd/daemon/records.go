@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/patchbay-cni/patchbay/attach"
@@ -22,6 +23,7 @@ type notedRecords struct {
 
 	mu    sync.Mutex
 	known map[string]bool // container IDs
+	noted bool            // what was last written down: that there are records
 }
 
 func noteRecords(r attach.Records, file, boot string, log *slog.Logger) *notedRecords {
@@ -61,17 +63,17 @@ func (n *notedRecords) Remove(ctx context.Context, s *attach.Sandbox, with txn.T
 	return nil
 }
 
-// note notes that a sandbox has a record, or none, and writes the first and the last of them down.
+// note notes that a sandbox has a record, or none, and writes the first and the last of them down. What
+// could not be written is tried again with the next.
 func (n *notedRecords) note(s *attach.Sandbox, has bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	before := len(n.known)
 	if has {
 		n.known[s.ContainerID] = true
 	} else {
 		delete(n.known, s.ContainerID)
 	}
-	if (before == 0) != (len(n.known) == 0) {
+	if n.noted != (len(n.known) > 0) {
 		n.write()
 	}
 }
@@ -86,11 +88,15 @@ func (n *notedRecords) settle() {
 func (n *notedRecords) write() {
 	var err error
 	if len(n.known) > 0 {
-		err = os.WriteFile(n.file, []byte(n.boot), 0o600)
+		if err = os.MkdirAll(filepath.Dir(n.file), 0o700); err == nil {
+			err = os.WriteFile(n.file, []byte(n.boot), 0o600)
+		}
 	} else if err = os.Remove(n.file); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err != nil {
 		n.log.Error("whether there are records is not noted", "error", err)
+		return
 	}
+	n.noted = len(n.known) > 0
 }

@@ -40,7 +40,8 @@ func (s *stored) Remove(_ context.Context, r *attach.Sandbox, _ txn.Txn) error {
 }
 
 func TestTheFileIsThereAsLongAsThereAreRecords(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "recorded")
+	dir := filepath.Join(t.TempDir(), "state") // nothing has made it yet
+	file := filepath.Join(dir, "recorded")
 	etcd := &stored{all: map[string]*attach.Sandbox{}}
 	n := noteRecords(etcd, file, "boot", slog.New(slog.DiscardHandler))
 	expect := func(when string, want bool) {
@@ -90,4 +91,21 @@ func TestTheFileIsThereAsLongAsThereAreRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("after a reboot", false)
+}
+
+func TestTheFileIsWrittenWithTheNextRecordIfItCouldNotBe(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	n := noteRecords(&stored{all: map[string]*attach.Sandbox{}}, filepath.Join(dir, "recorded"), "boot", slog.New(slog.DiscardHandler))
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a file where the directory is to be
+		t.Fatal(err)
+	}
+	for i, id := range []string{"1", "2"} {
+		if err := n.Save(t.Context(), &attach.Sandbox{ContainerID: id}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if n.had() != (i == 1) {
+			t.Errorf("after record %s: the file says %v", id, n.had())
+		}
+		_ = os.Remove(dir)
+	}
 }
