@@ -15,8 +15,10 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
+	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // A Declared bridge is how a role's bridge is to be on this node.
@@ -83,12 +85,17 @@ func find(ctx context.Context, c client.Client, want Declared) (found, error) {
 		case !errors.Is(err, client.ErrNotFound):
 			return have, err
 		}
-		_, err := netlink.LinkByName(name)
-		have.links[name] = err == nil
+		l, err := link.Find(name)
+		if err != nil {
+			return have, fmt.Errorf("uplink %s: %w", name, err)
+		}
+		have.links[name] = l != nil
 	}
 	_, err := netlink.GenlFamilyGet("ovs_datapath")
-	have.kernelDatapath = err == nil
-	return have, nil
+	if have.kernelDatapath = err == nil; errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	return have, err
 }
 
 // A difference is what is to be done to a bridge.

@@ -79,15 +79,23 @@ func (d *DB) Run(ctx context.Context) {
 
 // serve has a new connection used as long as it lasts, if all that is registered could be put right.
 func (d *DB) serve(ctx context.Context, c client.Client) error {
+	lasts, end := context.WithCancel(ctx)
+	defer end()
+	go func() { // the notice is given once, to whoever waits for it then
+		select {
+		case <-c.DisconnectNotify():
+			end()
+		case <-lasts.Done():
+		}
+	}()
 	restarts, stop := d.watchSwitch()
 	defer stop()
-	if err := d.reconcile(ctx, c); err != nil {
+	if err := d.reconcile(lasts, c); err != nil {
 		return err
 	}
 	d.log.Info("connected to Open vSwitch", "db", d.endpoint)
-	gone := c.DisconnectNotify()
 	d.swap(c)
-	if d.follow(ctx, c, gone, restarts); ctx.Err() == nil {
+	if d.follow(lasts, c, restarts); ctx.Err() == nil {
 		d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
 	}
 	d.swap(nil)

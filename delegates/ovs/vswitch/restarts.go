@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"strings"
 	"time"
@@ -23,14 +24,16 @@ func (d *DB) Register(name string, run func(context.Context, client.Client) erro
 	d.reconcilers = append(d.reconcilers, Reconciler{name, run})
 }
 
-// reconcile runs the reconcilers until one fails.
+// reconcile runs the reconcilers. One that fails keeps no other from its work.
 func (d *DB) reconcile(ctx context.Context, c client.Client) error {
+	var errs []error
 	for _, r := range d.reconcilers {
-		if err := r.Run(ctx, c); err != nil {
-			return err
-		}
+		errs = append(errs, r.Run(ctx, c))
 	}
-	return nil
+	if ctx.Err() != nil {
+		errs = append(errs, errLost) // meanwhile
+	}
+	return errors.Join(errs...)
 }
 
 // retryPause is how long to wait where nothing tells when to try again.
@@ -42,12 +45,11 @@ const switchdPID = "ovs-vswitchd.pid"
 // follow keeps what depends on ovs-vswitchd right as long as the connection lasts. The database does not
 // tell of its restarts: of all columns, only the local interfaces' statistics change (tried with Open
 // vSwitch 3.1, killed and ended). Its pid file does, in the directory of a socket; over TCP nothing does.
-func (d *DB) follow(ctx context.Context, c client.Client, gone, restarts <-chan struct{}) {
+func (d *DB) follow(ctx context.Context, c client.Client, restarts <-chan struct{}) {
 	var again <-chan time.Time
+	lastErr := ""
 	for {
 		select {
-		case <-gone:
-			return
 		case <-ctx.Done():
 			return
 		case <-restarts:
@@ -55,9 +57,14 @@ func (d *DB) follow(ctx context.Context, c client.Client, gone, restarts <-chan 
 		case <-again:
 		}
 		again = nil
-		if err := d.reconcile(ctx, c); err != nil && ctx.Err() == nil {
+		err := d.reconcile(ctx, c)
+		if err == nil || ctx.Err() != nil {
+			lastErr = ""
+			continue
+		}
+		if again = time.After(10 * retryPause); err.Error() != lastErr {
+			lastErr = err.Error()
 			d.log.Error("Open vSwitch is not put right after a restart of ovs-vswitchd, trying on", "error", err)
-			again = time.After(10 * retryPause)
 		}
 	}
 }

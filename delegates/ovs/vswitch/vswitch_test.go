@@ -65,3 +65,36 @@ func TestReconcilersRunAfterEachRestart(t *testing.T) {
 	o.StartServer(t)
 	both()
 }
+
+// The connection is lost while a reconciler is at work: it must be noticed, and the next one be used.
+func TestAConnectionThatIsLostWhileReconcilingIsNoticed(t *testing.T) {
+	o := testnode.StartOVS(t)
+	db := vswitch.New(o.DB, slog.New(slog.DiscardHandler))
+	begun, goOn := make(chan client.Client, 100), make(chan struct{})
+	db.Register("slow", func(_ context.Context, c client.Client) error {
+		begun <- c
+		<-goOn
+		return nil
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		db.Run(ctx)
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	first := <-begun
+	goOn <- struct{}{}
+	o.StopSwitch()
+	o.StartSwitch(t)
+	<-begun // after the restart of ovs-vswitchd
+	o.StopServer()
+	o.StartServer(t)
+	close(goOn)
+	if second := <-begun; second == first {
+		t.Error("the lost connection is still used")
+	}
+}
