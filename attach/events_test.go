@@ -88,7 +88,7 @@ func TestAReaderThatFellBehindListsAgain(t *testing.T) {
 	_, slow := e.Follow()
 	put := func(i int) {
 		id := fmt.Sprintf("c%d", i)
-		e.put(&slot{}, &Sandbox{ContainerID: id, Namespace: "default", Pod: id})
+		e.put(&slot{id: id}, &Sandbox{ContainerID: id, Namespace: "default", Pod: id})
 	}
 	for i := range logSize {
 		put(i)
