@@ -2,11 +2,12 @@ package vswitch
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // switchWait is how long ovs-vswitchd may take to open or close an interface.
@@ -92,7 +93,7 @@ func (d *DB) LookForErrors() {
 	}
 }
 
-var errSwitchSlow = errors.New("ovs-vswitchd takes too long")
+var errSwitchSlow = fault.New(fault.RetryLater, "ovs-vswitchd takes too long")
 
 // waitError says why a wait has ended. That ovs-vswitchd is slow is CNI error 11: the runtime tries again.
 func waitError(ctx context.Context) error {

@@ -9,6 +9,8 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // A Change adds its operations to a transaction. It is called again when the transaction has to be made
@@ -125,7 +127,7 @@ func (d *DB) awaitAnother(ctx context.Context, c client.Client) {
 }
 
 // errLost says that a transaction's outcome is unknown, as the connection broke.
-var errLost = errors.New("connection to Open vSwitch lost")
+var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
 
 func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) ([]ovsdb.OperationResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
