@@ -21,7 +21,7 @@ KUBEFLAGS   = -X $(GITVERSION).gitVersion=$(KUBEVERSION) -X $(GITVERSION).gitMaj
 	-X $(GITVERSION).gitTreeState=clean -X $(GITVERSION).gitCommit=module
 MODULES     = . test/ovscni test/e2e test/e2e/kube test/e2e/containerd
 
-.PHONY: help deps build install demo test testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz clean
+.PHONY: help deps build install demo test sim testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz clean
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -58,6 +58,10 @@ peers: ## ovs-cni's plugins for mirrors, which tests chain behind our delegate
 # -p 4: tests wait more than they work, and each package has namespaces of its own.
 test: deps testbin peers ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
 	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -p 4 -timeout 20m ./...
+	$(STATIC) test -count=1 -run TestSimulation ./attach -sim.runs 10000
+
+sim: ## the engine's simulation: make sim RUNS=100000, or SEED=n for one run
+	$(STATIC) test -count=1 -timeout 60m -run TestSimulation ./attach -sim.runs $(or $(RUNS),10000) -sim.seed $(or $(SEED),0)
 
 e2ebin: deps build
 	@mkdir -p $(E2E)
