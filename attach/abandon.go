@@ -179,7 +179,7 @@ func takeOut(ns *netns.Handle, ifName string) error {
 		if err := netlink.LinkDel(l); !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
-		addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addrs, err := link.Addresses(&netlink.Handle{}, l)
 		errs := []error{err, netlink.LinkSetDown(l)}
 		for _, a := range addrs {
 			errs = append(errs, netlink.AddrDel(l, &a))

@@ -96,7 +96,7 @@ func (m *making) actual(ifName string) (mac string, addrs []*net.IPNet, err erro
 			return err
 		}
 		mac = l.Attrs().HardwareAddr.String()
-		list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		list, err := link.Addresses(&netlink.Handle{}, l)
 		for _, a := range list {
 			if a.Scope != unix.RT_SCOPE_LINK {
 				addrs = append(addrs, a.IPNet)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // applyDefaultRoutes gives the default route to the attachment that asked for it with default-route
@@ -158,13 +159,13 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 }
 
 func defaultRoutes(h *netlink.Handle, ifName string) ([]netlink.Route, error) {
-	link, err := h.LinkByName(ifName)
+	l, err := h.LinkByName(ifName)
 	if err != nil {
 		return nil, fmt.Errorf("find %s in the pod: %w", ifName, err)
 	}
-	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+	routes, err := link.Routes(h, l)
 	if err != nil {
-		return nil, fmt.Errorf("list routes of %s: %w", ifName, err)
+		return nil, err
 	}
 	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && !isDefault(*r.Dst) }), nil
 }

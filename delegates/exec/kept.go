@@ -23,7 +23,7 @@ func keep(s delegates.Sandbox, ifName string, prev, res *types100.Result) error 
 		if l == nil {
 			return err // gone, with its addresses
 		}
-		have, err = netlink.AddrList(l, netlink.FAMILY_ALL)
+		have, err = link.Addresses(&netlink.Handle{}, l)
 		return err
 	})
 	if err != nil {

@@ -74,15 +74,15 @@ func limited(ctx context.Context, c client.Client, p *vswitch.Port, rate uint64)
 
 // checkEgress looks for the pod's own limit, inside its namespace.
 func checkEgress(ifName string, rate uint64) error {
-	link, err := netlink.LinkByName(ifName)
+	l, err := netlink.LinkByName(ifName)
 	if err != nil {
 		return fmt.Errorf("interface %s is missing in the pod: %w", ifName, err)
 	}
-	qdiscs, err := netlink.QdiscList(link)
+	queues, err := link.Queues(l)
 	if err != nil {
-		return fmt.Errorf("list queues of %s: %w", ifName, err)
+		return err
 	}
-	if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "tbf" }) {
+	if !slices.ContainsFunc(queues, func(q netlink.Qdisc) bool { return q.Type() == "tbf" }) {
 		return fmt.Errorf("interface %s has lost its limit of %d bit/s", ifName, rate)
 	}
 	return nil

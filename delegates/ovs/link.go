@@ -94,9 +94,9 @@ const addrGenModeNone = 1
 
 // ours returns the names of the host's ends of all our veth pairs.
 func ours() ([]string, error) {
-	all, err := listLinks()
+	all, err := link.Links()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	var names []string
 	for _, l := range all {
@@ -105,19 +105,6 @@ func ours() ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// listTries is how often links are listed on a node where they come and go all the time.
-const listTries = 20
-
-// listLinks lists the links again when some came or went meanwhile: such a list may lack others.
-func listLinks() (all []netlink.Link, err error) {
-	for range listTries {
-		if all, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return all, err
 }
 
 // podSide is what is to be set on the pod's end.

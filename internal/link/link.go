@@ -1,5 +1,6 @@
 // Package link compares an interface of a pod with the CNI result that describes it, and gives
-// it what it lacks. Its functions run inside the pod's namespace.
+// it what it lacks, inside the pod's namespace. It also lists whole what the kernel has of links, in
+// any namespace.
 package link
 
 import (
@@ -37,9 +38,9 @@ func (n NIC) Check() error {
 	if want := n.mac(); want != "" && link.Attrs().HardwareAddr.String() != want {
 		return fmt.Errorf("interface %s has hardware address %s, not %s", n.Name, link.Attrs().HardwareAddr, want)
 	}
-	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
+	addrs, err := Addresses(h, link)
 	if err != nil {
-		return fmt.Errorf("list addresses of %s: %w", n.Name, err)
+		return err
 	}
 	for _, ip := range n.ips() {
 		if !slices.ContainsFunc(addrs, func(have netlink.Addr) bool { return have.IPNet.String() == ip.Address.String() }) {
@@ -49,9 +50,9 @@ func (n NIC) Check() error {
 	if n.AnyRoutes {
 		return nil
 	}
-	routes, err := h.RouteList(link, netlink.FAMILY_ALL)
+	routes, err := Routes(h, link)
 	if err != nil {
-		return fmt.Errorf("list routes of %s: %w", n.Name, err)
+		return err
 	}
 	for _, r := range n.Result.Routes {
 		if !has(routes, r) {
@@ -80,9 +81,9 @@ func (n NIC) Apply() error {
 	if n.AnyRoutes || len(n.Result.Routes) == 0 {
 		return nil
 	}
-	have, err := h.RouteList(link, netlink.FAMILY_ALL)
+	have, err := Routes(h, link)
 	if err != nil {
-		return fmt.Errorf("list routes of %s: %w", n.Name, err)
+		return err
 	}
 	for _, r := range n.Result.Routes {
 		if has(have, r) {
