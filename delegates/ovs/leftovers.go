@@ -20,11 +20,7 @@ func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bo
 		return nil, err
 	}
 	var ports []vswitch.Port
-	err = c.WhereCache(func(p *vswitch.Port) bool {
-		id, ok := p.ExternalIDs[idSandbox]
-		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name
-	}).List(ctx, &ports)
-	if err != nil {
+	if err := c.WhereCache(isOurs).List(ctx, &ports); err != nil {
 		return nil, err
 	}
 	accounted := map[string]bool{}
@@ -50,13 +46,22 @@ func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bo
 	return slices.Compact(names), nil
 }
 
-// RemoveLeftovers removes ports and links of ours by name.
+// RemoveLeftovers removes ports and links. Of the names only those count that HostName can have made: the
+// others are other delegates'.
 func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
-	if len(names) == 0 {
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !hostNamePattern.MatchString(n) })
+	return d.removePlugs(ctx, names, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] != "" })
+}
+
+// removePlugs removes the ports that owns approves of, then the links. The links stay if the ports do.
+func (d *Delegate) removePlugs(ctx context.Context, ports, links []string, owns func(*vswitch.Port) bool) error {
+	if len(ports) > 0 {
+		if err := d.ports.del(ctx, ports, owns); err != nil {
+			return err
+		}
+	}
+	if len(links) == 0 {
 		return nil
 	}
-	if err := d.ports.del(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] != "" }); err != nil {
-		return err
-	}
-	return d.links.remove(names)
+	return d.links.remove(links)
 }

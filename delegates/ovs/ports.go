@@ -25,6 +25,12 @@ const (
 	idNetwork = "patchbay-network"
 )
 
+// isOurs reports whether a port is one of a pod, by its name too: what only bears our mark stays.
+func isOurs(p *vswitch.Port) bool {
+	id, marked := p.ExternalIDs[idSandbox]
+	return marked && HostName(id, p.ExternalIDs[idIf]) == p.Name
+}
+
 // A portSpec is a port to be added to a bridge.
 type portSpec struct {
 	name          string

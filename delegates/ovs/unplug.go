@@ -113,10 +113,7 @@ func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
 	}
 	u.seen = true
 	var rows []vswitch.Port
-	err = c.WhereCache(func(p *vswitch.Port) bool {
-		id, ok := p.ExternalIDs[idSandbox]
-		return ok && HostName(id, p.ExternalIDs[idIf]) == p.Name
-	}).List(ctx, &rows)
+	err = c.WhereCache(isOurs).List(ctx, &rows)
 	if err != nil {
 		return nil, err
 	}
@@ -160,15 +157,7 @@ func (u *Unplugger) Unplug(ctx context.Context, plugs []Plug) error {
 			links = append(links, p.Name)
 		}
 	}
-	if len(ports) > 0 {
-		if err := u.native.ports.del(ctx, ports, func(p *vswitch.Port) bool { return rows[p.UUID] }); err != nil {
-			return err
-		}
-	}
-	if len(links) == 0 {
-		return nil
-	}
-	return u.native.links.remove(links)
+	return u.native.removePlugs(ctx, ports, links, func(p *vswitch.Port) bool { return rows[p.UUID] })
 }
 
 // UnplugEnded removes the ports of the pods that have ended, and returns them and what is still there.
