@@ -77,7 +77,7 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
 	for n, i := range live {
 		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
 	}
-	resp, err := k.try(Txn{operations: ops}, nil)
+	resp, lost, err := k.try(Txn{operations: ops}, nil)
 	if err != nil {
 		if !errors.Is(err, txn.ErrUnavailable) {
 			return false
@@ -89,24 +89,28 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
 	}
 	for n, i := range live {
 		sub := resp.Responses[n].GetResponseTxn()
-		errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub))
+		errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub), lost)
 	}
 	return true
 }
 
 func (k *Committer) commitOne(t Txn) error {
-	resp, err := k.try(t, reads(t.operations))
+	resp, lost, err := k.try(t, reads(t.operations))
 	if err != nil {
 		return err
 	}
-	return outcome(t, resp)
+	return outcome(t, resp, lost)
 }
 
-// outcome tells a conflict from a transaction that had been committed by an earlier try whose
-// answer was lost: then every key holds what was to be put.
-func outcome(t Txn, resp *clientv3.TxnResponse) error {
+// outcome tells a conflict from a transaction that had been committed by an earlier try, whose answer was
+// lost: then every key holds what was to be put. A transaction that puts nothing has nothing to tell by, and
+// is a conflict.
+func outcome(t Txn, resp *clientv3.TxnResponse, lost bool) error {
 	if resp.Succeeded || len(t.conditions) == 0 {
 		return nil
+	}
+	if !lost {
+		return txn.ErrConflict
 	}
 	puts := 0
 	for _, op := range t.operations {
@@ -135,22 +139,23 @@ func reads(then []clientv3.Op) []clientv3.Op {
 	return gets
 }
 
-// try sends the transaction until etcd answers.
-func (k *Committer) try(t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
+// try sends the transaction until etcd answers. Lost says that there were tries without an answer before.
+func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse, lost bool, err error) {
 	deadline := time.Now().Add(commitTimeout)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 		resp, err := k.kv.Txn(ctx).If(t.conditions...).Then(t.operations...).Else(orElse...).Commit()
 		cancel()
 		if err == nil {
-			return resp, nil
+			return resp, lost, nil
 		}
 		if !transient(err) {
-			return nil, fmt.Errorf("etcd: %w", err)
+			return nil, lost, fmt.Errorf("etcd: %w", err)
 		}
 		if time.Now().After(deadline) || k.kv.Ctx().Err() != nil {
-			return nil, fmt.Errorf("%w%s: %w", txn.ErrUnavailable, at(k.kv.Endpoints()), err)
+			return nil, lost, fmt.Errorf("%w%s: %w", txn.ErrUnavailable, at(k.kv.Endpoints()), err)
 		}
+		lost = true
 		// etcd refuses at once while it has no leader or is not there; nothing tells us when it is back.
 		select {
 		case <-time.After(50 * time.Millisecond):
