@@ -264,7 +264,7 @@ func (a Attachment) work() *delegates.Attachment {
 // not known whether the plugin was asked, and there is neither an interface nor an address of it.
 func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachment) bool {
 	switch {
-	case len(e.Delegates.Executed(a.Spec.Config)) == 0:
+	case !e.Delegates.Executes(a.Spec.Config):
 		return false // nobody refuses
 	case a.Status.Refused:
 		return true

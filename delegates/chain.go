@@ -77,6 +77,11 @@ func (c *Chain) Executed(list *cniconf.List) []cniconf.Plugin {
 	return list.Plugins
 }
 
+// Executes reports whether anything is executed for a list: a plugin of it, or another IPAM plugin.
+func (c *Chain) Executes(list *cniconf.List) bool {
+	return len(c.Executed(list)) > 0 || c.otherIPAM(list) != ""
+}
+
 // Asks reports whether a list's addresses are to be had from our IPAM, before Add: a native delegate
 // makes it, and its configuration names our IPAM or none. All others ask for addresses themselves.
 func (c *Chain) Asks(list *cniconf.List) bool {

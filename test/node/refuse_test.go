@@ -17,6 +17,8 @@ import (
 // nothing of it is left.
 func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 	n := testnode.Standard(t)
+	n.Write(t, "badipam.yaml", nad("badipam", `{"cniVersion": "1.0.0", "name": "badipam", "type": "patchbay-ovs", "network": "data",
+  "ipam": {"type": "host-local", "dataDir": "/run/badipam", "ranges": [[{"subnet": "invalid"}]]}}`))
 	n.Run(t, "holder", `[{"name": "data", "ips": ["10.12.0.50"]}]`)
 	for _, c := range []struct{ name, networks, want string }{
 		{"unknown network", "nowhere", "default/nowhere"},
@@ -41,6 +43,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 		{"no plugin has the capability", `[{"name": "macvlan", "bandwidth": {"ingressRate": 1000000}}]`, `declares the capability "bandwidth"`},
 		{"plugin is missing", "missing", `"no-such-plugin" is not in`},
 		{"configuration names itself", "itself", "meta-plugin"},
+		{"another IPAM refuses", "data,badipam", "invalid CIDR"},
 		{"third of three fails", "data,control,vlan5000", "vlan 5000"},
 		{"third of three fails late", "data,macvlan,fails", "plugin macvlan: Link missing"},
 	} {
@@ -54,7 +57,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 				t.Errorf("error %q lacks %q", err, c.want)
 			}
 			var e *types.Error
-			if !errors.As(err, &e) || e.Code == types.ErrInternal && !strings.Contains(err.Error(), "plugin macvlan") { // whose own code it is
+			if !errors.As(err, &e) || e.Code == types.ErrInternal && !strings.Contains(err.Error(), "plugin macvlan") && !strings.Contains(err.Error(), "plugin host-local") { // whose own codes these are
 				t.Errorf("not a CNI error with a code of its own: %v", err)
 			}
 			n.AssertClean(t)
