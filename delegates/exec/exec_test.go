@@ -3,6 +3,7 @@ package exec
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
@@ -225,25 +227,26 @@ func anEmptyResultIsAccepted(t *testing.T) {
 
 func TestAPluginThatHangsIsEndedWithItsChildren(t *testing.T) {
 	b := newBench(t)
-	b.write("one.ADD", `sleep 1000 & echo $! > "$dir/child"; sleep 1000`, 0o644)
-	b.d = New(NewRunner(RunnerOptions{Dirs: []string{b.dir}, Deadline: 500 * time.Millisecond, Limit: 1}))
-	err := b.d.Add(context.Background(), sandbox, []*delegates.Attachment{b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "one"}`)})
-	var e *types.Error
-	if !errors.As(err, &e) || e.Code != types.ErrTryAgainLater || !strings.Contains(err.Error(), "did not finish ADD within 500ms") {
-		t.Error(err)
+	pipe := filepath.Join(b.dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	pid, err := os.ReadFile(filepath.Join(b.dir, "child"))
+	child, err := os.OpenFile(pipe, os.O_RDONLY|unix.O_NONBLOCK, 0) // ends when nobody has it open to write
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
-		if err != nil || strings.Contains(string(state), ") Z") {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the plugin's child lives on")
-		}
+	defer child.Close()
+	b.write("one.ADD", `(echo alive; exec sleep 1000) > "$dir/pipe" & sleep 1000`, 0o644)
+	err = b.d.Add(context.Background(), sandbox, []*delegates.Attachment{b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "one"}`)})
+	var e *types.Error
+	if !errors.As(err, &e) || e.Code != types.ErrTryAgainLater || !strings.Contains(err.Error(), "did not finish ADD within 2s") {
+		t.Error(err)
+	}
+	if err := child.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(child); err != nil || string(said) != "alive\n" {
+		t.Errorf("the plugin's child said %q, and lives on: %v", said, err)
 	}
 }
 

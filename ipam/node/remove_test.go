@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -126,56 +123,59 @@ func TestRemovingNeverLeavesAClaimWithoutAPool(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	p := newPool(t, `{"pool": "x", "network": "10.12.0.0/16", "subnetLen": 24, "cooldown": "0s"}`)
-	var claimed, removed, busy atomic.Int64
-	done := make(chan struct{})
-	var claimers, remover sync.WaitGroup
-	for i := range 6 {
-		node := fmt.Sprintf("n%d", 1+i%2)
-		a := open(kv, node)
-		claimers.Go(func() {
-			for k := range 60 {
-				r, err := a.Claim(ctx, p, owner(100*i+k), nil)
-				if errors.Is(err, txn.ErrConflict) {
-					continue // removed more often than it was tried again
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				claimed.Add(1)
-				time.Sleep(time.Duration(rand.IntN(2000)) * time.Microsecond) // as a pod lives
-				if missing, err := a.Missing(ctx, r.Claims); err != nil || len(missing) > 0 {
-					t.Errorf("claims are lost: %v, %v", missing, err)
-				}
-				if err := a.Release(ctx, r.Claims); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
+	var removed, busy int
+	try := make(chan struct{}) // to remove the pool; who has sent twice knows that the first try is over
+	var remover sync.WaitGroup
 	remover.Go(func() {
 		a := open(kv, "n3")
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
+		for range try {
 			switch err := a.RemovePool(ctx, "x"); {
 			case err == nil:
-				removed.Add(1)
+				removed++
 			case errors.Is(err, ipam.ErrInUse):
-				busy.Add(1)
+				busy++
 			case !errors.Is(err, ipam.ErrNoPool):
 				t.Error(err)
 			}
 		}
 	})
-	claimers.Wait()
-	close(done)
+	claimers := make([]service, 6)
+	for i := range claimers {
+		claimers[i] = open(kv, fmt.Sprintf("n%d", 1+i%2))
+	}
+	const rounds = 12
+	for round := range rounds {
+		var living sync.WaitGroup
+		for i, a := range claimers {
+			living.Go(func() {
+				for k := range 5 {
+					try <- struct{}{}
+					r, err := a.Claim(ctx, p, owner(100*i+5*round+k), nil)
+					for errors.Is(err, txn.ErrConflict) { // removed more often than it was tried again
+						r, err = a.Claim(ctx, p, owner(100*i+5*round+k), nil)
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					try <- struct{}{}
+					try <- struct{}{}
+					if missing, err := a.Missing(ctx, r.Claims); err != nil || len(missing) > 0 {
+						t.Errorf("claims are lost: %v, %v", missing, err)
+					}
+					if err := a.Release(ctx, r.Claims); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		living.Wait()
+		try <- struct{}{} // nobody has an address
+	}
+	close(try)
 	remover.Wait()
-	if claimed.Load() < 100 || removed.Load() < 5 || busy.Load() < 5 {
-		t.Errorf("claimed %d times, removed %d times, refused %d times: nothing is proven", claimed.Load(), removed.Load(), busy.Load())
+	if removed < rounds || busy < rounds {
+		t.Errorf("removed %d times, refused %d times in %d rounds: nothing is proven", removed, busy, rounds)
 	}
 	if _, err := kv.Put(ctx, "/p/ipam/end", ""); err != nil {
 		t.Fatal(err)
