@@ -185,7 +185,7 @@ func benchMany(b *testing.B, r *report, f *floor, s *shim, ports int) {
 
 func benchIdle(b *testing.B, n *testnode.Node, r *report) {
 	const quiet = 10 * time.Second
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // what the steps before have left ends; an idle daemon tells nothing
 	before := cpu(b, n.Daemon.Pid())
 	time.Sleep(quiet)
 	used := cpu(b, n.Daemon.Pid()) - before

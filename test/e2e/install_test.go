@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -285,14 +285,16 @@ func theConfigurationIsWrittenLate(t *testing.T) {
 	if out, err := c.Kubectl("scale", "-n", cluster.Namespace, "statefulset/patchbay-etcd", "--replicas=0"); err != nil {
 		t.Fatal(out)
 	}
-	if err := os.Remove(n.Path(netconf)); err != nil {
+	if err := errors.Join(os.Remove(n.Path(netconf)), os.Remove(n.Path(plugin)), os.RemoveAll(n.Path("/run/patchbay/api.sock"))); err != nil {
 		t.Fatal(err)
 	}
 	patch := `{"spec":{"template":{"spec":{"nodeSelector":null}}}}`
 	if _, err := c.Client.AppsV1().DaemonSets(cluster.Namespace).Patch(context.Background(), "patchbay", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(8 * time.Second)
+	for _, made := range []string{plugin, "/run/patchbay/api.sock"} { // what it makes before it waits for etcd
+		eventually(t, made+" is in place", func() error { _, err := os.Stat(n.Path(made)); return err })
+	}
 	if _, err := os.Stat(n.Path(netconf)); err == nil {
 		t.Error("the configuration is there, and nobody could serve an ADD")
 	}
