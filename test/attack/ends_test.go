@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/test/testnode"
@@ -35,6 +34,7 @@ func TestDetachForceGivesTheDefaultRouteBack(t *testing.T) {
 func TestAnAttachBehindAFailingDELIsRefused(t *testing.T) {
 	n := newNode(t, "gc.interval=1h")
 	a := n.Run(t, "a", "good")
+	n.Run(t, "b", "good")
 	n.set("slowdel")
 	n.set("faildel")
 	ended, attached := make(chan error, 1), make(chan error, 1)
@@ -44,7 +44,11 @@ func TestAnAttachBehindAFailingDELIsRefused(t *testing.T) {
 		_, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "data", Interface: "hot0"})
 		attached <- err
 	}()
-	time.Sleep(time.Second) // the attach has found the pod and waits for the DEL; nothing tells when
+	// The attach has found the pod and waits for the DEL by the time that a later one, of another pod, is done.
+	n.AwaitCalls(t, 2)
+	if _, err := n.Client.Attach(context.Background(), "default", "b", client.Request{Network: "data"}); err != nil {
+		t.Error(err)
+	}
 	n.unset("slowdel")
 	if err := <-ended; err == nil {
 		t.Fatal("a DEL that fails must say so")
@@ -55,7 +59,7 @@ func TestAnAttachBehindAFailingDELIsRefused(t *testing.T) {
 	if v := n.etcdctl("get", "--prefix", "/patchbay/v1/sandboxes/"); !strings.Contains(v, `"ending":true`) {
 		t.Error("the record does not say any more that the pod ends")
 	}
-	if v := n.etcdctl("get", "--prefix", "/patchbay/v1/pods/"); v != "" {
+	if v := n.etcdctl("get", "/patchbay/v1/pods/default/a"); v != "" {
 		t.Errorf("the pod's name leads to the sandbox that ended: %s", v)
 	}
 	n.unset("faildel")

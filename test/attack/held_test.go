@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
@@ -31,25 +30,12 @@ func TestKilledWhileDELsFail(t *testing.T) {
 			n.set("faildel")
 			n.Daemon.Kill()
 			n.Launch(t, "PATCHBAY_FAILPOINTS="+point+"=kill")
-			up := func() bool {
-				select {
-				case <-n.Daemon.Done():
-					return true
-				default:
-				}
-				_, err := n.Client.Version(context.Background())
-				return err == nil
-			}
-			testnode.Eventually(t, "ready or dead", up)
+			_ = n.Alive(t)
 			_ = n.Client.Detach(context.Background(), "default", id, "net2")
 			_, _ = n.patchctl("detach", "pod/"+id, "--interface", "net3", "--force")
 			_, _ = n.Client.Attach(context.Background(), "default", id, client.Request{Network: "fails"})
 			_ = n.Runtime.Del(context.Background(), s)
-			select {
-			case <-n.Daemon.Done():
-			case <-time.After(200 * time.Millisecond):
-				n.Daemon.Kill()
-			}
+			n.Daemon.Kill() // unless the point was met
 			n.Start(t)
 			n.unset("faildel")
 			if err := n.Runtime.Del(context.Background(), s); err != nil {
@@ -73,11 +59,11 @@ func TestKilledWhileDELsFail(t *testing.T) {
 func TestEverybodyAtOnce(t *testing.T) {
 	n := newNode(t, "gc.giveUp={attempts: 2, after: 0s}")
 	ctx := context.Background()
-	end := time.Now().Add(25 * time.Second)
+	lived := make(chan struct{}) // a pod has come and gone
 	var wg sync.WaitGroup
 	for i := range 5 {
 		wg.Go(func() {
-			for k := 0; time.Now().Before(end); k++ {
+			for k := range 16 {
 				s := n.pod(fmt.Sprintf("p%dx%d", i, k), "data,headed,chain")
 				s.Pod = fmt.Sprintf("p%d", i) // the name is used again at once
 				_, err := n.Runtime.Add(ctx, s)
@@ -97,26 +83,29 @@ func TestEverybodyAtOnce(t *testing.T) {
 						break
 					}
 				}
+				lived <- struct{}{}
 			}
 		})
 	}
-	wg.Go(func() {
-		for time.Now().Before(end) {
-			n.set("faildel")
-			time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
-			n.unset("faildel")
-			_, _ = n.patchctl("leftovers", "rm", "--all")
-			time.Sleep(time.Duration(rand.IntN(500)) * time.Millisecond)
+	go func() {
+		wg.Wait()
+		close(lived)
+	}()
+	for pods := 1; ; pods++ { // each falls into the middle of what the other workers do
+		if _, more := <-lived; !more {
+			break
 		}
-	})
-	wg.Go(func() {
-		for time.Now().Before(end) {
-			time.Sleep(4 * time.Second)
+		switch {
+		case pods%12 == 0:
 			n.Daemon.Kill()
 			n.Start(t)
+		case pods%4 == 1:
+			n.set("faildel")
+		case pods%4 == 3:
+			n.unset("faildel")
+			_, _ = n.patchctl("leftovers", "rm", "--all")
 		}
-	})
-	wg.Wait()
+	}
 	n.unset("faildel")
 	n.Daemon.Stop()
 	n.Start(t)

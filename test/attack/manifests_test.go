@@ -138,14 +138,7 @@ func (n *node) runsOn(pod string) string {
 // becomes fails unless pods get on the bridge, in the end.
 func (n *node) becomes(bridge string) {
 	n.t.Helper()
-	got := ""
-	for range 20 {
-		if got = n.runsOn("p"); got == bridge {
-			return
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	n.t.Errorf("pods are on %s: the manifest's change to %s is missed", got, bridge)
+	testnode.Eventually(n.t, "pods are on "+bridge+", as the manifest says now", func() bool { return n.runsOn("p") == bridge })
 }
 
 // Tools that keep the time of what they copy (cp -p, rsync, tar; all times are one in reproducible

@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/test/testnode"
@@ -69,14 +68,7 @@ func TestAQueuedDELThatGCHasFinishedDoesNotWait(t *testing.T) {
 		l, err := n.Client.Sandboxes(context.Background())
 		return err == nil && len(l) == 0
 	})
-	for range 3 { // further rounds of GC
-		time.Sleep(time.Second)
-		if ok, _ := n.healthy("del-queue"); ok {
-			return
-		}
-	}
-	_, why := n.healthy("del-queue")
-	t.Errorf("nothing is left, and doctor says: %s", why)
+	testnode.Eventually(t, "doctor finds the queue empty", func() bool { ok, _ := n.healthy("del-queue"); return ok })
 }
 
 // The plugin made no interface; the one of that name is another agent's.

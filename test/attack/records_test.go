@@ -1,7 +1,6 @@
 package attack
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -38,19 +37,8 @@ func TestARecordOfTheNodeThatCantBeReadKeepsNoDaemonDown(t *testing.T) {
 	n.Daemon.Stop()
 	n.etcdctl("put", "/patchbay/v1/nodes/n1", `{"node": "n1", "boo`)
 	n.Launch(t)
-	testnode.Eventually(t, "it is ready or has ended", func() bool {
-		select {
-		case <-n.Daemon.Done():
-			return true
-		default:
-			_, err := n.Client.Version(context.Background())
-			return err == nil
-		}
-	})
-	select {
-	case <-n.Daemon.Done():
+	if !n.Alive(t) {
 		t.Errorf("it does not start any more: %s", lastLine(n.LogTail()))
-	default:
 	}
 }
 
@@ -60,15 +48,7 @@ func TestARecordWithoutAConfigurationDoesNotPanic(t *testing.T) {
 	boot := strings.TrimSpace(testnode.Sh(t, "cat", "/proc/sys/kernel/random/boot_id"))
 	n.etcdctl("put", "/patchbay/v1/sandboxes/n1/x", `{"node":"n1","containerID":"x","namespace":"default","pod":"x","bootID":"`+boot+`","attachments":[{"spec":{"interface":"net1"},"status":{"phase":"Pending"}}]}`)
 	n.Launch(t)
-	testnode.Eventually(t, "it is ready or has ended", func() bool {
-		select {
-		case <-n.Daemon.Done():
-			return true
-		default:
-			_, err := n.Client.Version(context.Background())
-			return err == nil
-		}
-	})
+	_ = n.Alive(t)
 	if log := n.LogTail(); strings.Contains(log, "panic") {
 		t.Error("panic at every start")
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
@@ -119,28 +118,18 @@ func (c *crash) arm() {
 	c.Daemon.Kill()
 	c.Launch(c.t, "PATCHBAY_FAILPOINTS="+c.point+"=kill")
 	c.armed = true
-	testnode.Eventually(c.t, "the daemon is ready or dead", func() bool {
-		select {
-		case <-c.Daemon.Done():
-			return true
-		default:
-		}
-		_, err := c.Client.Version(context.Background())
-		return err == nil
-	})
 	c.revive()
 }
 
 // revive starts a daemon that has killed itself again, with no point armed.
 func (c *crash) revive() {
 	c.t.Helper()
-	select {
-	case <-c.Daemon.Done():
-		c.hit[c.point] = true
-		c.armed = false
-		c.Start(c.t)
-	case <-time.After(100 * time.Millisecond): // it is not dying
+	if c.Alive(c.t) {
+		return
 	}
+	c.hit[c.point] = true
+	c.armed = false
+	c.Start(c.t)
 }
 
 // pod makes a namespace with a pod that no runtime remembers.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
@@ -27,7 +26,7 @@ func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
 	n.Daemon.Kill()
 
 	// Interfaces go on forwarding.
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 
 	// ADD fails with code 11, after its wait, naming the socket.
 	n.Runtime.NetConf = []byte(strings.Replace(string(n.Runtime.NetConf), `"type": "patchbay"`, `"type": "patchbay", "waitSeconds": 0`, 1))
@@ -58,13 +57,13 @@ func TestADaemonThatIsAwayAndComesBack(t *testing.T) {
 func TestOvsdbServerRestarts(t *testing.T) {
 	n := testnode.Standard(t)
 	a := n.Run(t, "a", "data")
-	n.Run(t, "b", "data")
+	n.Run(t, "gone", "bridge")
 	// Without ovsdb-server ovs-vswitchd 3.1 does not poll ports that have no thread of their own:
 	// packets wait until it is back. That is Open vSwitch's, with or without us.
 	link := func() string { return testnode.Exec(t, a, "cat", "/sys/class/net/net1/ifindex") }
 	before := link()
 	n.OVS.StopServer()
-	time.Sleep(22 * time.Second) // longer than a call waits for it: mending must not take silence for damage
+	n.Vanish(t, "gone") // mending has looked after a since, and must not take silence for damage
 	if now := link(); now != before {
 		t.Errorf("interface %s was made again as %s while Open vSwitch was away", before, now)
 	}
@@ -73,16 +72,16 @@ func TestOvsdbServerRestarts(t *testing.T) {
 		_, err := n.TryRun("c", "data,control")
 		result <- err
 	}()
-	time.Sleep(500 * time.Millisecond) // the ADD is under way and waits
+	n.AwaitCalls(t, 1)
 	n.OVS.StartServer(t)
 	if err := <-result; err != nil {
 		t.Errorf("an ADD during the restart: %v", err)
 	}
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.4")
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "control"}); err != nil {
 		t.Error(err)
 	}
-	for _, p := range []string{"a", "b", "c"} {
+	for _, p := range []string{"a", "c"} {
 		if err := n.Remove(p); err != nil {
 			t.Error(err)
 		}
@@ -106,17 +105,33 @@ func TestVswitchdIsAwayDuringAnAdd(t *testing.T) {
 // socket of a link that is gone.
 func TestAnInterfaceIsMadeAgainWhileVswitchdIsBusy(t *testing.T) {
 	n := testnode.Standard(t)
-	a := n.Run(t, "a", "data")
-	n.Run(t, "b", "data")
+	a, b := n.Run(t, "a", "data"), n.Run(t, "b", "data")
 	thaw := n.OVS.FreezeSwitch()
-	time.AfterFunc(time.Second, thaw)
+	t.Cleanup(thaw)
 	if err := n.Client.Detach(context.Background(), "default", "a", "net1"); err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
-	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "data", Interface: "net1"}); err != nil {
-		t.Error(err)
+	attached := make(chan error, 2)
+	attach := func(pod, nic string) {
+		_, err := n.Client.Attach(context.Background(), "default", pod, client.Request{Network: "data", Interface: nic})
+		attached <- err
 	}
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	go attach("a", "net1")
+	n.AwaitCalls(t, 1)
+	go attach("b", "later")
+	testnode.Eventually(t, "a port that was asked for later is in the database", func() bool {
+		return slices.Contains(n.OVS.Ports(t), ovs.HostName(b.ContainerID, "later"))
+	})
+	if slices.Contains(n.OVS.Ports(t), ovs.HostName(a.ContainerID, "net1")) {
+		t.Error("the port is added again, and ovs-vswitchd has not seen its removal")
+	}
+	thaw()
+	for range 2 {
+		if err := <-attached; err != nil {
+			t.Error(err)
+		}
+	}
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 }
 
 func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
@@ -127,7 +142,7 @@ func TestAPortDeletedByHandIsMadeAgainAtTheStart(t *testing.T) {
 	l := n.OVS.Vsctl(t, "--bare", "--columns=name", "find", "port", `external_ids:patchbay-pod="default/a"`)
 	n.OVS.Vsctl(t, "del-port", strings.TrimSpace(l))
 	n.Start(t)
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 	n.Check(t, a)
 }
 
@@ -152,7 +167,7 @@ func TestOpenVSwitchIsAwayAtTheStart(t *testing.T) {
 		ports := n.OVS.Ports(t)
 		return !slices.Contains(ports, leftover) && slices.Contains(ports, lost)
 	})
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 	n.Check(t, a)
 	n.AssertClean(t)
 }
@@ -199,7 +214,7 @@ func TestWhatIsLostIsMended(t *testing.T) {
 			return strings.Contains(out, "10.12.0.2/24") && strings.Contains(out, "10.17.0.2/24")
 		})
 	}
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 	testnode.Eventually(t, "the repairs are counted", func() bool {
 		return strings.Contains(testnode.Sh(t, "curl", "-s", "http://127.0.0.1:9408/metrics"), `patchbay_repaired_total{kind="interface"} 4`)
 	})
@@ -207,7 +222,7 @@ func TestWhatIsLostIsMended(t *testing.T) {
 	n.Set = append(n.Set, "gc.mend=false")
 	n.Start(t)
 	testnode.Exec(t, a, "ip", "addr", "flush", "dev", "net1")
-	time.Sleep(3 * time.Second) // three rounds
+	n.Vanish(t, "b")
 	if out := testnode.Exec(t, a, "ip", "-br", "addr", "show", "net1"); strings.Contains(out, "10.12.0.2") {
 		t.Errorf("mended: %s", out)
 	}
@@ -242,14 +257,8 @@ func TestANetnsThatIsGoneOrReused(t *testing.T) {
 		}
 	}
 	// b's namespace vanishes and nobody calls DEL: it is collected after the grace.
-	b, err := n.Runtime.Find("default", "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	testnode.Sh(t, "ip", "netns", "del", filepath.Base(b.Netns))
-	testnode.Eventually(t, "b is collected", func() bool { return len(n.OVS.Ports(t)) == 0 })
+	n.Vanish(t, "b")
 	n.AssertEmpty(t)
-	_ = n.Remove("b")
 	_ = os.Remove(n.Dir + "/sandboxes/default_a.json")
 }
 
@@ -260,14 +269,10 @@ func TestEtcdStopsAndStarts(t *testing.T) {
 	a := n.Run(t, "a", "data")
 	n.Run(t, "b", "data")
 	etcd.Stop()
-	testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
-	begin := time.Now()
+	testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 	_, err := n.TryRun("c", "data")
 	if err == nil || !strings.Contains(err.Error(), "etcd is unavailable at "+etcd.Endpoint) {
 		t.Errorf("ADD without etcd: %v", err)
-	}
-	if took := time.Since(begin); took > 60*time.Second {
-		t.Errorf("it took %s to say so", took)
 	}
 	if err := n.Remove("b"); err == nil {
 		t.Error("a DEL that can't be recorded must say so")

@@ -257,7 +257,7 @@ func TestLostRecordsCostNoPodItsInterfaces(t *testing.T) {
 	}
 	for range 2 {
 		n.Start(t)
-		testnode.Exec(t, a, "ping", "-c1", "-W2", "10.12.0.3")
+		testnode.Exec(t, a, "ping", "-c1", "-W10", "10.12.0.3")
 		if have := fmt.Sprint(n.OVS.Ports(t)); have != ports {
 			t.Errorf("ports %s, there were %s", have, ports)
 		}

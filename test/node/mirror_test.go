@@ -55,7 +55,7 @@ func mirror(t *testing.T, n *testnode.Node) {
 		}
 	}
 	seen := capture(t, consumer)
-	testnode.Exec(t, producer, "ping", "-c3", "-i0.2", "-W2", to)
+	testnode.Exec(t, producer, "ping", "-c3", "-i0.2", "-W10", to)
 	out := seen()
 	for _, want := range []string{from + " > " + to + ": ICMP echo request", to + " > " + from + ": ICMP echo reply"} {
 		if !strings.Contains(out, want) {

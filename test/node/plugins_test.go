@@ -29,8 +29,8 @@ func TestOtherPluginsGetOurAddresses(t *testing.T) {
 			t.Errorf("%s: %s, want %s", nic, out, addr)
 		}
 	}
-	testnode.Exec(t, b, "ping", "-c1", "-W2", "10.17.0.9")
-	testnode.Exec(t, b, "ping", "-c1", "-W2", "10.18.0.2")
+	testnode.Exec(t, b, "ping", "-c1", "-W10", "10.17.0.9")
+	testnode.Exec(t, b, "ping", "-c1", "-W10", "10.18.0.2")
 	if out := testnode.Exec(t, a, "ip", "link", "show", "net4"); !strings.Contains(out, "mtu 1300") {
 		t.Errorf("tuning behind our delegate: %s", out)
 	}

@@ -2,6 +2,7 @@ package testnode
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,15 +85,9 @@ func New(t testing.TB, c Config) *Node {
 func (n *Node) Start(t testing.TB, env ...string) {
 	t.Helper()
 	n.Launch(t, env...)
-	Eventually(t, "patchbayd is ready", func() bool {
-		select {
-		case <-n.Daemon.Done():
-			t.Fatalf("patchbayd ended:\n%s", n.LogTail())
-		default:
-		}
-		_, err := n.Client.Version(context.Background())
-		return err == nil
-	})
+	if !n.Alive(t) {
+		t.Fatalf("patchbayd ended:\n%s", n.LogTail())
+	}
 }
 
 // Launch starts the daemon and does not wait.
@@ -103,6 +98,46 @@ func (n *Node) Launch(t testing.TB, env ...string) {
 		args = append(args, "--set", s)
 	}
 	n.Daemon = Start(t, filepath.Join(n.Dir, "patchbayd.log"), append([]string{"GORACE=halt_on_error=1"}, env...), filepath.Join(Bin(), "patchbayd"), args...)
+}
+
+// Alive waits until the daemon answers or has ended, and reports whether it answers.
+func (n *Node) Alive(t testing.TB) (alive bool) {
+	t.Helper()
+	Eventually(t, "patchbayd answers or has ended", func() bool {
+		select {
+		case <-n.Daemon.Done():
+			return true
+		default:
+		}
+		_, err := n.Client.Version(context.Background())
+		alive = err == nil
+		return alive
+	})
+	return alive
+}
+
+// AwaitCalls waits until the daemon is answering so many calls.
+func (n *Node) AwaitCalls(t testing.TB, calls int) {
+	t.Helper()
+	want := fmt.Sprintf("patchbay_inflight %d\n", calls)
+	Eventually(t, fmt.Sprintf("%d calls are under way", calls), func() bool {
+		return strings.Contains(run(t, "curl", "-sS", "--unix-socket", n.API, "http://patchbay/metrics"), want)
+	})
+}
+
+// Vanish takes a pod's namespace away without a DEL, and waits until the daemon has collected what the pod
+// had: GC has then looked after every pod at least once since.
+func (n *Node) Vanish(t testing.TB, pod string) {
+	t.Helper()
+	s, err := n.Runtime.Find("default", pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, "ip", "netns", "del", filepath.Base(s.Netns))
+	Eventually(t, pod+" is collected", func() bool {
+		l, err := n.Client.Sandboxes(context.Background())
+		return err == nil && !slices.ContainsFunc(l, func(have client.Sandbox) bool { return have.ContainerID == s.ContainerID })
+	})
 }
 
 // LogTail returns the end of the daemon's log.
