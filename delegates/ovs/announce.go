@@ -1,10 +1,11 @@
 package ovs
 
 import (
-	"encoding/binary"
 	"net"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 )
 
@@ -56,27 +57,13 @@ func arpFrame(mac net.HardwareAddr, ip net.IP) []byte {
 
 func neighborFrame(mac net.HardwareAddr, ip net.IP) []byte {
 	allNodes := net.IP{0xff, 0x02, 15: 1}
-	icmp := append([]byte{136, 0, 0, 0, 0x20, 0, 0, 0}, ip.To16()...) // override flag
-	icmp = append(append(icmp, 2, 1), mac...)                         // target link-layer address
-
-	pseudo := append(append([]byte{}, ip.To16()...), allNodes...)
-	pseudo = append(pseudo, 0, 0, 0, byte(len(icmp)), 0, 0, 0, 58)
-	binary.BigEndian.PutUint16(icmp[2:], checksum(append(pseudo, icmp...)))
+	body := append([]byte{0x20, 0, 0, 0}, ip.To16()...) // override flag
+	body = append(append(body, 2, 1), mac...)           // target link-layer address
+	m := icmp.Message{Type: ipv6.ICMPTypeNeighborAdvertisement, Body: &icmp.RawBody{Data: body}}
+	b, _ := m.Marshal(icmp.IPv6PseudoHeader(ip.To16(), allNodes)) // raw bytes can't fail
 
 	f := append([]byte{0x33, 0x33, 0, 0, 0, 1}, mac...)
-	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(icmp)), 58, 255)
+	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(b)), 58, 255)
 	f = append(append(f, ip.To16()...), allNodes...)
-	return append(f, icmp...)
-}
-
-// checksum is RFC 1071's, of an even number of bytes.
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	for sum>>16 != 0 {
-		sum = sum&0xffff + sum>>16
-	}
-	return ^uint16(sum)
+	return append(f, b...)
 }
