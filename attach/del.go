@@ -264,12 +264,12 @@ func (a Attachment) work() *delegates.Attachment {
 // not known whether the plugin was asked, and there is neither an interface nor an address of it.
 func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachment) bool {
 	switch {
-	case !e.Delegates.Executes(a.Spec.Config):
+	case len(e.Delegates.Executed(a.Spec.Config)) == 0 && e.Delegates.OtherIPAM(a.Spec.Config) == "":
 		return false // nobody refuses
 	case a.Status.Refused:
 		return true
-	case a.Status.Result != nil:
-		return false
+	case a.Status.Result != nil || e.Delegates.OtherIPAM(a.Spec.Config) != "":
+		return false // an address may be there, of which only the other IPAM plugin knows
 	case d.Netns != nil && d.Netns.Do(func() error { return missing(a.Spec.Interface) }) != nil:
 		return false
 	}

@@ -16,12 +16,15 @@ var simNetworks = []string{
 	`{"cniVersion": "1.1.0", "name": "addressed", "type": "native", "ipam": {"type": "patchbay-ipam", "network": "10.0.0.0/29", "subnetLen": 29}}`,
 	`{"cniVersion": "1.1.0", "name": "plain", "type": "native"}`,
 	`{"cniVersion": "1.1.0", "name": "foreign", "type": "executed"}`,
+	`{"cniVersion": "1.1.0", "name": "leased", "type": "native", "ipam": {"type": "other-ipam"}}`,
+	`{"cniVersion": "1.1.0", "name": "chained", "plugins": [{"type": "native"}, {"type": "executed"}]}`,
 }
 
-func (s *simulation) wanted(interfaces ...string) []meta.Wanted {
+// wanted are interfaces on networks that follow from kind.
+func (s *simulation) wanted(kind int, interfaces ...string) []meta.Wanted {
 	var all []meta.Wanted
 	for i, name := range interfaces {
-		list, err := cniconf.Parse([]byte(simNetworks[(i+len(name))%len(simNetworks)]), "")
+		list, err := cniconf.Parse([]byte(simNetworks[(i+kind)%len(simNetworks)]), "")
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -42,7 +45,7 @@ func (s *simulation) runtime(i, round int) {
 		sandbox := Sandbox{ContainerID: p.id, Namespace: "default", Pod: fmt.Sprintf("p%d", i), Netns: s.namespaces[i]}
 		s.doom(p.id, all...)
 		e := s.engine
-		made, err := e.Add(context.Background(), sandbox, s.wanted("net1", "net22", "net333"))
+		made, err := e.Add(context.Background(), sandbox, s.wanted(i+p.turns, "net1", "net22", "net333"))
 		if p.added = err == nil && e == s.engine; p.added {
 			s.promised(made)
 			return
@@ -90,7 +93,7 @@ func (s *simulation) hot(i int) {
 		return
 	}
 	s.doom(have.ContainerID, "net7")
-	sandbox, a, _, err := e.Attach(context.Background(), "default", name, func(*Sandbox) (meta.Wanted, error) { return s.wanted("net7")[0], nil })
+	sandbox, a, _, err := e.Attach(context.Background(), "default", name, func(*Sandbox) (meta.Wanted, error) { return s.wanted(i, "net7")[0], nil })
 	if err == nil && e == s.engine {
 		s.mu.Lock()
 		defer s.mu.Unlock()

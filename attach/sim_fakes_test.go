@@ -3,6 +3,7 @@ package attach
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -18,6 +19,7 @@ import (
 const (
 	nativeType   = "native"
 	executedType = "executed"
+	otherIPAM    = "other-ipam"
 )
 
 // A fakeTxn is claims that are made or given back.
@@ -110,8 +112,28 @@ func (d *fakeDelegate) Handles(typ string) bool                     { return typ
 func (d *fakeDelegate) Connected() bool                             { return true }
 func (d *fakeDelegate) Status(context.Context, *cniconf.List) error { return nil }
 func (d *fakeDelegate) Installed(pluginTypes, path []string) error  { return nil }
-func (d *fakeDelegate) IPAM(context.Context, string, string, delegates.Sandbox, *delegates.Attachment) (*types100.Result, error) {
-	panic("no network of the simulation has another IPAM")
+
+// IPAM gives an address that nobody else has, as the world does not run out of them.
+func (d *fakeDelegate) IPAM(_ context.Context, command, _ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error) {
+	o := delegates.Owner{ContainerID: s.ContainerID, Interface: a.Interface}
+	err := d.w.take(d.gen, s.ContainerID, "other IPAM "+command+" "+a.Interface, func() error {
+		switch command {
+		case "ADD":
+			d.w.leases[o] = true
+		case "DEL":
+			d.w.gone(d.w.leases, o)
+		}
+		return nil
+	})
+	return &types100.Result{CNIVersion: "1.1.0"}, definitely(err)
+}
+
+// definitely makes a refusal a plugin's own word: a CNI error.
+func definitely(err error) error {
+	if errors.Is(err, errRefused) {
+		return types.NewError(123, err.Error(), "")
+	}
+	return err
 }
 
 func (d *fakeDelegate) Add(_ context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
@@ -122,11 +144,11 @@ func (d *fakeDelegate) Add(_ context.Context, s delegates.Sandbox, as []*delegat
 			if d.made[o] {
 				return types.NewError(types.ErrInternal, a.Interface+" is there already", "")
 			}
-			d.made[o] = true
+			d.made[o], d.w.network[o] = true, a.Config.Name
 			return nil
 		})
 		if err != nil {
-			return err
+			return definitely(err)
 		}
 		a.Result = &types100.Result{CNIVersion: "1.1.0", Interfaces: []*types100.Interface{{Name: a.Interface, Sandbox: s.NetnsPath}}}
 		if a.Addresses != nil {
@@ -144,6 +166,11 @@ func (d *fakeDelegate) Del(_ context.Context, s delegates.Sandbox, as []*delegat
 			d.w.gone(d.made, o)
 			return nil
 		})
+		d.w.mu.Lock()
+		if !d.made[o] { // one that is there would be found in the pod
+			errs[i] = definitely(errs[i])
+		}
+		d.w.mu.Unlock()
 	}
 	return errs
 }
@@ -164,10 +191,10 @@ func (d *fakeDelegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) err
 }
 
 // GC is told of what is valid: all that was promised must be.
-func (d *fakeDelegate) GC(_ context.Context, _ *cniconf.List, valid []types.GCAttachment) error {
+func (d *fakeDelegate) GC(_ context.Context, list *cniconf.List, valid []types.GCAttachment) error {
 	return d.w.take(d.gen, "gc", "GC", func() error {
 		for o := range d.made {
-			if o != foreign && !slices.Contains(valid, types.GCAttachment{ContainerID: o.ContainerID, IfName: o.Interface}) {
+			if d.w.network[o] == list.Name && !slices.Contains(valid, types.GCAttachment{ContainerID: o.ContainerID, IfName: o.Interface}) {
 				d.w.gone(d.made, o)
 			}
 		}

@@ -32,8 +32,10 @@ type world struct {
 	records map[string][]byte
 	claims  map[string]string // address -> owner
 	ports   map[delegates.Owner]bool
-	plugged map[delegates.Owner]bool // by executed plugins
-	doomed  map[delegates.Owner]bool // may be unmade: somebody has asked for it, or nobody was promised it
+	plugged map[delegates.Owner]bool   // by executed plugins
+	leases  map[delegates.Owner]bool   // of another IPAM plugin
+	network map[delegates.Owner]string // on which a plugin has made something
+	doomed  map[delegates.Owner]bool   // may be unmade: somebody has asked for it, or nobody was promised it
 	trace   []string
 	faults  []string
 }
@@ -60,7 +62,7 @@ const (
 
 func newWorld(t *testing.T, seed uint64) *world {
 	return &world{t: t, rng: rand.New(rand.NewPCG(seed, 0)), seed: seed, records: map[string][]byte{}, claims: map[string]string{foreignAddress: `{"node":"n2","containerID":"c","ifname":"net1"}`},
-		ports: map[delegates.Owner]bool{foreign: true}, plugged: map[delegates.Owner]bool{foreign: true}, doomed: map[delegates.Owner]bool{}}
+		ports: map[delegates.Owner]bool{foreign: true}, plugged: map[delegates.Owner]bool{foreign: true}, leases: map[delegates.Owner]bool{foreign: true}, network: map[delegates.Owner]string{}, doomed: map[delegates.Owner]bool{}}
 }
 
 // What is not ours must still be there in the end (I6).
@@ -204,7 +206,7 @@ func (w *world) recorded() map[string]*Sandbox {
 func (w *world) quiet(e *Engine) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ports, plugged := map[delegates.Owner]bool{foreign: true}, map[delegates.Owner]bool{foreign: true}
+	ports, plugged, leases := map[delegates.Owner]bool{foreign: true}, map[delegates.Owner]bool{foreign: true}, map[delegates.Owner]bool{foreign: true}
 	claims, owners := map[string]bool{foreignAddress: true}, map[string]delegates.Owner{}
 	for id, s := range w.recorded() {
 		ending := w.doomed[delegates.Owner{ContainerID: id}] // a DEL was called, and will be called again
@@ -216,12 +218,17 @@ func (w *world) quiet(e *Engine) {
 			if a.Status.Phase != Ready && !ending {
 				w.fault("I4: %v is recorded as %s: %s", o, a.Status.Phase, a.Status.Message)
 			}
-			where := ports
-			if a.Spec.Config.Plugins[0].Type != nativeType {
-				where = plugged
+			for _, p := range a.Spec.Config.Plugins {
+				want, has := ports, w.ports
+				if p.Type == executedType {
+					want, has = plugged, w.plugged
+				}
+				if !ending || has[o] {
+					want[o] = true
+				}
 			}
-			if !ending || w.ports[o] || w.plugged[o] {
-				where[o] = true
+			if a.Spec.Config.Plugins[0].IPAMType == otherIPAM && (!ending || w.leases[o]) {
+				leases[o] = true
 			}
 			for _, c := range a.Status.Claims {
 				claims[c.Addr.String()] = true
@@ -235,7 +242,7 @@ func (w *world) quiet(e *Engine) {
 	for _, part := range []struct {
 		what      string
 		want, has any
-	}{{"ports", ports, w.ports}, {"plugged interfaces", plugged, w.plugged}, {"claims", claims, keys(w.claims)}} {
+	}{{"ports", ports, w.ports}, {"plugged interfaces", plugged, w.plugged}, {"claims", claims, keys(w.claims)}, {"leases", leases, w.leases}} {
 		if fmt.Sprint(part.want) != fmt.Sprint(part.has) {
 			w.fault("I2, I8: %s are %v, and by the records %v", part.what, part.has, part.want)
 		}

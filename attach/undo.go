@@ -55,7 +55,8 @@ func (m *making) unmake(ctx context.Context, cause error) (gone []Attachment, st
 	var tried []Attachment
 	for _, p := range m.parts {
 		p.Status.Phase, p.Status.Result = Failed, p.work.Result
-		p.Status.Refused = p.work.Tried && p.work.Result == nil && definite(cause)
+		leased := p.work.Addresses != nil && m.e.Delegates.OtherIPAM(p.Spec.Config) != ""
+		p.Status.Refused = p.work.Tried && p.work.Result == nil && !leased && definite(cause)
 		if p.work.Tried {
 			tried = append(tried, p.Attachment)
 		} else {

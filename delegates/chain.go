@@ -77,11 +77,6 @@ func (c *Chain) Executed(list *cniconf.List) []cniconf.Plugin {
 	return list.Plugins
 }
 
-// Executes reports whether anything is executed for a list: a plugin of it, or another IPAM plugin.
-func (c *Chain) Executes(list *cniconf.List) bool {
-	return len(c.Executed(list)) > 0 || c.otherIPAM(list) != ""
-}
-
 // Asks reports whether a list's addresses are to be had from our IPAM, before Add: a native delegate
 // makes it, and its configuration names our IPAM or none. All others ask for addresses themselves.
 func (c *Chain) Asks(list *cniconf.List) bool {
@@ -89,8 +84,8 @@ func (c *Chain) Asks(list *cniconf.List) bool {
 	return c.head(list) != nil && (first.IPAM == nil || first.IPAMType == ipam.Type)
 }
 
-// otherIPAM is the IPAM plugin, not ours, that is executed for a native attachment; "" if none is.
-func (c *Chain) otherIPAM(list *cniconf.List) string {
+// OtherIPAM is the IPAM plugin, not ours, that is executed for a native attachment; "" if none is.
+func (c *Chain) OtherIPAM(list *cniconf.List) string {
 	if typ := list.Plugins[0].IPAMType; typ != ipam.Type && c.head(list) != nil {
 		return typ
 	}
@@ -104,7 +99,7 @@ func (c *Chain) Installed(list *cniconf.List, path []string) error {
 	for _, p := range c.Executed(list) {
 		needed = append(needed, p.Type, p.IPAMType)
 	}
-	return c.exec.Installed(append(needed, c.otherIPAM(list)), path)
+	return c.exec.Installed(append(needed, c.OtherIPAM(list)), path)
 }
 
 // Add implements Delegate. Neighbours that one native delegate makes go to it together. What is executed
@@ -137,7 +132,7 @@ func (c *Chain) Add(ctx context.Context, s Sandbox, as []*Attachment) error {
 
 // addresses has another IPAM plugin give a native attachment its addresses.
 func (c *Chain) addresses(ctx context.Context, s Sandbox, a *Attachment) error {
-	typ := c.otherIPAM(a.Config)
+	typ := c.OtherIPAM(a.Config)
 	if typ == "" {
 		return nil
 	}
@@ -201,7 +196,7 @@ func (c *Chain) Del(ctx context.Context, s Sandbox, as []*Attachment) []error {
 			errs[begin] = c.delList(ctx, s, as[begin])
 		}
 		for i := begin; i < end; i++ {
-			if typ := c.otherIPAM(as[i].Config); typ != "" && errs[i] == nil {
+			if typ := c.OtherIPAM(as[i].Config); typ != "" && errs[i] == nil {
 				_, errs[i] = c.exec.IPAM(ctx, "DEL", typ, s, as[i])
 			}
 		}
@@ -240,7 +235,7 @@ func (c *Chain) Check(ctx context.Context, s Sandbox, as []*Attachment) error {
 				return err
 			}
 		}
-		if typ := c.otherIPAM(a.Config); typ != "" {
+		if typ := c.OtherIPAM(a.Config); typ != "" {
 			if _, err := c.exec.IPAM(ctx, "CHECK", typ, s, a); err != nil {
 				return fmt.Errorf("%s: %w", a.Interface, err)
 			}
