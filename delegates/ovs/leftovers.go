@@ -30,17 +30,11 @@ func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bo
 			names = append(names, p.Name)
 		}
 	}
-	if owners == nil {
-		links = nil
-	} else {
+	if owners != nil {
 		for _, o := range owners() {
 			accounted[HostName(o.ContainerID, o.Interface)] = true
 		}
-	}
-	for _, l := range links {
-		if !accounted[l] {
-			names = append(names, l)
-		}
+		names = append(names, slices.DeleteFunc(links, func(l string) bool { return accounted[l] })...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil

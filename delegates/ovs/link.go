@@ -107,6 +107,12 @@ func ours() ([]string, error) {
 	return names, nil
 }
 
+// noLink reports that the node has no link of the name, for certain: not if it can't be asked.
+func noLink(name string) bool {
+	l, err := link.Find(name)
+	return l == nil && err == nil
+}
+
 // podSide is what is to be set on the pod's end.
 type podSide struct {
 	ifName      string
@@ -162,20 +168,19 @@ func limitEgress(h *netlink.Handle, link netlink.Link, bits uint64) error {
 	return nil
 }
 
-const (
-	ethtoolStxcsum = 0x17 // ETHTOOL_STXCSUM, linux/ethtool.h
-	ifReqSize      = 40
-)
+// ifReqSize is the size of struct ifreq, linux/if.h.
+const ifReqSize = 40
 
 // checksumOff switches TX checksum offload off: the userspace datapath reads packets with the
-// checksum the kernel has left to a card that doesn't exist, and TCP stalls.
+// checksum the kernel has left to a card that doesn't exist, and TCP stalls. A library for ethtool asks
+// for the names of all features first, which takes fifty times as long, and leaves SCTP's on.
 func checksumOff(ifName string) error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(s) }()
-	value := struct{ cmd, data uint32 }{ethtoolStxcsum, 0}
+	value := struct{ cmd, data uint32 }{unix.ETHTOOL_STXCSUM, 0}
 	var req struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer

@@ -2,10 +2,7 @@ package ovs
 
 import (
 	"context"
-	"errors"
 	"slices"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
@@ -65,11 +62,4 @@ func foreign(p *vswitch.Port) bool {
 
 // lost reports whether an interface is gone for good, by two witnesses: ovs-vswitchd can't have it,
 // and the node has no link of its name.
-func lost(i *vswitch.Interface) bool {
-	if !i.Failed() {
-		return false
-	}
-	_, err := netlink.LinkByName(i.Name)
-	var none netlink.LinkNotFoundError
-	return errors.As(err, &none)
-}
+func lost(i *vswitch.Interface) bool { return i.Failed() && noLink(i.Name) }

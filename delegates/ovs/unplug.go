@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
+	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // A Plug is what an interface of a pod has on the host: a port, a link, or both, of the same name.
@@ -137,12 +138,10 @@ func ended(ctx context.Context, c client.Client, p vswitch.Port) (bool, error) {
 		return false, err
 	}
 	here := slices.ContainsFunc(in, func(b vswitch.Bridge) bool {
-		_, err := netlink.LinkByName(b.Name)
-		return err == nil
+		l, _ := link.Find(b.Name)
+		return l != nil
 	})
-	_, err := netlink.LinkByName(p.Name)
-	var none netlink.LinkNotFoundError
-	return here && errors.As(err, &none), nil
+	return here && noLink(p.Name), nil
 }
 
 // Unplug removes ports and links; a pod that runs loses its interface.
