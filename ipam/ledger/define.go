@@ -128,8 +128,8 @@ func (l *Ledger) poolNames(ctx context.Context) ([]string, error) {
 		if len(resp.Kvs) == 0 {
 			return names, nil
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(string(resp.Kvs[0].Key), l.root), "/")
+		name := l.record(resp.Kvs[0]).pool
 		names = append(names, name)
-		from = clientv3.GetPrefixRangeEnd(l.root + name + "/")
+		from = clientv3.GetPrefixRangeEnd(l.poolPrefix(name))
 	}
 }

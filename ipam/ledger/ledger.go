@@ -69,11 +69,11 @@ func (l *Ledger) Claiming(pool string, revision int64, claims []ipam.Claim, isNe
 	t := etcd.Txn{}.IfRevision(l.specKey(pool), revision)
 	for _, c := range claims {
 		if slices.Contains(isNew, c.Addr) {
-			t = t.IfAbsent(l.key(c))
+			t = t.IfAbsent(l.claimKey(c))
 		} else { // the owner has it already
-			t = t.IfHolds(l.key(c), c.Owner.Value())
+			t = t.IfHolds(l.claimKey(c), c.Owner.Value())
 		}
-		t = t.Put(l.key(c), c.Owner.Value())
+		t = t.Put(l.claimKey(c), c.Owner.Value())
 	}
 	return t
 }
@@ -84,7 +84,7 @@ func (l *Ledger) Releasing(claims []ipam.Claim) txn.Txn {
 	known := 0
 	for _, c := range claims {
 		if c.Owner.Known() {
-			t = t.DeleteIfHolds(l.key(c), c.Owner.Value())
+			t = t.DeleteIfHolds(l.claimKey(c), c.Owner.Value())
 			known++
 		}
 	}

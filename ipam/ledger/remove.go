@@ -37,9 +37,8 @@ func (l *Ledger) tryRemovePool(ctx context.Context, name string) error {
 	if !ipam.IsName(name) {
 		return fmt.Errorf("pool %q: %w", name, ipam.ErrNoPool)
 	}
-	all := l.root + name + "/"
-	ips := all + "ips/"
-	resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.specKey(name)), clientv3.OpGet(ips, clientv3.WithPrefix(), clientv3.WithLimit(usersShown)),
+	all, claims := l.poolPrefix(name), l.claimsPrefix(name)
+	resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.specKey(name)), clientv3.OpGet(claims, clientv3.WithPrefix(), clientv3.WithLimit(usersShown)),
 		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly())).Commit()
 	if err != nil {
 		return fmt.Errorf("read pool %s: %w: %w", name, txn.ErrUnavailable, err)
@@ -51,15 +50,15 @@ func (l *Ledger) tryRemovePool(ctx context.Context, name string) error {
 	if resp.Responses[2].GetResponseRange().Count == 0 {
 		return fmt.Errorf("pool %s: %w", name, ipam.ErrNoPool)
 	}
-	return l.commit.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(name), revisionOf(spec.Kvs)).IfEmpty(ips).DeleteAll(all))
+	return l.commit.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(name), revisionOf(spec.Kvs)).IfEmpty(claims).DeleteAll(all))
 }
 
 func (l *Ledger) inUse(name string, users *etcdserverpb.RangeResponse) error {
 	var who []string
 	for _, kv := range users.Kvs {
-		ip := strings.TrimPrefix(string(kv.Key), l.root+name+"/ips/")
-		c, _ := decodeClaim(name, ip, kv.Value)
-		who = append(who, ip+" by "+c.Owner.String())
+		r := l.record(kv)
+		c, _ := r.claim()
+		who = append(who, r.id+" by "+c.Owner.String())
 	}
 	if more := int(users.Count) - len(who); more > 0 {
 		who = append(who, fmt.Sprintf("and %d more", more))
