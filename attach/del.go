@@ -197,7 +197,7 @@ func claimsOf(as []Attachment) []ipam.Claim {
 
 // releasable are the claims that end with the attachments; an IPAMClaim's end with it.
 func releasable(as []Attachment) []ipam.Claim {
-	return slices.DeleteFunc(claimsOf(as), func(c ipam.Claim) bool { return c.Owner.Claim != "" })
+	return slices.DeleteFunc(claimsOf(as), func(c ipam.Claim) bool { return c.Owner.IPAMClaim != "" })
 }
 
 // forget records what is left of a sandbox, nil for nothing, and frees addresses in the same

@@ -200,7 +200,7 @@ func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(c ipam.Claim) bool {
-		return c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.Claim != "" || e.accountsFor(c)
+		return c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.IPAMClaim != "" || e.accountsFor(c)
 	}), nil
 }
 

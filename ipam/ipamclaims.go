@@ -49,7 +49,7 @@ func (s *Service) kept(ctx context.Context, a *Ask, h Holders) error {
 	case c.Interface != "" && c.Interface != a.Owner.IfName:
 		return refused("is for interface %s, not %s", c.Interface, a.Owner.IfName)
 	}
-	a.Owner, a.Requested = Owner{Claim: a.IPAMClaim}, nil
+	a.Owner, a.Requested = Owner{IPAMClaim: a.IPAMClaim}, nil
 	for _, text := range c.IPs {
 		r, err := ParseRequest(text)
 		if err != nil {
@@ -93,12 +93,12 @@ func (s *Service) ReleaseForgotten(ctx context.Context, claims []Claim, h Holder
 	}
 	var errs []error
 	for _, c := range claims {
-		if c.Owner.Claim == "" || c.Owner.Node != s.Node() || h.UserOf(c.Owner.Claim, "") != "" {
+		if c.Owner.IPAMClaim == "" || c.Owner.Node != s.Node() || h.UserOf(c.Owner.IPAMClaim, "") != "" {
 			continue
 		}
-		ns, name, _ := strings.Cut(c.Owner.Claim, "/")
+		ns, name, _ := strings.Cut(c.Owner.IPAMClaim, "/")
 		if _, err := s.IPAMClaims.IPAMClaim(ctx, ns, name); errors.Is(err, ErrNoIPAMClaim) {
-			s.Log.Info("IPAMClaim is gone, its address is free", "claim", c.Owner.Claim, "address", c.Addr)
+			s.Log.Info("IPAMClaim is gone, its address is free", "ipamClaim", c.Owner.IPAMClaim, "address", c.Addr)
 			errs = append(errs, s.Release(ctx, []Claim{c}))
 		}
 	}

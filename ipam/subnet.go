@@ -30,9 +30,9 @@ type Owner struct {
 	// Via is patchbay-ipam when a plugin asked for the address, which then frees it; empty when
 	// the owner's own record holds the claim.
 	Via string `json:"via,omitempty"`
-	// Claim is the IPAMClaim, namespace/name, that keeps the address when its pod is gone; of the
-	// other fields only Node is set then.
-	Claim string `json:"claim,omitempty"`
+	// IPAMClaim is the one, namespace/name, that keeps the address when its pod is gone; of the other
+	// fields only Node is set then.
+	IPAMClaim string `json:"claim,omitempty"`
 }
 
 // Value is the owner as the claim's value in etcd.
@@ -47,15 +47,15 @@ func (o Owner) Known() bool { return o.Node != "" }
 
 // SameInterface reports whether both mean one interface of one sandbox, or one IPAMClaim.
 func (o Owner) SameInterface(p Owner) bool {
-	return o.Known() && o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName && o.Claim == p.Claim
+	return o.Known() && o.Node == p.Node && o.ContainerID == p.ContainerID && o.IfName == p.IfName && o.IPAMClaim == p.IPAMClaim
 }
 
 func (o Owner) String() string {
 	if !o.Known() {
 		return "an unknown owner (its claim can't be read)"
 	}
-	if o.Claim != "" {
-		return fmt.Sprintf("IPAMClaim %s on node %s", o.Claim, o.Node)
+	if o.IPAMClaim != "" {
+		return fmt.Sprintf("IPAMClaim %s on node %s", o.IPAMClaim, o.Node)
 	}
 	if o.Pod == "" {
 		return fmt.Sprintf("sandbox %s %s on node %s", o.ContainerID, o.IfName, o.Node)
@@ -189,7 +189,7 @@ func (s *Subnet) Of(o Owner) []netip.Addr {
 func (s *Subnet) Persistent(pool string) []Claim {
 	var claims []Claim
 	for a, o := range s.used {
-		if o.Claim != "" {
+		if o.IPAMClaim != "" {
 			claims = append(claims, Claim{Pool: pool, Addr: a, Owner: o})
 		}
 	}

@@ -41,9 +41,9 @@ func NewCommitter(c *clientv3.Client) *Committer {
 	return k
 }
 
-// Commit applies t, a Txn of this package, or returns txn.ErrConflict, txn.ErrUnavailable, or etcd's own error. It does not return
-// before the outcome is known or commitTimeout has passed, whatever the context: the context only
-// keeps a transaction from being begun.
+// Commit applies t, a Txn of this package, or returns txn.ErrConflict, txn.ErrUnavailable, or etcd's own
+// error. It does not return before the outcome is known or commitTimeout has passed, whatever the context:
+// the context only keeps a transaction from being begun.
 func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	return k.batcher.Do(item{t.(Txn), ctx})
 }

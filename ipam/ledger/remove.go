@@ -17,8 +17,9 @@ import (
 // usersShown is how many owners the refusal to remove a pool names.
 const usersShown = 5
 
-// RemovePool removes a pool of which no address is in use, with the nodes' subnets. A network that still
-// has it defines it again with its next pod. Otherwise the error is ipam.ErrInUse, and names owners, or ipam.ErrNoPool.
+// RemovePool removes a pool, with the nodes' subnets. If an address of it is in use, the error is
+// ipam.ErrInUse and names owners; if there is no such pool, ipam.ErrNoPool. A network that still has the
+// pool defines it again with its next pod.
 func (l *Ledger) RemovePool(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
