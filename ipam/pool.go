@@ -113,19 +113,17 @@ func checkRoutes(raw json.RawMessage) error {
 
 // Validate returns the pool, or what is wrong with which field.
 func (c Config) Validate() (*Pool, error) {
-	if c.Mode == "" && c.SubnetLen > 0 {
-		c.Mode = ModeNode
+	mode, cut, err := c.mode()
+	if err != nil {
+		return nil, err
 	}
-	if c.Mode != ModeNode {
-		if c.Mode == "" {
-			return nil, Invalid("ipam: subnetLen is missing: the length of each node's subnet, such as 24")
-		}
-		return nil, Invalid("ipam: mode %q is not supported: leave it out and set subnetLen (mode node)", c.Mode)
-	}
-	p := &Pool{Mode: c.Mode, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
+	p := &Pool{Mode: mode, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
 	for i, text := range c.networks() {
-		n, err := c.network(i, text, p.Networks)
+		n, err := parseNetwork(text, p.Networks)
 		if err != nil {
+			return nil, err
+		}
+		if n, err = cut(i, n, p.Networks); err != nil {
 			return nil, err
 		}
 		p.Networks = append(p.Networks, n)
@@ -133,11 +131,25 @@ func (c Config) Validate() (*Pool, error) {
 	if len(p.Networks) == 0 {
 		return nil, Invalid("ipam: network is missing: give a CIDR, such as 10.12.0.0/16")
 	}
-	var err error
 	if p.Name, err = c.name(); err != nil {
 		return nil, err
 	}
 	return p, c.rest(p)
+}
+
+// A cutter says what of a pool's network, the i-th, its mode hands out; before are those it has cut already.
+type cutter func(i int, n Network, before []Network) (Network, error)
+
+// mode returns the configuration's mode, and how it cuts networks. A further mode is added here and in
+// the Modes that the daemon gives to the Service.
+func (c Config) mode() (string, cutter, error) {
+	switch {
+	case c.Mode == ModeNode, c.Mode == "" && c.SubnetLen > 0:
+		return ModeNode, c.nodesSubnets, nil
+	case c.Mode == "":
+		return "", nil, Invalid("ipam: subnetLen is missing: the length of each node's subnet, such as 24")
+	}
+	return "", nil, Invalid("ipam: mode %q is not supported: leave it out and set subnetLen (mode node)", c.Mode)
 }
 
 // NameOf returns the name of an "ipam" object's pool, whatever else is wrong with the object: what ends
@@ -173,8 +185,8 @@ func (c Config) networks() []string {
 	return append([]string{c.Network}, c.Networks...)
 }
 
-// network validates one network. Further ones are cut into as many subnets as the first.
-func (c Config) network(i int, text string, before []Network) (Network, error) {
+// parseNetwork reads a network, which may not overlap those before.
+func parseNetwork(text string, before []Network) (Network, error) {
 	if why := objection(text); why != "" {
 		return Network{}, Invalid("ipam: network %q %s", text, why)
 	}
@@ -193,16 +205,22 @@ func (c Config) network(i int, text string, before []Network) (Network, error) {
 			return Network{}, Invalid("ipam: networks %s and %s of the pool overlap, so that an address could be given twice: leave one of them out", b.Prefix, text)
 		}
 	}
-	n := Network{Prefix: pfx, SubnetBits: c.SubnetLen}
+	return Network{Prefix: pfx}, nil
+}
+
+// nodesSubnets cuts a network for mode node. Further ones are cut into as many subnets as the first.
+func (c Config) nodesSubnets(i int, n Network, before []Network) (Network, error) {
+	pfx := n.Prefix
+	n.SubnetBits = c.SubnetLen
 	if i > 0 {
 		n.SubnetBits = pfx.Bits() + before[0].SubnetBits - before[0].Prefix.Bits()
 	}
 	size := pfx.Addr().BitLen()
 	if n.SubnetBits < pfx.Bits() || n.SubnetBits > size-2 {
-		return n, Invalid("ipam: subnetLen %d of network %s must be between %d and %d", n.SubnetBits, text, pfx.Bits(), size-2)
+		return n, Invalid("ipam: subnetLen %d of network %s must be between %d and %d", n.SubnetBits, pfx, pfx.Bits(), size-2)
 	}
 	if n.SubnetBits-pfx.Bits() > 24 {
-		return n, Invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, text)
+		return n, Invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, pfx)
 	}
 	n.Min = netip.PrefixFrom(pfx.Addr(), n.SubnetBits)
 	n.Max = netip.PrefixFrom(lastAddr(pfx), n.SubnetBits).Masked()
@@ -221,7 +239,7 @@ func (c Config) network(i int, text string, before []Network) (Network, error) {
 		}
 		a, err := netip.ParseAddr(strings.TrimSuffix(b.text, fmt.Sprintf("/%d", n.SubnetBits)))
 		if err != nil || !pfx.Contains(a) || netip.PrefixFrom(a, n.SubnetBits).Masked().Addr() != a {
-			return n, Invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, text)
+			return n, Invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, pfx)
 		}
 		*b.into = netip.PrefixFrom(a, n.SubnetBits)
 	}
