@@ -152,7 +152,11 @@ func (s *Service) Reserve(ctx context.Context, a Ask, h Holders) (*Reservation, 
 			return nil, err
 		}
 	}
-	r, err := s.Modes[p.Mode].Reserve(ctx, p, a.Owner, a.Requested)
+	m := s.Modes[p.Mode]
+	if m == nil {
+		return nil, Invalid("ipam: pool %s has mode %s, which this daemon does not have: start one that does, or choose another mode", p.Name, p.Mode)
+	}
+	r, err := m.Reserve(ctx, p, a.Owner, a.Requested)
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +210,9 @@ const maxConflicts = 3
 
 // Claim reserves addresses and claims them by itself, for a plugin whose record is kept elsewhere.
 func (s *Service) Claim(ctx context.Context, a Ask, h Holders) (*Reservation, error) {
+	if a.Config == nil {
+		return nil, Invalid("network %s has no \"ipam\", so that there is no pool to claim an address in", a.Network)
+	}
 	for try := 0; ; try++ {
 		r, err := s.Reserve(ctx, a, h)
 		if err != nil {
