@@ -20,7 +20,6 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -230,8 +229,4 @@ func (s *server) get(_ context.Context, in *IfPath) (*body[client.Attachment], e
 		return nil, problem(fmt.Errorf("interface %s of pod %s/%s: %w", in.Interface, in.Namespace, in.Pod, attach.ErrNoAttachment))
 	}
 	return &body[client.Attachment]{view(sb, *a)}, nil
-}
-
-func version(s *server) client.Version {
-	return client.Version{Version: s.Version, CNIVersions: cniwire.SupportedVersions}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -25,7 +26,9 @@ func (s *server) registerState(api huma.API, op func(id, method, path, summary s
 	show(api, op("pools", http.MethodGet, "/v1/pools", "The address pools", http.StatusOK), s.pools)
 	show(api, op("networks", http.MethodGet, "/v1/networks", "The networks that the node knows", http.StatusOK), s.networks)
 	show(api, op("version", http.MethodGet, "/v1/version", "The daemon's version", http.StatusOK),
-		func(context.Context) (client.Version, error) { return version(s), nil })
+		func(context.Context) (client.Version, error) {
+			return client.Version{Version: s.Version, CNIVersions: cniwire.SupportedVersions}, nil
+		})
 	show(api, op("doctor", http.MethodGet, "/v1/doctor", "The node, examined", http.StatusOK),
 		func(ctx context.Context) ([]client.Finding, error) { return s.Doctor(ctx), nil })
 	show(api, op("leaks", http.MethodGet, "/v1/leaks", "Claims without an owner, owners without a claim", http.StatusOK), s.leaks)

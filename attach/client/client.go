@@ -55,16 +55,12 @@ func path(namespace, pod string, more ...string) string {
 
 // Attach makes an attachment of a running pod and returns it, made.
 func (c *Client) Attach(ctx context.Context, namespace, pod string, r Request) (*Attachment, error) {
-	var a Attachment
-	err := c.do(ctx, http.MethodPost, path(namespace, pod), r, &a)
-	return &a, err
+	return call[*Attachment](ctx, c, http.MethodPost, path(namespace, pod), r)
 }
 
 // Ensure is Attach by the interface's name, and may be repeated.
 func (c *Client) Ensure(ctx context.Context, namespace, pod, ifName string, r Request) (*Attachment, error) {
-	var a Attachment
-	err := c.do(ctx, http.MethodPut, path(namespace, pod, ifName), r, &a)
-	return &a, err
+	return call[*Attachment](ctx, c, http.MethodPut, path(namespace, pod, ifName), r)
 }
 
 // Detach removes an attachment.
@@ -79,7 +75,7 @@ func (c *Client) ForceDetach(ctx context.Context, namespace, pod, ifName string)
 
 // Leftovers returns what is on the daemon's node without a record, or was given up.
 func (c *Client) Leftovers(ctx context.Context) ([]Leftover, error) {
-	return list[Leftover](ctx, c, "/v1/leftovers")
+	return call[[]Leftover](ctx, c, http.MethodGet, "/v1/leftovers", nil)
 }
 
 // RemoveLeftover removes one of them.
@@ -89,42 +85,42 @@ func (c *Client) RemoveLeftover(ctx context.Context, kind, id string) error {
 
 // Get returns one attachment.
 func (c *Client) Get(ctx context.Context, namespace, pod, ifName string) (*Attachment, error) {
-	var a Attachment
-	err := c.do(ctx, http.MethodGet, path(namespace, pod, ifName), nil, &a)
-	return &a, err
+	return call[*Attachment](ctx, c, http.MethodGet, path(namespace, pod, ifName), nil)
 }
 
 // List returns attachments.
 func (c *Client) List(ctx context.Context, f Filter) ([]Attachment, error) {
-	return list[Attachment](ctx, c, "/v1/attachments?"+f.query())
+	return call[[]Attachment](ctx, c, http.MethodGet, "/v1/attachments?"+f.query(), nil)
 }
 
 // Sandboxes returns the sandboxes of the daemon's node.
 func (c *Client) Sandboxes(ctx context.Context) ([]Sandbox, error) {
-	return list[Sandbox](ctx, c, "/v1/sandboxes")
+	return call[[]Sandbox](ctx, c, http.MethodGet, "/v1/sandboxes", nil)
 }
 
 // Nodes returns the nodes.
-func (c *Client) Nodes(ctx context.Context) ([]Node, error) { return list[Node](ctx, c, "/v1/nodes") }
+func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
+	return call[[]Node](ctx, c, http.MethodGet, "/v1/nodes", nil)
+}
 
 // Pools returns the address pools.
-func (c *Client) Pools(ctx context.Context) ([]Pool, error) { return list[Pool](ctx, c, "/v1/pools") }
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
+	return call[[]Pool](ctx, c, http.MethodGet, "/v1/pools", nil)
+}
 
 // Networks returns the networks that the daemon knows.
 func (c *Client) Networks(ctx context.Context) ([]Network, error) {
-	return list[Network](ctx, c, "/v1/networks")
+	return call[[]Network](ctx, c, http.MethodGet, "/v1/networks", nil)
 }
 
 // Doctor has the daemon examine its node.
 func (c *Client) Doctor(ctx context.Context) ([]Finding, error) {
-	return list[Finding](ctx, c, "/v1/doctor")
+	return call[[]Finding](ctx, c, http.MethodGet, "/v1/doctor", nil)
 }
 
 // Leaks compares claims and owners.
 func (c *Client) Leaks(ctx context.Context) (*Leak, error) {
-	var l Leak
-	err := c.do(ctx, http.MethodGet, "/v1/leaks", nil, &l)
-	return &l, err
+	return call[*Leak](ctx, c, http.MethodGet, "/v1/leaks", nil)
 }
 
 // Release frees a leaked address; one that has an owner is refused.
@@ -139,9 +135,7 @@ func (c *Client) RemovePool(ctx context.Context, pool string) error {
 
 // Version returns the daemon's version.
 func (c *Client) Version(ctx context.Context) (*Version, error) {
-	var v Version
-	err := c.do(ctx, http.MethodGet, "/v1/version", nil, &v)
-	return &v, err
+	return call[*Version](ctx, c, http.MethodGet, "/v1/version", nil)
 }
 
 // Watch calls fn for the attachments there are (type ADDED) and for every change, until the context
@@ -183,10 +177,10 @@ func (f Filter) query() string {
 	return q.Encode()
 }
 
-func list[T any](ctx context.Context, c *Client, path string) ([]T, error) {
-	var l []T
-	err := c.do(ctx, http.MethodGet, path, nil, &l)
-	return l, err
+// call returns what the daemon answers.
+func call[T any](ctx context.Context, c *Client, method, path string, in any) (out T, err error) {
+	err = c.do(ctx, method, path, in, &out)
+	return out, err
 }
 
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {

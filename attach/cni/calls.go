@@ -132,12 +132,8 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 		return c.chained(a.Status.Result)
 	case "DEL":
 		return nil, s.Engine.DelInterface(ctx, c.ContainerID, c.IfName)
-	case "CHECK":
-		return nil, s.Engine.Check(ctx, c.ContainerID)
-	case "STATUS":
-		return nil, s.Probe(ctx)
-	default:
-		return nil, s.Engine.GC(ctx, slices.Concat(c.conf.ValidAttachments, c.conf.Attachments))
+	default: // the others are of the sandbox or the node, whoever calls
+		return s.podCall(ctx, c)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -188,7 +190,7 @@ func newCall(req *cniwire.Request) (*call, error) {
 	if err := json.Unmarshal(req.Config, &c.conf); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", explain.JSON(req.Config, err))
 	}
-	if !supported(c.conf.CNIVersion) && req.Command != "DEL" {
+	if !slices.Contains(cniwire.SupportedVersions, c.conf.CNIVersion) && req.Command != "DEL" {
 		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not supported", c.conf.CNIVersion),
 			"supported: "+strings.Join(cniwire.SupportedVersions, ", "))
 	}
@@ -207,23 +209,7 @@ func newCall(req *cniwire.Request) (*call, error) {
 
 func (c *call) sandbox() attach.Sandbox {
 	return attach.Sandbox{ContainerID: c.ContainerID, Netns: c.Netns, Namespace: c.args["K8S_POD_NAMESPACE"], Pod: c.args["K8S_POD_NAME"],
-		UID: c.args["K8S_POD_UID"], CNIArgs: c.Args, CNIPath: splitPath(c.Path)}
-}
-
-func splitPath(p string) []string {
-	if p == "" {
-		return nil
-	}
-	return strings.Split(p, ":")
-}
-
-func supported(v string) bool {
-	for _, s := range cniwire.SupportedVersions {
-		if s == v {
-			return true
-		}
-	}
-	return false
+		UID: c.args["K8S_POD_UID"], CNIArgs: c.Args, CNIPath: filepath.SplitList(c.Path)}
 }
 
 func versionOf(config []byte) string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/netip"
@@ -20,11 +21,7 @@ func ipamCommand(o *options) *cobra.Command {
 func ipamShow(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show [POOL|IP]", Short: "The claims of all pools, of one pool, or of one address", Args: atMostOne("a pool or an address"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			pools, err := c.Pools(cmd.Context())
 			claims := []client.Claim{}
 			for _, p := range pools {
@@ -38,7 +35,7 @@ func ipamShow(o *options) *cobra.Command {
 				err = poolOrAddress(args[0], pools)
 			}
 			return show(cmd.OutOrStdout(), o.output, claims, err, claimTable)
-		},
+		}),
 	}
 	outputFlag(cmd, o, "table", "json", "yaml")
 	return cmd
@@ -46,10 +43,7 @@ func ipamShow(o *options) *cobra.Command {
 
 // poolOrAddress refuses what is neither: a mistyped name is not an empty pool.
 func poolOrAddress(text string, pools []client.Pool) error {
-	names := []string{}
-	for _, p := range pools {
-		names = append(names, p.Name)
-	}
+	names := poolNames(pools)
 	if _, err := netip.ParseAddr(text); err == nil || slices.Contains(names, text) {
 		return nil
 	}
@@ -62,11 +56,7 @@ func poolOrAddress(text string, pools []client.Pool) error {
 func ipamCheck(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "check", Short: "Claims without an owner, owners without a claim; exit code 1 if there is one", Args: none,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			l, err := c.Leaks(cmd.Context())
 			if err != nil {
 				return err
@@ -81,7 +71,7 @@ func ipamCheck(o *options) *cobra.Command {
 				return failedCheck{}
 			}
 			return err
-		},
+		}),
 	}
 	outputFlag(cmd, o, "table", "json", "yaml")
 	return cmd
@@ -98,17 +88,13 @@ func printLeaks(w io.Writer, l *client.Leak) error {
 func ipamRelease(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "release POOL IP", Short: "Free a leaked address; one that has an owner is refused", Args: exactly(2, "a pool and an address"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.Release(cmd.Context(), args[0], args[1]); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s of pool %s is free\n", args[1], args[0])
 			return nil
-		},
+		}),
 	}
 }
 
@@ -123,36 +109,32 @@ Every node must run a release that has this command: an older one does not notic
 that it has used is gone, until it is restarted.`,
 		Example: "  patchctl ipam rm 10.12.0.0-16",
 		Args:    exactly(1, "one pool, as patchctl get pools lists it"), ValidArgsFunction: completePools(o),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if err := c.RemovePool(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "pool %s removed\n", args[0])
 			return nil
-		},
+		}),
 	}
 }
 
 func completePools(o *options) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		c, err := o.client()
-		if err != nil || len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+	return o.complete(func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
+		if len(args) > 0 {
+			return nil, nil
 		}
-		pools, err := c.Pools(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []string
-		for _, p := range pools {
-			names = append(names, p.Name)
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		pools, err := c.Pools(ctx)
+		return poolNames(pools), err
+	})
+}
+
+func poolNames(pools []client.Pool) []string {
+	var names []string
+	for _, p := range pools {
+		names = append(names, p.Name)
 	}
+	return names
 }
 
 func claimTable(l []client.Claim, _ bool) [][]string {
@@ -166,11 +148,7 @@ func claimTable(l []client.Claim, _ bool) [][]string {
 func doctorCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, pools, leftovers; exit code 1 on a fault", Args: none,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			findings, err := c.Doctor(cmd.Context())
 			if err != nil {
 				findings = []client.Finding{{Check: "patchbayd", Message: err.Error() + "; start it, or name its socket with --server"}}
@@ -184,7 +162,7 @@ func doctorCommand(o *options) *cobra.Command {
 				}
 			}
 			return nil
-		},
+		}),
 	}
 	outputFlag(cmd, o, "table", "json", "yaml")
 	return cmd

@@ -27,11 +27,7 @@ func getCommand(o *options) *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			f := client.Filter{Namespace: o.namespace, Network: network}
 			if all {
 				f.Namespace = ""
@@ -43,7 +39,7 @@ func getCommand(o *options) *cobra.Command {
 				return watchAttachments(cmd.Context(), c, f, o.output, cmd.OutOrStdout())
 			}
 			return get(cmd.Context(), c, args[0], f, o.output, cmd.OutOrStdout())
-		},
+		}),
 	}
 	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "of all namespaces")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "then follow the changes")

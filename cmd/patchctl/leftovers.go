@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,14 +17,10 @@ func leftoversCommand(o *options) *cobra.Command {
 		Long: `leftovers lists ports and links of ours that no record accounts for, addresses whose
 owner is not there, and attachments whose DEL failed for so long that it was given up
 (gc.giveUp in the daemon's configuration).`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			l, err := c.Leftovers(cmd.Context())
 			return show(cmd.OutOrStdout(), o.output, l, err, leftoverTable)
-		},
+		}),
 	}
 	outputFlag(cmd, o, "table", "json", "yaml")
 	cmd.AddCommand(leftoversRemove(o))
@@ -76,17 +73,10 @@ its DEL is tried once more, then it goes from the record, and its addresses are 
 }
 
 func completeLeftovers(o *options) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		c, err := o.client()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		l, err := c.Leftovers(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		return slices.DeleteFunc(leftoverNames(l), func(n string) bool { return slices.Contains(args, n) }), cobra.ShellCompDirectiveNoFileComp
-	}
+	return o.complete(func(ctx context.Context, c *client.Client, args []string) ([]string, error) {
+		l, err := c.Leftovers(ctx)
+		return slices.DeleteFunc(leftoverNames(l), func(n string) bool { return slices.Contains(args, n) }), err
+	})
 }
 
 func leftoverNames(l []client.Leftover) []string {

@@ -104,6 +104,32 @@ func (o *options) client() (*client.Client, error) {
 	return c, nil
 }
 
+// call makes the RunE of a command that asks the daemon.
+func (o *options) call(run func(cmd *cobra.Command, c *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c, err := o.client()
+		if err != nil {
+			return err
+		}
+		return run(cmd, c, args)
+	}
+}
+
+// complete completes a word with names that the daemon knows.
+func (o *options) complete(names func(ctx context.Context, c *client.Client, args []string) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		c, err := o.client()
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		found, err := names(cmd.Context(), c, args)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
 // readFile reads a file that a flag names.
 func readFile(flag, path string) ([]byte, error) {
 	b, err := os.ReadFile(path)
@@ -206,21 +232,16 @@ func exactly(n int, what string) cobra.PositionalArgs {
 
 // completePods completes the pods of the namespace.
 func completePods(o *options) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		c, err := o.client()
-		if err != nil || len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
+	return o.complete(func(ctx context.Context, c *client.Client, args []string) (names []string, err error) {
+		if len(args) > 0 {
+			return nil, nil
 		}
-		all, err := c.Sandboxes(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []string
+		all, err := c.Sandboxes(ctx)
 		for _, s := range all {
 			if s.Namespace == o.namespace {
 				names = append(names, "pod/"+s.Pod)
 			}
 		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+		return names, err
+	})
 }
