@@ -59,20 +59,22 @@ func (k *Committer) commit(items []item) []error {
 	if len(live) == 0 {
 		return errs
 	}
+	done, lost := false, false
 	if len(live) > 1 {
-		if k.commitGroup(items, live, errs) {
+		if done, lost = k.commitGroup(items, live, errs); done {
 			return errs
 		}
 	}
 	for _, i := range live {
-		errs[i] = k.commitOne(items[i].Txn)
+		errs[i] = k.commitOne(items[i].Txn, lost)
 	}
 	return errs
 }
 
-// commitGroup nests the transactions in one, so that each has its own outcome. It returns false
-// when etcd refuses the group as a whole (a key twice, too many operations).
-func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
+// commitGroup nests the transactions in one, so that each has its own outcome. It is not done
+// when etcd refuses the group as a whole (a key twice, too many operations); lost says that an answer was
+// lost before.
+func (k *Committer) commitGroup(items []item, live []int, errs []error) (done, lost bool) {
 	ops := make([]clientv3.Op, len(live))
 	for n, i := range live {
 		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
@@ -80,26 +82,27 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) bool {
 	resp, lost, err := k.try(Txn{operations: ops}, nil)
 	if err != nil {
 		if !errors.Is(err, txn.ErrUnavailable) {
-			return false
+			return false, lost
 		}
 		for _, i := range live {
 			errs[i] = err
 		}
-		return true
+		return true, lost
 	}
 	for n, i := range live {
 		sub := resp.Responses[n].GetResponseTxn()
 		errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub), lost)
 	}
-	return true
+	return true, lost
 }
 
-func (k *Committer) commitOne(t Txn) error {
-	resp, lost, err := k.try(t, reads(t.operations))
+// commitOne commits a transaction by itself. Lost says that it may have been committed before.
+func (k *Committer) commitOne(t Txn, lost bool) error {
+	resp, again, err := k.try(t, reads(t.operations))
 	if err != nil {
 		return err
 	}
-	return outcome(t, resp, lost)
+	return outcome(t, resp, lost || again)
 }
 
 // outcome tells a conflict from a transaction that had been committed by an earlier try, whose answer was

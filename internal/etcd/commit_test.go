@@ -21,6 +21,7 @@ import (
 type lossy struct {
 	*clientv3.Client
 	lose atomic.Int32 // how many answers
+	deny atomic.Int32 // how many transactions after that are refused
 }
 
 func startLossy(t *testing.T) *lossy {
@@ -35,6 +36,9 @@ func startLossy(t *testing.T) *lossy {
 	}
 	l := &lossy{}
 	drop := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if strings.HasSuffix(method, "/Txn") && l.lose.Load() <= 0 && l.deny.Add(-1) >= 0 {
+			return status.Error(codes.PermissionDenied, "not now")
+		}
 		err := invoke(ctx, method, req, reply, cc, opts...)
 		if err == nil && strings.HasSuffix(method, "/Txn") && l.lose.Add(-1) >= 0 {
 			return status.Error(codes.Unavailable, "the answer was lost")
@@ -145,5 +149,19 @@ func TestEachOfAGroupHasItsOutcome(t *testing.T) {
 		if a, b, taken, never, both := l.value(t, "a"), l.value(t, "b"), l.value(t, "taken"), l.value(t, "never"), l.value(t, "both"); a+b+taken+never+both != "12you1" {
 			t.Errorf("answers lost: %d: %q %q %q %q %q", lost, a, b, taken, never, both)
 		}
+	}
+}
+
+// A group whose answer was lost is refused when it is sent again, as when a role of etcd's is being changed:
+// its transactions, now committed one by one, were committed already.
+func TestAGroupThatIsRefusedAfterALostAnswerIsNoConflict(t *testing.T) {
+	l := startLossy(t)
+	k := NewCommitter(l.Client)
+	ctx := context.Background()
+	l.lose.Store(1)
+	l.deny.Store(1)
+	errs := k.commit([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx}, {Txn{}.IfAbsent("b").Put("b", "2"), ctx}})
+	if errs[0] != nil || errs[1] != nil {
+		t.Errorf("%v", errs)
 	}
 }
