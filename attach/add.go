@@ -49,7 +49,9 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*San
 func (e *Engine) again(ctx context.Context, slot *slot, wanted []meta.Wanted) (*Sandbox, error) {
 	var names []string
 	for _, w := range wanted {
-		names = append(names, w.Interface)
+		if slot.record.Find(w.Interface).tellsInterface() {
+			names = append(names, w.Interface)
+		}
 	}
 	if len(names) == 0 {
 		return slot.record, nil

@@ -300,5 +300,12 @@ func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) erro
 	if err != nil {
 		return err
 	}
-	return e.Delegates.RemoveLeftovers(ctx, names)
+	if err := e.Delegates.RemoveLeftovers(ctx, names); err != nil || len(e.Kept()) == 0 {
+		return err
+	}
+	claims, err := e.leftoverClaims(ctx) // which Recover has kept with the interfaces
+	if err != nil {
+		return err
+	}
+	return e.IPAM.Release(ctx, slices.DeleteFunc(claims, func(c ipam.Claim) bool { return c.Owner.ContainerID != containerID }))
 }

@@ -143,6 +143,9 @@ func (e *Engine) removeLeftovers(ctx context.Context, lost bool) (kept []string,
 		allErr = e.IPAM.ReleaseForgotten(ctx, all, e)
 	}
 	claims, claimErr := e.leftoverClaims(ctx)
+	if lost && (err != nil || len(kept) > 0) {
+		claims = nil // they may be those of the interfaces that are kept
+	}
 	if claimErr == nil && len(claims) > 0 {
 		e.Log.Warn("freeing addresses without a record", "count", len(claims))
 		claimErr = e.IPAM.Release(ctx, claims)

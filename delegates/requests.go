@@ -51,6 +51,9 @@ func ParseRequests(args map[string]json.RawMessage) (Requests, error) {
 			}
 		case "bandwidth":
 			err = json.Unmarshal(raw, &r.Bandwidth)
+			if explain.Strict(raw, &Bandwidth{}) != nil { // it has more, which a plugin may know
+				r.Others[name] = raw
+			}
 		default:
 			r.Others[name] = raw
 		}
@@ -73,7 +76,7 @@ func (r Requests) Arguments() map[string]any {
 	if len(r.MAC) > 0 {
 		args["mac"] = r.MAC.String()
 	}
-	if r.Bandwidth != nil {
+	if r.Bandwidth != nil && args["bandwidth"] == nil {
 		args["bandwidth"] = r.Bandwidth
 	}
 	return args
@@ -116,15 +119,21 @@ func (r Requests) IsZero() bool { return len(r.Arguments()) == 0 }
 // MarshalJSON gives the capability arguments.
 func (r Requests) MarshalJSON() ([]byte, error) { return json.Marshal(r.Arguments()) }
 
-// UnmarshalJSON reads what MarshalJSON gives.
+// UnmarshalJSON reads what MarshalJSON gives, and refuses nothing that was recorded once: what can't be read
+// is kept as it is.
 func (r *Requests) UnmarshalJSON(b []byte) error {
 	var args map[string]json.RawMessage
 	if err := json.Unmarshal(b, &args); err != nil {
 		return err
 	}
 	var err error
-	*r, err = ParseRequests(args)
-	return err
+	if *r, err = ParseRequests(args); err != nil {
+		*r = Requests{Others: map[string]any{}}
+		for name, raw := range args {
+			r.Others[name] = raw
+		}
+	}
+	return nil
 }
 
 // CNIArgs are the sandbox's CNI_ARGS, and the requested addresses as plugins read them there (CNI

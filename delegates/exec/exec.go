@@ -156,6 +156,9 @@ func (d *Delegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
 
 // IPAM runs an IPAM plugin for a native delegate, with the delegate's whole configuration.
 func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error) {
+	if has, err := cniversion.GreaterThanOrEqualTo(a.Config.CNIVersion, "0.4.0"); command == "CHECK" && (err != nil || !has) {
+		return nil, nil // the configuration is older than CHECK
+	}
 	prev, err := encodeResult(a.Config.CNIVersion, a.Result)
 	if err != nil {
 		return nil, err
