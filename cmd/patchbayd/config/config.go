@@ -235,7 +235,7 @@ func (c *Config) validate() error {
 	if method, at, _ := strings.Cut(c.OVS.DB, ":"); !slices.Contains([]string{"unix", "tcp", "ssl"}, method) || at == "" {
 		return fmt.Errorf("ovs.db %q must be unix:/path, tcp:host:port or ssl:host:port", c.OVS.DB)
 	}
-	if err := cmp.Or(oneOf("kubernetes.enabled", c.Kubernetes.Enabled, "auto", "true", "false"), oneOf("kubernetes.events", c.Kubernetes.Events, "changes", "all"),
+	if err := errors.Join(oneOf("kubernetes.enabled", c.Kubernetes.Enabled, "auto", "true", "false"), oneOf("kubernetes.events", c.Kubernetes.Events, "changes", "all"),
 		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"), oneOf("log.format", c.Log.Format, "text", "json")); err != nil {
 		return err
 	}
