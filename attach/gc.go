@@ -44,8 +44,13 @@ func (e *Engine) Collect(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// sweepWait bounds how long calls are held up by what Recover has left.
+const sweepWait = 2 * time.Second
+
 // sweepAgain does what Recover could not. What it kept is kept.
 func (e *Engine) sweepAgain(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepWait)
+	defer cancel()
 	end, err := e.alone(ctx)
 	if err != nil {
 		return err
