@@ -64,7 +64,9 @@ func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) 
 // sweep removes what no record accounts for. What can't be removed now is left to Collect.
 func (e *Engine) sweep(ctx context.Context) (kept bool, err error) {
 	names, err := e.removeLeftovers(ctx, e.lost.Load())
-	e.kept.Store(&names)
+	if err == nil || len(names) > 0 { // else it is not known, and what was kept still is
+		e.kept.Store(&names)
+	}
 	e.unswept.Store(err != nil)
 	return len(names) > 0, err
 }
