@@ -11,12 +11,17 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// A slow sink says what it was told, and waits until it was heard.
-type slow chan string
+// A slow sink says what it is told, and is busy with it until it may go on.
+type slow struct{ told, goOn chan string }
 
-func (s slow) Listed([]*attach.Sandbox) { s <- "list" }
-func (s slow) Changed(*attach.Sandbox)  { s <- "change" }
-func (s slow) Notify(n attach.Notice)   { s <- n.Message }
+func (s slow) tell(text string) {
+	s.told <- text
+	<-s.goOn
+}
+
+func (s slow) Listed([]*attach.Sandbox) { s.tell("list") }
+func (s slow) Changed(*attach.Sandbox)  { s.tell("change") }
+func (s slow) Notify(n attach.Notice)   { s.tell(n.Message) }
 
 func TestASinkThatFellBehindListsAgainAndHoldsNobodyUp(t *testing.T) {
 	e, err := attach.New(attach.Options{})
@@ -26,33 +31,30 @@ func TestASinkThatFellBehindListsAgainAndHoldsNobodyUp(t *testing.T) {
 	fail := func(text string) {
 		e.Failed(attach.ReasonFailedAttach, meta.Pod{Namespace: "default", Name: "a"}, errors.New(text))
 	}
-	told := make(slow)
-	ctx, cancel := context.WithCancel(t.Context())
-	follow := sinks.Follow(e, told, slog.New(slog.DiscardHandler))
-	fail("before it runs")
-	ended := make(chan bool)
-	go func() { follow(ctx); close(ended) }()
-	for _, want := range []string{"list", "before it runs"} {
-		if got := <-told; got != want {
+	to := slow{make(chan string), make(chan string)}
+	next := func(want string) {
+		t.Helper()
+		if got := <-to.told; got != want {
 			t.Fatalf("told %q, want %q", got, want)
 		}
 	}
-	fail("it is busy with this one")
-	if got := <-told; got != "it is busy with this one" {
-		t.Fatalf("told %q", got)
-	}
-	for range 10000 {
+	ctx, cancel := context.WithCancel(t.Context())
+	follow := sinks.Follow(e, to, slog.New(slog.DiscardHandler))
+	fail("before it runs")
+	ended := make(chan bool)
+	go func() { follow(ctx); close(ended) }()
+	next("list")
+	to.goOn <- ""
+	next("before it runs")
+	for range 10000 { // more than the log keeps, while the sink is busy
 		fail("too many")
 	}
-	for got := "too many"; got != "list"; got = <-told {
-		if got != "too many" {
-			t.Fatalf("told %q", got)
-		}
-	}
+	to.goOn <- ""
+	next("list")
 	fail("after the list")
-	if got := <-told; got != "after the list" {
-		t.Fatalf("told %q", got)
-	}
+	to.goOn <- ""
+	next("after the list")
 	cancel()
+	to.goOn <- ""
 	<-ended
 }
