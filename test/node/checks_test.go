@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -135,7 +136,13 @@ func checkMindsWhatIsNotSeenInThePod(t *testing.T) {
 	want("host-local", "hostlocal", "host-local", func(string) {
 		testnode.Sh(t, "rm", "-r", "/run/host-local/hostlocal")
 	})
-	want("daemon", "control", "Open vSwitch does not answer", func(string) { n.OVS.StopServer() })
+	want("daemon", "control", "Open vSwitch does not answer", func(string) {
+		n.OVS.StopServer()
+		testnode.Eventually(t, "patchbayd has noticed", func() bool {
+			findings, err := n.Client.Doctor(ctx)
+			return err == nil && slices.ContainsFunc(findings, func(f client.Finding) bool { return f.Check == "openvswitch" && !f.OK })
+		})
+	})
 	n.OVS.StartServer(t)
 }
 
