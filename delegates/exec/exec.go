@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -19,41 +20,49 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
 
-// A Delegate runs the plugins of an attachment's configuration one after another.
-type Delegate struct{ run *Runner }
+// Options are what a Delegate is made of.
+type Options struct {
+	Dirs []string // permitted
+	// Root is where plugins see the file system's root, and where Dirs are: the host's root as a
+	// container has it mounted. Empty: our own.
+	Root     string
+	Deadline time.Duration // of one plugin's execution
+	Limit    int           // plugins at a time
+	Env      []string      // added to each one's environment
+}
+
+// A Delegate runs the plugins of an attachment's configuration one after another: found in the permitted
+// directories only, a bounded number at a time, each with a deadline.
+type Delegate struct {
+	Options
+	slots chan struct{}
+}
 
 // New returns the delegate.
-func New(r *Runner) *Delegate { return &Delegate{r} }
+func New(o Options) *Delegate { return &Delegate{o, make(chan struct{}, o.Limit)} }
 
 // Add runs ADD through each attachment's list, the attachments in turn. A Result that one has already is
 // the first plugin's prevResult.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
 		a.Tried = true
-		if err := d.add(ctx, s, a); err != nil {
-			return err
+		for i, p := range a.Config.Plugins {
+			out, err := d.plugin(ctx, "ADD", p.Type, s, a, i)
+			if err != nil {
+				return err
+			}
+			if err := failpoint.Hit(failpoint.ExecPluginRan); err != nil {
+				return err
+			}
+			res, err := parseResult(a.Config.CNIVersion, out)
+			if err == nil {
+				err = keep(s, a.Interface, a.Result, res)
+			}
+			if err != nil {
+				return fmt.Errorf("plugin %s: %w", p.Type, err)
+			}
+			a.Result = res
 		}
-	}
-	return nil
-}
-
-func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
-	for i := range a.Config.Plugins {
-		out, err := d.plugin(ctx, "ADD", s, a, i, a.Result)
-		if err != nil {
-			return err
-		}
-		if err := failpoint.Hit(failpoint.ExecPluginRan); err != nil {
-			return err
-		}
-		res, err := parseResult(a.Config.CNIVersion, out)
-		if err != nil {
-			return fmt.Errorf("plugin %s: %w", a.Config.Plugins[i].Type, err)
-		}
-		if err := keep(s, a.Interface, a.Result, res); err != nil {
-			return fmt.Errorf("plugin %s: %w", a.Config.Plugins[i].Type, err)
-		}
-		a.Result = res
 	}
 	return nil
 }
@@ -64,8 +73,8 @@ func (d *Delegate) add(ctx context.Context, s delegates.Sandbox, a *delegates.At
 func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
 	errs := make([]error, len(as))
 	for n, a := range slices.Backward(as) {
-		for i := range slices.Backward(a.Config.Plugins) {
-			if _, err := d.plugin(ctx, "DEL", s, a, i, a.Result); err != nil {
+		for i, p := range slices.Backward(a.Config.Plugins) {
+			if _, err := d.plugin(ctx, "DEL", p.Type, s, a, i); err != nil {
 				errs[n] = errors.Join(errs[n], fmt.Errorf("%s: %w", a.Interface, err))
 			}
 		}
@@ -77,11 +86,11 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 // than CHECK.
 func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
-		if has, err := cniversion.GreaterThanOrEqualTo(a.Config.CNIVersion, "0.4.0"); err != nil || !has || a.Config.DisableCheck {
+		if a.Config.DisableCheck || !atLeast(a.Config, "0.4.0") {
 			continue
 		}
-		for i := range a.Config.Plugins {
-			if _, err := d.plugin(ctx, "CHECK", s, a, i, a.Result); err != nil {
+		for i, p := range a.Config.Plugins {
+			if _, err := d.plugin(ctx, "CHECK", p.Type, s, a, i); err != nil {
 				return err
 			}
 		}
@@ -91,48 +100,45 @@ func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegat
 
 // Status asks each plugin of the list whether it can serve an ADD.
 func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
-	if has, err := cniversion.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0"); err != nil || !has {
-		return nil
-	}
-	for i, p := range list.Plugins {
-		if p.Type == cniconf.Passthru {
-			continue
-		}
-		conf, err := list.Request(i, cniconf.Inject{})
-		if err != nil {
-			return err
-		}
-		if _, err := d.run.Run(ctx, Call{Command: "STATUS", Type: p.Type, Config: conf}); err != nil {
-			return err
-		}
-	}
-	return nil
+	return d.each(ctx, "STATUS", list, cniconf.Inject{})
 }
 
-// GC runs GC on each plugin of the list with the attachments that are valid, goes on after errors
-// and returns them all.
+// GC tells each plugin of the list which attachments are valid, unless the configuration forbids it.
 func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error {
-	if has, err := cniversion.GreaterThanOrEqualTo(list.CNIVersion, "1.1.0"); list.DisableGC || err != nil || !has {
+	if list.DisableGC {
 		return nil
 	}
 	attachments, err := json.Marshal(valid)
 	if err != nil {
 		return err
 	}
+	return d.each(ctx, "GC", list, cniconf.Inject{ValidAttachments: attachments})
+}
+
+// each runs a command that is about no attachment on each plugin of the list, unless the configuration is older than
+// such commands. It goes on after errors and returns them all.
+func (d *Delegate) each(ctx context.Context, command string, list *cniconf.List, in cniconf.Inject) error {
+	if !atLeast(list, "1.1.0") {
+		return nil
+	}
 	var errs []error
 	for i, p := range list.Plugins {
 		if p.Type == cniconf.Passthru {
-			continue // it has made nothing
+			continue
 		}
-		conf, err := list.Request(i, cniconf.Inject{ValidAttachments: attachments})
+		conf, err := list.Request(i, in)
 		if err == nil {
-			_, err = d.run.Run(ctx, Call{Command: "GC", Type: p.Type, Config: conf})
+			_, err = d.run(ctx, call{command: command, typ: p.Type, config: conf})
 		}
-		if err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// atLeast reports whether a configuration is of that version of the specification, or a later one.
+func atLeast(list *cniconf.List, version string) bool {
+	is, err := cniversion.GreaterThanOrEqualTo(list.CNIVersion, version)
+	return err == nil && is
 }
 
 // Installed fails for the first of the plugin types that is in none of the permitted directories. Types
@@ -142,7 +148,7 @@ func (d *Delegate) Installed(pluginTypes, path []string) error {
 		if t == "" || t == cniconf.Passthru {
 			continue
 		}
-		if _, err := d.run.find(t, path); err != nil {
+		if _, err := d.find(t, path); err != nil {
 			return err
 		}
 	}
@@ -156,41 +162,34 @@ func (d *Delegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
 
 // IPAM runs an IPAM plugin for a native delegate, with the delegate's whole configuration.
 func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment) (*types100.Result, error) {
-	if has, err := cniversion.GreaterThanOrEqualTo(a.Config.CNIVersion, "0.4.0"); command == "CHECK" && (err != nil || !has) {
-		return nil, nil // the configuration is older than CHECK
+	if command == "CHECK" && !atLeast(a.Config, "0.4.0") {
+		return nil, nil
 	}
-	prev, err := encodeResult(a.Config.CNIVersion, a.Result)
-	if err != nil {
-		return nil, err
-	}
-	conf, err := a.Config.Request(0, cniconf.Inject{RuntimeConfig: a.Requests.Arguments(), PrevResult: prev})
-	if err != nil {
-		return nil, err
-	}
-	out, err := d.run.Run(ctx, Call{Command: command, Type: typ, ContainerID: s.ContainerID, Netns: s.NetnsPath,
-		IfName: a.Interface, Args: delegates.CNIArgs(s, a), Path: s.Path, Config: conf})
+	out, err := d.plugin(ctx, command, typ, s, a, 0)
 	if err != nil || command != "ADD" {
 		return nil, err
 	}
 	return parseResult(a.Config.CNIVersion, out)
 }
 
-func (d *Delegate) plugin(ctx context.Context, command string, s delegates.Sandbox, a *delegates.Attachment, i int, prev *types100.Result) ([]byte, error) {
-	encoded, err := encodeResult(a.Config.CNIVersion, prev)
+// plugin runs a command of the plugin typ for an attachment, with the configuration of its list's plugin i, and
+// returns the plugin's answer.
+func (d *Delegate) plugin(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment, i int) ([]byte, error) {
+	prev, err := encodeResult(a.Config.CNIVersion, a.Result)
 	if err != nil {
-		return nil, fmt.Errorf("prevResult for plugin %s: %w", a.Config.Plugins[i].Type, err)
+		return nil, fmt.Errorf("prevResult for plugin %s: %w", typ, err)
 	}
-	conf, err := a.Config.Request(i, cniconf.Inject{RuntimeConfig: a.Requests.Arguments(), PrevResult: encoded})
+	conf, err := a.Config.Request(i, cniconf.Inject{RuntimeConfig: a.Requests.Arguments(), PrevResult: prev})
 	if err != nil {
 		return nil, err
 	}
 	if a.Config.Plugins[i].Type == cniconf.Passthru {
-		return encoded, nil // it passes on what was there before, and is not executed for that
+		return prev, nil // it passes on what was there before, and is not executed for that
 	}
 	ns := s.NetnsPath
 	if s.Netns == nil && command == "DEL" {
 		ns = "" // gone, or another's by now: it must not be entered
 	}
-	return d.run.Run(ctx, Call{Command: command, Type: a.Config.Plugins[i].Type, ContainerID: s.ContainerID, Netns: ns,
-		IfName: a.Interface, Args: delegates.CNIArgs(s, a), Path: s.Path, Config: conf})
+	return d.run(ctx, call{command: command, typ: typ, containerID: s.ContainerID, netns: ns,
+		ifName: a.Interface, args: delegates.CNIArgs(s, a), path: s.Path, config: conf})
 }

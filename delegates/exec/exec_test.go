@@ -42,7 +42,7 @@ func newBench(t *testing.T) *bench {
 	for _, n := range []string{"one", "two", "three"} {
 		b.write(n, recorder, 0o755)
 	}
-	b.d = New(NewRunner(RunnerOptions{Dirs: []string{b.dir}, Deadline: 2 * time.Second, Limit: 4}))
+	b.d = New(Options{Dirs: []string{b.dir}, Deadline: 2 * time.Second, Limit: 4})
 	return b
 }
 
@@ -257,7 +257,7 @@ func TestOnlyPermittedDirectoriesAreUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, typ := range []string{"evil", "../evil", "/bin/sh", "..", ""} {
-		if _, err := b.d.run.Run(context.Background(), Call{Command: "ADD", Type: typ, Path: []string{evil}}); err == nil {
+		if _, err := b.d.run(context.Background(), call{command: "ADD", typ: typ, path: []string{evil}}); err == nil {
 			t.Errorf("type %q was run", typ)
 		}
 	}

@@ -2,6 +2,7 @@ package exec
 
 import (
 	"fmt"
+	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
@@ -30,20 +31,16 @@ func keep(s delegates.Sandbox, ifName string, prev, res *types100.Result) error 
 		return fmt.Errorf("addresses of %s: %w", ifName, err)
 	}
 	for _, ip := range prev.IPs {
-		for _, a := range have {
-			if !a.IP.Equal(ip.Address.IP) {
-				continue
-			}
-			ip = ip.Copy()
-			ip.Interface = nil
-			for i, nic := range res.Interfaces {
-				if nic.Name == ifName && nic.Sandbox != "" {
-					ip.Interface = types100.Int(i)
-				}
-			}
-			res.IPs = append(res.IPs, ip)
-			break
+		if !slices.ContainsFunc(have, func(a netlink.Addr) bool { return a.IP.Equal(ip.Address.IP) }) {
+			continue
 		}
+		ip = ip.Copy()
+		ip.Interface = nil
+		own := func(nic *types100.Interface) bool { return nic.Name == ifName && nic.Sandbox != "" }
+		if i := slices.IndexFunc(res.Interfaces, own); i >= 0 {
+			ip.Interface = types100.Int(i)
+		}
+		res.IPs = append(res.IPs, ip)
 	}
 	if len(res.IPs) > 0 && len(res.Routes) == 0 {
 		res.Routes = prev.Routes

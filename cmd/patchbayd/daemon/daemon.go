@@ -128,9 +128,9 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	if err != nil {
 		return err
 	}
-	d.delegates = delegates.NewChain(exec.New(exec.NewRunner(exec.RunnerOptions{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
+	d.delegates = delegates.NewChain(exec.New(exec.Options{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
 		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
-		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}})), d.native)
+		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
 	book := ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.ipam = ipam.NewService(ipam.Options{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log})

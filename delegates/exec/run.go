@@ -1,0 +1,155 @@
+package exec
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
+
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/explain"
+)
+
+// A call is the execution of one plugin.
+type call struct {
+	command     string
+	typ         string
+	containerID string
+	netns       string
+	ifName      string
+	args        string
+	path        []string // CNI_PATH of the caller; only permitted directories in it are used
+	config      []byte
+}
+
+// run executes the plugin and returns its standard output. A plugin's CNI error comes back as the
+// *types.Error that it is.
+func (d *Delegate) run(ctx context.Context, c call) ([]byte, error) {
+	bin, err := d.find(c.typ, c.path)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d.Deadline, fmt.Errorf("plugin %s did not finish %s within %s", c.typ, c.command, d.Deadline))
+	defer cancel()
+	select {
+	case d.slots <- struct{}{}:
+		defer func() { <-d.slots }()
+	case <-ctx.Done():
+		return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("plugin %s was not started: too many delegates are running", c.typ), "")
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, bin)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(c.config), &stdout, &stderr
+	cmd.Env = d.environ(c)
+	// The plugin's children die with it, and can't hold the call by holding its output.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: d.Root}
+	if d.Root != "" {
+		cmd.Dir = "/"
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		return nil, types.NewError(types.ErrTryAgainLater, context.Cause(ctx).Error(), strings.TrimSpace(stderr.String()))
+	}
+	if err != nil {
+		return nil, pluginError(c, err, stdout.Bytes(), stderr.String())
+	}
+	return stdout.Bytes(), nil
+}
+
+func pluginError(c call, err error, stdout []byte, stderr string) error {
+	var e types.Error
+	if json.Unmarshal(stdout, &e) == nil && (e.Code != 0 || e.Msg != "") {
+		return fmt.Errorf("plugin %s: %w", c.typ, &e)
+	}
+	detail := cmp.Or(strings.TrimSpace(stderr), strings.TrimSpace(string(stdout)))
+	return types.NewError(cniwire.ErrDelegate, fmt.Sprintf("plugin %s: %s failed: %v", c.typ, c.command, err), detail)
+}
+
+func (d *Delegate) environ(c call) []string {
+	env := slices.Clone(d.Env)
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "CNI_") {
+			env = append(env, e)
+		}
+	}
+	return append(env, "CNI_COMMAND="+c.command, "CNI_CONTAINERID="+c.containerID, "CNI_NETNS="+c.netns,
+		"CNI_IFNAME="+c.ifName, "CNI_ARGS="+c.args, "CNI_PATH="+strings.Join(d.path(c.path), string(os.PathListSeparator)))
+}
+
+// path is the permitted directories, those of the caller's CNI_PATH first.
+func (d *Delegate) path(caller []string) []string {
+	var dirs []string
+	for _, dir := range slices.Concat(caller, d.Dirs) {
+		for _, ok := range d.Dirs {
+			if filepath.Clean(dir) == filepath.Clean(ok) && !slices.Contains(dirs, ok) {
+				dirs = append(dirs, ok)
+			}
+		}
+	}
+	return dirs
+}
+
+func (d *Delegate) find(typ string, caller []string) (string, error) {
+	if err := cniconf.CheckType(typ); err != nil {
+		return "", err
+	}
+	dirs := d.path(caller)
+	for _, dir := range dirs {
+		bin := filepath.Join(dir, typ)
+		if fi, err := os.Stat(filepath.Join(d.Root, bin)); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return bin, nil
+		}
+	}
+	return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("CNI plugin %q is not in %s", typ, strings.Join(dirs, ", ")),
+		"install it there, or add its directory to meta.cniBinDirs")
+}
+
+// parseResult reads a plugin's result in whatever version and returns it in 1.1.0's form. An empty
+// answer, as meta plugins give, is an empty result (C48).
+func parseResult(version string, b []byte) (*types100.Result, error) {
+	if text := string(bytes.TrimSpace(b)); text == "" || text == "{}" {
+		return &types100.Result{CNIVersion: types100.ImplementedSpecVersion}, nil
+	}
+	var head struct {
+		CNIVersion string `json:"cniVersion"`
+	}
+	if err := json.Unmarshal(b, &head); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "result is not JSON", explain.JSON(b, err))
+	}
+	generic, err := create.Create(cmp.Or(head.CNIVersion, version), b)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "result can't be read", err.Error())
+	}
+	res, err := types100.NewResultFromResult(generic)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "result can't be converted", err.Error())
+	}
+	return res, nil
+}
+
+// encodeResult gives a result in the version of a configuration, as prevResult.
+func encodeResult(version string, res *types100.Result) (json.RawMessage, error) {
+	if res == nil {
+		return nil, nil
+	}
+	v, err := res.GetAsVersion(version)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
+}
