@@ -2,6 +2,7 @@ package ovs
 
 import (
 	"net"
+	"slices"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/net/icmp"
@@ -41,29 +42,27 @@ func (a *announcer) announce(ips []*types100.IPConfig) {
 	}
 }
 
-// close waits for the kernel's readers (20 ms and more): not on the fast path.
-func (a *announcer) close() { _ = unix.Close(a.fd) }
+// close waits for the kernel's readers (20 ms and more): not on the fast path. There may be nothing to close.
+func (a *announcer) close() {
+	if a != nil {
+		_ = unix.Close(a.fd)
+	}
+}
 
 func arpFrame(mac net.HardwareAddr, ip net.IP) []byte {
-	f := make([]byte, 0, 42)
-	f = append(f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
-	f = append(f, mac...)
-	f = append(f, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1) // ARP, Ethernet, IPv4, request
-	f = append(f, mac...)
-	f = append(f, ip.To4()...)
-	f = append(f, 0, 0, 0, 0, 0, 0)
-	return append(f, ip.To4()...)
+	return slices.Concat[[]byte](
+		[]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, []byte{0x08, 0x06}, // to all, ARP
+		[]byte{0, 1, 8, 0, 6, 4, 0, 1}, // Ethernet, IPv4, lengths of their addresses, request
+		mac, ip.To4(), make([]byte, 6), ip.To4())
 }
 
 func neighborFrame(mac net.HardwareAddr, ip net.IP) []byte {
 	allNodes := net.IP{0xff, 0x02, 15: 1}
-	body := append([]byte{0x20, 0, 0, 0}, ip.To16()...) // override flag
-	body = append(append(body, 2, 1), mac...)           // target link-layer address
+	body := slices.Concat[[]byte]([]byte{0x20, 0, 0, 0}, ip.To16(), []byte{2, 1}, mac) // override; target link-layer address
 	m := icmp.Message{Type: ipv6.ICMPTypeNeighborAdvertisement, Body: &icmp.RawBody{Data: body}}
 	b, _ := m.Marshal(icmp.IPv6PseudoHeader(ip.To16(), allNodes)) // raw bytes can't fail
-
-	f := append([]byte{0x33, 0x33, 0, 0, 0, 1}, mac...)
-	f = append(f, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(b)), 58, 255)
-	f = append(append(f, ip.To16()...), allNodes...)
-	return append(f, b...)
+	return slices.Concat[[]byte](
+		[]byte{0x33, 0x33, 0, 0, 0, 1}, mac, []byte{0x86, 0xdd}, // to all nodes, IPv6
+		[]byte{0x60, 0, 0, 0, 0, byte(len(b)), 58, 255}, // ICMPv6, hop limit 255
+		ip.To16(), allNodes, b)
 }

@@ -3,66 +3,33 @@ package ovs
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
-// bridgeOf returns the name and datapath type of the bridge that a configuration means.
-func (d *Delegate) bridgeOf(ctx context.Context, conf *conf) (name, datapath string, err error) {
-	name = conf.Bridge
+// bridgeOf returns the bridge that a configuration means.
+func (d *Delegate) bridgeOf(ctx context.Context, conf *conf) (*vswitch.Bridge, error) {
+	name := conf.Bridge
 	if name == "" {
 		b, ok := d.opts.Bridges[conf.Network]
 		if !ok {
-			return "", "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("no bridge for role %q on node %s", conf.Network, d.opts.Node), "give it one under ovs.bridges in the daemon's configuration")
+			return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("no bridge for role %q on node %s", conf.Network, d.opts.Node), "give it one under ovs.bridges in the daemon's configuration")
 		}
 		name = b.Name
 	}
 	c, err := d.db.Client(ctx)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	row := &vswitch.Bridge{Name: name}
 	if err := c.Get(ctx, row); err != nil {
-		return "", "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("bridge %q does not exist on node %s", name, d.opts.Node), "name a role of ovs.bridges with \"network\", or create the bridge")
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("bridge %q does not exist on node %s", name, d.opts.Node), "name a role of ovs.bridges with \"network\", or create the bridge")
 	}
-	return name, row.DatapathType, nil
-}
-
-// gateway gives the bridge's own port the gateway's addresses, if the configuration says so.
-func (d *Delegate) gateway(p *plan) error {
-	if !p.conf.IsGateway && !p.conf.IsDefaultGateway {
-		return nil
-	}
-	link, err := netlink.LinkByName(p.port.bridge)
-	if err != nil {
-		return fmt.Errorf("bridge %s as gateway: %w", p.port.bridge, err)
-	}
-	for _, ip := range p.result.IPs {
-		if ip.Gateway == nil {
-			continue
-		}
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.Gateway, Mask: ip.Address.Mask}}
-		if ip.Gateway.To4() == nil {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := netlink.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("give gateway %s to bridge %s: %w", ip.Gateway, p.port.bridge, err)
-		}
-	}
-	return netlink.LinkSetUp(link)
-}
-
-func toAddr(ip net.IP) (netip.Addr, bool) {
-	a, ok := netip.AddrFromSlice(ip)
-	return a.Unmap(), ok
+	return row, nil
 }
 
 // HasPort reports whether any bridge has a port of that name.
@@ -90,13 +57,9 @@ func (d *Delegate) Bridges() (names []string, known bool, changed <-chan struct{
 func (d *Delegate) BridgeDatapath(name string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	c, err := d.db.Client(ctx)
+	row, err := d.bridgeOf(ctx, &conf{Bridge: name})
 	if err != nil {
 		return "", err
-	}
-	row := &vswitch.Bridge{Name: name}
-	if err := c.Get(ctx, row); err != nil {
-		return "", fmt.Errorf("bridge %s does not exist", name)
 	}
 	return row.DatapathType, nil
 }

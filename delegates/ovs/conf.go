@@ -1,9 +1,12 @@
 package ovs
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,34 +74,6 @@ func parseConf(a *delegates.Attachment, args string) (*conf, error) {
 			return nil, err
 		}
 	}
-	c, err := readConf(p)
-	if err != nil {
-		return nil, err
-	}
-	c.request(a, args)
-	if c.Network == "" && c.Bridge == "" && c.Args.CNI.OvnPort != "" {
-		c.Bridge = integrationBridge
-	}
-	return c, c.validate()
-}
-
-// parseNetwork reads and validates a network's configuration as far as no pod is to say anything.
-func parseNetwork(list *cniconf.List) (*conf, error) {
-	p := list.Plugins[0]
-	if err := checkKeys(p); err != nil {
-		return nil, err
-	}
-	c, err := readConf(p)
-	if err != nil {
-		return nil, err
-	}
-	if p.Type == ForeignType && c.Network == "" && c.Bridge == "" {
-		c.Bridge = integrationBridge // for pods that name their OvnPort
-	}
-	return c, c.validate()
-}
-
-func readConf(p cniconf.Plugin) (*conf, error) {
 	b, err := json.Marshal(p.Raw)
 	if err != nil {
 		return nil, err
@@ -110,7 +85,21 @@ func readConf(p cniconf.Plugin) (*conf, error) {
 	if p.Type == ForeignType && c.OfportRequest != nil && *c.OfportRequest == 0 {
 		c.OfportRequest = nil // as ovs-cni reads it: none is asked for
 	}
-	return c, nil
+	c.request(a, args)
+	if c.Network == "" && c.Bridge == "" && c.Args.CNI.OvnPort != "" {
+		c.Bridge = integrationBridge
+	}
+	return c, c.validate()
+}
+
+// parseNetwork reads and validates a network's configuration, of which no pod has asked anything yet. One of
+// ovs-cni's type may leave the bridge to pods that name an OvnPort.
+func parseNetwork(list *cniconf.List) (*conf, error) {
+	args := ""
+	if list.Plugins[0].Type == ForeignType {
+		args = "OvnPort=any"
+	}
+	return parseConf(&delegates.Attachment{Config: list}, args)
 }
 
 // request puts what the pod asked for over the configuration: args.cni, over it CNI_ARGS, over that
@@ -151,31 +140,25 @@ func (c *conf) validate() error {
 	if c.InterfaceType != "" && c.InterfaceType != "system" {
 		return refuse("interface_type %q: the port is the host's end of a veth pair, whose type is system; leave the key out", c.InterfaceType)
 	}
-	if c.VLAN != nil {
-		if err := vlanID("vlan", *c.VLAN); err != nil {
-			return err
-		}
+	if err := within("vlan", c.VLAN, 0, lastVLAN); err != nil {
+		return err
 	}
-	var in [4096]bool
+	ids := map[int]bool{}
 	for _, t := range c.Trunk {
 		first, last, err := t.ids()
 		if err != nil {
 			return err
 		}
 		for id := first; id <= last; id++ {
-			in[id] = true
+			ids[id] = true
 		}
 	}
-	for id, is := range in {
-		if is {
-			c.trunks = append(c.trunks, id)
-		}
-	}
+	c.trunks = slices.Sorted(maps.Keys(ids))
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
 		return refuse("mtu %d must be between 68 and 65535", c.MTU)
 	}
-	if c.OfportRequest != nil && (*c.OfportRequest < 1 || *c.OfportRequest > 65279) {
-		return refuse("ofport_request %d must be between 1 and 65279", *c.OfportRequest)
+	if err := within("ofport_request", c.OfportRequest, 1, 65279); err != nil {
+		return err
 	}
 	if c.MAC != "" {
 		var err error
@@ -189,25 +172,22 @@ func (c *conf) validate() error {
 func (t trunk) ids() (first, last int, err error) {
 	switch {
 	case t.ID != nil && t.MinID == nil && t.MaxID == nil:
-		return *t.ID, *t.ID, vlanID("trunk id", *t.ID)
-	case t.ID == nil && t.MinID != nil && t.MaxID != nil:
-		if err := vlanID("trunk minID", *t.MinID); err != nil {
-			return 0, 0, err
-		}
-		if err := vlanID("trunk maxID", *t.MaxID); err != nil {
-			return 0, 0, err
-		}
-		if *t.MinID > *t.MaxID {
-			return 0, 0, refuse("trunk minID %d is above maxID %d", *t.MinID, *t.MaxID)
-		}
-		return *t.MinID, *t.MaxID, nil
+		return *t.ID, *t.ID, within("trunk id", t.ID, 0, lastVLAN)
+	case t.ID != nil || t.MinID == nil || t.MaxID == nil:
+		return 0, 0, refuse("a trunk has either \"id\" or both \"minID\" and \"maxID\"")
+	case *t.MinID > *t.MaxID:
+		return 0, 0, refuse("trunk minID %d is above maxID %d", *t.MinID, *t.MaxID)
 	}
-	return 0, 0, refuse("a trunk has either \"id\" or both \"minID\" and \"maxID\"")
+	return *t.MinID, *t.MaxID, cmp.Or(within("trunk minID", t.MinID, 0, lastVLAN), within("trunk maxID", t.MaxID, 0, lastVLAN))
 }
 
-func vlanID(field string, id int) error {
-	if id < 0 || id > 4095 {
-		return refuse("%s %d must be between 0 and 4095", field, id)
+// lastVLAN is the highest VLAN ID that Open vSwitch's database takes.
+const lastVLAN = 4095
+
+// within refuses a number that is given and not between low and high.
+func within(key string, n *int, low, high int) error {
+	if n != nil && (*n < low || *n > high) {
+		return refuse("%s %d must be between %d and %d", key, *n, low, high)
 	}
 	return nil
 }

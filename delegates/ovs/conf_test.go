@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
@@ -126,7 +125,7 @@ func TestVLANs(t *testing.T) {
 			if got.VLAN != nil {
 				tag = fmt.Sprint(*got.VLAN)
 			}
-			if m := vlanMode(portSpec{tag: got.VLAN, trunks: got.trunks}); m != nil {
+			if m := vlanMode(got); m != nil {
 				mode = *m
 			}
 			if tag != c.tag || !slices.Equal(got.trunks, c.trunks) || mode != c.mode {
@@ -144,13 +143,8 @@ func TestBurstOfWhatAPodSends(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
 	for bits, burst := range map[uint64]uint64{8e6: 16 << 10, 100e6: 50000, 10e9: 1 << 20} {
-		if err := limitEgress(h, l, bits); err != nil {
+		if err := limitEgress(l, bits); err != nil {
 			t.Fatal(err)
 		}
 		queues, err := link.Queues(l)

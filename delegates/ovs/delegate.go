@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -37,15 +38,14 @@ type Delegate struct {
 	db    *vswitch.DB
 	opts  Options
 	log   *slog.Logger
-	ports *ports
 	links *links
 	after sync.WaitGroup // what goes on when a call has been answered
 }
 
 // New returns the delegate; run it with Run.
 func New(db *vswitch.DB, opts Options, log *slog.Logger) *Delegate {
-	db.Register("bridges", bridge.Reconciler(opts.Bridges, log))
-	return &Delegate{db: db, opts: opts, log: log, ports: &ports{db: db}, links: newLinks()}
+	db.Register(bridge.Reconciler(opts.Bridges, log))
+	return &Delegate{db: db, opts: opts, log: log, links: newLinks()}
 }
 
 // Run keeps the connection to Open vSwitch and the configured bridges until the context ends.
@@ -58,6 +58,11 @@ func (d *Delegate) Run(ctx context.Context) {
 
 // Connected reports whether Open vSwitch can be reached now.
 func (d *Delegate) Connected() bool { return d.db.Connected() }
+
+// Await waits for Open vSwitch and reports whether it is there, with the configured bridges.
+func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool {
+	return d.db.Await(ctx, wait)
+}
 
 // Handles reports whether a plugin type is this delegate's.
 func (d *Delegate) Handles(pluginType string) bool {
@@ -74,34 +79,31 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 			return fmt.Errorf("%s: %w", a.Interface, err)
 		}
 	}
-	specs := make([]portSpec, len(plans))
-	for i, p := range plans {
-		specs[i] = p.port
-	}
-	if err := d.ports.closed(ctx, specs); err != nil {
+	if err := d.awaitClosed(ctx, plans); err != nil {
 		return err
 	}
 	for _, p := range plans {
 		p.a.Tried = true
-		if err := d.links.create(p.port.name, p.a.Interface, p.mac, p.conf.MTU, s.Netns); err != nil {
-			if errors.Is(err, errExists) {
-				return types.NewError(cniwire.ErrRefused, err.Error(), "choose another \"interface\" name")
-			}
+		if err := d.links.create(p, s.Netns); errors.Is(err, errExists) {
+			return types.NewError(cniwire.ErrRefused, err.Error(), "choose another \"interface\" name")
+		} else if err != nil {
 			return err
 		}
 	}
 	if err := failpoint.Hit(failpoint.OvsLinkCreated); err != nil {
 		return err
 	}
-	announcers := make([]*announcer, len(plans))
-	defer d.closeLater(announcers)
+	defer d.after.Go(func() {
+		for _, p := range plans {
+			p.announcer.close()
+		}
+	})
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.ports.add(gctx, specs) })
+	g.Go(func() error { return d.addPorts(gctx, plans) })
 	g.Go(func() error {
-		err := s.Netns.Do(func() (err error) {
-			for i, p := range plans {
-				side := podSide{ifName: p.a.Interface, result: p.result, checksumOff: p.userspace, egressRate: uint64(p.conf.QoS.EgressRate)}
-				if announcers[i], err = configure(side); err != nil {
+		err := s.Netns.Do(func() error {
+			for _, p := range plans {
+				if err := p.configure(); err != nil {
 					return err
 				}
 			}
@@ -112,26 +114,14 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for i, p := range plans {
-		if announcers[i] != nil {
-			announcers[i].announce(p.result.IPs)
-		}
-		if err := d.gateway(p); err != nil {
+	for _, p := range plans {
+		p.announcer.announce(p.result.IPs)
+		if err := p.gateway(); err != nil {
 			return err
 		}
-		p.a.Result, p.a.Bridge, p.a.Port = p.result, p.port.bridge, p.port.name
+		p.a.Result, p.a.Bridge, p.a.Port = p.result, p.bridge, p.port
 	}
 	return nil
-}
-
-func (d *Delegate) closeLater(as []*announcer) {
-	d.after.Go(func() {
-		for _, a := range as {
-			if a != nil {
-				a.close()
-			}
-		}
-	})
 }
 
 // Del removes ports and links; it needs neither the configuration nor the pod's namespace. Both go
@@ -143,7 +133,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	}
 	var g errgroup.Group
 	g.Go(func() error {
-		return d.ports.del(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
+		return d.removePorts(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
 	})
 	g.Go(func() error {
 		return errors.Join(d.links.remove(names), failpoint.Hit(failpoint.OvsLinkDeleted))
@@ -157,9 +147,6 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 	if !d.db.Connected() {
 		return types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.db.Endpoint(), "")
 	}
-	if len(list.Plugins) == 0 {
-		return nil
-	}
 	c, err := parseNetwork(list)
 	if err != nil {
 		return err
@@ -167,7 +154,7 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 	if err := d.checkSocket(c); err != nil {
 		return err
 	}
-	if _, _, err := d.bridgeOf(ctx, c); err != nil {
+	if _, err := d.bridgeOf(ctx, c); err != nil {
 		return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
 	}
 	return nil
@@ -177,10 +164,14 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 type plan struct {
 	a         *delegates.Attachment
 	conf      *conf
-	mac       net.HardwareAddr
-	port      portSpec
-	result    *types100.Result
+	port      string // the name of the port, and of the link's end in the host
+	bridge    string
 	userspace bool // the bridge's datapath is netdev
+	mac       net.HardwareAddr
+	result    *types100.Result
+	ids       map[string]string // external_ids of port and interface
+	portIDs   map[string]string // further ones of the port alone
+	announcer *announcer        // nil until the link is configured, and without addresses
 }
 
 func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) (*plan, error) {
@@ -191,20 +182,18 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 	if err := d.checkSocket(c); err != nil {
 		return nil, err
 	}
-	br, datapath, err := d.bridgeOf(ctx, c)
+	br, err := d.bridgeOf(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{a: a, conf: c, userspace: datapath == "netdev"}
-	host := HostName(s.ContainerID, a.Interface)
-	p.result = assemble(a, c)
-	p.mac = chooseMAC(c, p.result, host)
+	p := &plan{a: a, conf: c, port: HostName(s.ContainerID, a.Interface), bridge: br.Name, userspace: br.DatapathType == "netdev",
+		result: assemble(a, c), portIDs: foreignIDs(s, a)}
+	p.mac = chooseMAC(c, p.result, p.port)
 	p.result.Interfaces = []*types100.Interface{
-		{Name: host, Mac: hostMAC(host).String(), Mtu: c.MTU},
+		{Name: p.port, Mac: hostMAC(p.port).String(), Mtu: c.MTU},
 		{Name: a.Interface, Mac: p.mac.String(), Mtu: c.MTU, Sandbox: s.NetnsPath},
 	}
-	p.port = portSpec{name: host, bridge: br, ovnPort: c.Args.CNI.OvnPort, tag: c.VLAN, trunks: c.trunks, ofportRequest: c.OfportRequest, maxRate: uint64(c.QoS.IngressRate),
-		ifType: c.InterfaceType, externalIDs: externalIDs(s, a, p), portIDs: foreignIDs(s, a)}
+	p.ids = externalIDs(s, p)
 	return p, nil
 }
 
@@ -236,14 +225,15 @@ func defaultRoute(family net.IP) net.IPNet {
 	return net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 }
 
-// chooseMAC: what was asked for, else made from the first address, else from the port's name.
+// chooseMAC returns the hardware address that was asked for, else one made from the first address, else one
+// made from the port's name.
 func chooseMAC(c *conf, res *types100.Result, host string) net.HardwareAddr {
 	if c.hwaddr != nil {
 		return c.hwaddr
 	}
 	if len(res.IPs) > 0 {
-		if a, ok := toAddr(res.IPs[0].Address.IP); ok {
-			return ipam.MAC(a)
+		if a, ok := netip.AddrFromSlice(res.IPs[0].Address.IP); ok {
+			return ipam.MAC(a.Unmap())
 		}
 	}
 	mac := hostMAC(host)
@@ -251,14 +241,14 @@ func chooseMAC(c *conf, res *types100.Result, host string) net.HardwareAddr {
 	return mac
 }
 
-func externalIDs(s delegates.Sandbox, a *delegates.Attachment, p *plan) map[string]string {
+func externalIDs(s delegates.Sandbox, p *plan) map[string]string {
 	var ips []string
 	for _, ip := range p.result.IPs {
 		ips = append(ips, ip.Address.IP.String())
 	}
 	ids := map[string]string{
-		idSandbox: s.ContainerID, idIf: a.Interface, idPod: s.Namespace + "/" + s.Pod, idUID: s.UID, idNetwork: a.Network,
-		"iface-id": s.Namespace + "_" + s.Pod + "_" + a.Interface, "attached-mac": p.mac.String(), "ip-addresses": strings.Join(ips, ","),
+		idSandbox: s.ContainerID, idIf: p.a.Interface, idPod: s.Namespace + "/" + s.Pod, idUID: s.UID, idNetwork: p.a.Network,
+		"iface-id": s.Namespace + "_" + s.Pod + "_" + p.a.Interface, "attached-mac": p.mac.String(), "ip-addresses": strings.Join(ips, ","),
 	}
 	if port := p.conf.Args.CNI.OvnPort; port != "" {
 		ids["iface-id"] = port // OVN binds its logical port of that name
@@ -266,14 +256,9 @@ func externalIDs(s delegates.Sandbox, a *delegates.Attachment, p *plan) map[stri
 	return ids
 }
 
-// foreignIDs are what ovs-cni writes on its ports, for whatever finds a pod's port by them. Its mark
-// "owner" is not among them: its plugins for mirrors go by the port's name, and where ovs-cni runs
-// beside us it removes every port so marked whose interface is in error. Ours are the engine's.
+// foreignIDs are what ovs-cni writes on its ports, for programs that find a pod's port by them. ovs-cni's
+// mark "owner" is not among them: its plugins for mirrors don't need it, and where ovs-cni runs beside us
+// it removes every port with that mark whose interface is in error. Our ports are the engine's to remove.
 func foreignIDs(s delegates.Sandbox, a *delegates.Attachment) map[string]string {
 	return map[string]string{"contIface": a.Interface, "contNetns": s.NetnsPath, "contPodUid": s.UID}
-}
-
-// Await waits for Open vSwitch and reports whether it is there, with the configured bridges.
-func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool {
-	return d.db.Await(ctx, wait)
 }

@@ -8,40 +8,41 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
-// Leftovers implements delegates.Collector for ports and links. Whose a link is its port tells; one
-// without a port is judged by its name.
-func (d *Delegate) Leftovers(ctx context.Context, known func(delegates.Owner) bool, owners func() []delegates.Owner) ([]string, error) {
+// Leftovers implements delegates.Collector for ports and links. A port tells its owner; a link without a
+// port is judged by its name.
+func (d *Delegate) Leftovers(ctx context.Context, accounted func(delegates.Owner) bool, owners func() []delegates.Owner) ([]string, error) {
 	c, err := d.db.Client(ctx)
 	if err != nil {
 		return nil, err
 	}
-	links, err := ours()
+	links, err := hostEnds()
 	if err != nil {
 		return nil, err
 	}
-	var ports []vswitch.Port
-	if err := c.WhereCache(isOurs).List(ctx, &ports); err != nil {
+	ports, err := vswitch.Rows(ctx, c, isOurs)
+	if err != nil {
 		return nil, err
 	}
-	accounted := map[string]bool{}
+	known := map[string]bool{}
 	var names []string
 	for _, p := range ports {
-		if accounted[p.Name] = known(delegates.Owner{ContainerID: p.ExternalIDs[idSandbox], Interface: p.ExternalIDs[idIf]}); !accounted[p.Name] {
+		known[p.Name] = true
+		if !accounted(delegates.Owner{ContainerID: p.ExternalIDs[idSandbox], Interface: p.ExternalIDs[idIf]}) {
 			names = append(names, p.Name)
 		}
 	}
 	if owners != nil {
 		for _, o := range owners() {
-			accounted[HostName(o.ContainerID, o.Interface)] = true
+			known[HostName(o.ContainerID, o.Interface)] = true
 		}
-		names = append(names, slices.DeleteFunc(links, func(l string) bool { return accounted[l] })...)
+		names = append(names, slices.DeleteFunc(links, func(l string) bool { return known[l] })...)
 	}
 	slices.Sort(names)
-	return slices.Compact(names), nil
+	return names, nil
 }
 
-// RemoveLeftovers removes ports and links. Of the names only those count that HostName can have made: the
-// others are other delegates'.
+// RemoveLeftovers removes ports and links. It leaves out names that HostName can't have made: they are
+// other delegates'.
 func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !hostNamePattern.MatchString(n) })
 	return d.removePlugs(ctx, names, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] != "" })
@@ -50,7 +51,7 @@ func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
 // removePlugs removes the ports that owns approves of, then the links. The links stay if the ports do.
 func (d *Delegate) removePlugs(ctx context.Context, ports, links []string, owns func(*vswitch.Port) bool) error {
 	if len(ports) > 0 {
-		if err := d.ports.del(ctx, ports, owns); err != nil {
+		if err := d.removePorts(ctx, ports, owns); err != nil {
 			return err
 		}
 	}

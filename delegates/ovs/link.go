@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"unsafe"
 
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -57,34 +56,32 @@ var errExists = fault.New(fault.Invalid, "the pod has an interface of that name 
 
 // create makes a veth pair with one end in the host, up, and the other in the pod's namespace
 // under its final name, down.
-func (l *links) create(hostName, ifName string, mac net.HardwareAddr, mtu int, ns *netns.Handle) error {
+func (l *links) create(p *plan, ns *netns.Handle) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Group = hostName, mtu, linkGroup
-	attrs.HardwareAddr, attrs.Flags = hostMAC(hostName), net.FlagUp
+	attrs.Name, attrs.MTU, attrs.Group = p.port, p.conf.MTU, linkGroup
+	attrs.HardwareAddr, attrs.Flags = hostMAC(p.port), net.FlagUp
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = ifName, mac, uint32(mtu)
+	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = p.a.Interface, p.mac, uint32(p.conf.MTU)
 	veth.PeerNamespace = netlink.NsFd(ns.Fd())
 	err := netlink.LinkAdd(veth)
-	if errors.Is(err, unix.EEXIST) {
+	if errors.Is(err, unix.EEXIST) && !link.IsGone(p.port) {
 		// The host's name is ours alone: what has it is left from an interrupted call.
-		if _, getErr := netlink.LinkByName(hostName); getErr != nil {
-			return fmt.Errorf("%s: %w", ifName, errExists)
-		}
-		if err := l.remove([]string{hostName}); err != nil {
+		if err := l.remove([]string{p.port}); err != nil {
 			return err
 		}
-		if err = netlink.LinkAdd(veth); errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("%s: %w", ifName, errExists)
-		}
+		err = netlink.LinkAdd(veth)
+	}
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%s: %w", p.a.Interface, errExists)
 	}
 	if err != nil {
-		return fmt.Errorf("make veth pair %s, %s: %w", hostName, ifName, err)
+		return fmt.Errorf("make veth pair %s, %s: %w", p.port, p.a.Interface, err)
 	}
 	// The host has nothing to say on a pod's network: it takes no address there. The end has no
 	// carrier yet, so none was made either.
 	err = netlink.LinkSetIP6AddrGenMode(veth, addrGenModeNone)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return fmt.Errorf("keep IPv6 addresses off %s: %w", hostName, err)
+		return fmt.Errorf("keep IPv6 addresses off %s: %w", p.port, err)
 	}
 	return nil
 }
@@ -92,8 +89,8 @@ func (l *links) create(hostName, ifName string, mac net.HardwareAddr, mtu int, n
 // addrGenModeNone is IN6_ADDR_GEN_MODE_NONE, linux/if_link.h.
 const addrGenModeNone = 1
 
-// ours returns the names of the host's ends of all our veth pairs.
-func ours() ([]string, error) {
+// hostEnds returns the names of the host's ends of all our veth pairs.
+func hostEnds() ([]string, error) {
 	all, err := link.Links()
 	if err != nil {
 		return nil, err
@@ -107,63 +104,45 @@ func ours() ([]string, error) {
 	return names, nil
 }
 
-// noLink reports that the node has no link of the name, for certain: not if it can't be asked.
-func noLink(name string) bool {
-	l, err := link.Find(name)
-	return l == nil && err == nil
-}
-
-// podSide is what is to be set on the pod's end.
-type podSide struct {
-	ifName      string
-	result      *types100.Result
-	checksumOff bool
-	egressRate  uint64 // bit/s; 0: not limited
-}
-
-// configure sets the pod's end up: offload, addresses, up, routes, in this order. It returns a
+// configure sets the pod's end up: offload, limit, addresses, up, routes, in this order. It opens the
 // socket to announce the addresses with. Run it inside the namespace.
-func configure(p podSide) (*announcer, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+func (p *plan) configure() error {
+	name := p.a.Interface
+	l, err := netlink.LinkByName(name)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("find %s in the pod: %w", name, err)
 	}
-	defer h.Close()
-	l, err := h.LinkByName(p.ifName)
-	if err != nil {
-		return nil, fmt.Errorf("find %s in the pod: %w", p.ifName, err)
-	}
-	if p.checksumOff {
-		if err := checksumOff(p.ifName); err != nil {
-			return nil, err
+	if p.userspace {
+		if err := checksumOff(name); err != nil {
+			return err
 		}
 	}
-	if p.egressRate > 0 {
-		if err := limitEgress(h, l, p.egressRate); err != nil {
-			return nil, err
+	if rate := uint64(p.conf.QoS.EgressRate); rate > 0 {
+		if err := limitEgress(l, rate); err != nil {
+			return err
 		}
 	}
-	if err := (link.NIC{Name: p.ifName, Result: p.result}).Apply(); err != nil {
-		return nil, err
+	if err := (link.NIC{Name: name, Result: p.result}).Apply(); err != nil {
+		return err
 	}
-	if len(p.result.IPs) == 0 {
-		return nil, nil
+	if len(p.result.IPs) > 0 {
+		p.announcer, err = newAnnouncer(l.Attrs().Index, l.Attrs().HardwareAddr)
 	}
-	return newAnnouncer(l.Attrs().Index, l.Attrs().HardwareAddr)
+	return err
 }
 
 // limitEgress shapes what the pod sends, where it sends it: behind the switch's back the packets
 // are read from the device before any policing there.
-func limitEgress(h *netlink.Handle, link netlink.Link, bits uint64) error {
+func limitEgress(l netlink.Link, bits uint64) error {
 	bytes := max(bits/8, 1)
 	burst := uint32(min(max(bytes/250, 16*1024), 1<<20))
 	qdisc := &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 		Rate:       bytes, Buffer: uint32(float64(burst) * float64(netlink.TickInUsec()) * 1e6 / float64(bytes)),
 		Limit: burst + uint32(min(bytes/40, 1<<22)),
 	}
-	if err := h.QdiscAdd(qdisc); err != nil {
-		return fmt.Errorf("limit what %s sends to %d bit/s: %w", link.Attrs().Name, bits, err)
+	if err := netlink.QdiscAdd(qdisc); err != nil {
+		return fmt.Errorf("limit what %s sends to %d bit/s: %w", l.Attrs().Name, bits, err)
 	}
 	return nil
 }
@@ -192,4 +171,28 @@ func checksumOff(ifName string) error {
 		return fmt.Errorf("switch TX checksum offload off on %s: %w", ifName, errno)
 	}
 	return nil
+}
+
+// gateway gives the bridge's own port the gateway's addresses, if the configuration says so.
+func (p *plan) gateway() error {
+	if !p.conf.IsGateway && !p.conf.IsDefaultGateway {
+		return nil
+	}
+	l, err := netlink.LinkByName(p.bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s as gateway: %w", p.bridge, err)
+	}
+	for _, ip := range p.result.IPs {
+		if ip.Gateway == nil {
+			continue
+		}
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.Gateway, Mask: ip.Address.Mask}}
+		if ip.Gateway.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		if err := netlink.AddrReplace(l, addr); err != nil {
+			return fmt.Errorf("give gateway %s to bridge %s: %w", ip.Gateway, p.bridge, err)
+		}
+	}
+	return netlink.LinkSetUp(l)
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync/atomic"
 
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
@@ -31,39 +30,19 @@ func isOurs(p *vswitch.Port) bool {
 	return marked && HostName(id, p.ExternalIDs[idIf]) == p.Name
 }
 
-// A portSpec is a port to be added to a bridge.
-type portSpec struct {
-	name          string
-	bridge        string
-	tag           *int
-	trunks        []int
-	ofportRequest *int
-	maxRate       uint64 // towards the pod, bit/s; 0: not limited
-	ifType        string
-	ovnPort       string // OVN's logical port, if the pod names one
-	externalIDs   map[string]string
-	portIDs       map[string]string // further ones, of the row in Port alone
-}
-
-// ports adds and removes ports.
-type ports struct {
-	db  *vswitch.DB
-	seq atomic.Uint64 // makes names within transactions unique
-}
-
-// add adds the ports and returns when ovs-vswitchd has opened them all, or its error.
-func (p *ports) add(ctx context.Context, specs []portSpec) error {
-	waits := make([]*vswitch.Wait, len(specs))
-	for i, s := range specs {
-		waits[i] = p.db.Expect(s.name)
+// addPorts adds the ports and returns when ovs-vswitchd has opened them all, or its error.
+func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
+	waits := make([]*vswitch.Wait, len(plans))
+	for i, p := range plans {
+		waits[i] = d.db.Expect(p.port)
 		defer waits[i].End()
 	}
-	err := p.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
-		for _, s := range specs {
-			if err := unbound(ctx, t, s); err != nil {
+	err := d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
+		for _, p := range plans {
+			if err := unbound(ctx, t, p); err != nil {
 				return err
 			}
-			if err := p.insert(ctx, t, s); err != nil {
+			if err := insert(ctx, t, p); err != nil {
 				return err
 			}
 		}
@@ -77,36 +56,36 @@ func (p *ports) add(ctx context.Context, specs []portSpec) error {
 	}
 	ctx, cancel := vswitch.Patience(ctx)
 	defer cancel()
-	for i, w := range waits {
-		row, err := w.Opened(ctx)
+	for i, p := range plans {
+		row, err := waits[i].Opened(ctx)
 		if err != nil {
-			return fmt.Errorf("ovs-vswitchd did not open port %s on bridge %s: %w", specs[i].name, specs[i].bridge, err)
+			return fmt.Errorf("ovs-vswitchd did not open port %s on bridge %s: %w", p.port, p.bridge, err)
 		}
 		if row.Failed() {
-			return fmt.Errorf("ovs-vswitchd refused port %s on bridge %s: %s", specs[i].name, specs[i].bridge, *row.Error)
+			return fmt.Errorf("ovs-vswitchd refused port %s on bridge %s: %s", p.port, p.bridge, *row.Error)
 		}
-		if want := specs[i].ofportRequest; want != nil && row.Ofport != nil && *want != *row.Ofport {
-			return fmt.Errorf("ofport_request %d on bridge %s was not granted: the port got %d", *want, specs[i].bridge, *row.Ofport)
+		if want := p.conf.OfportRequest; want != nil && row.Ofport != nil && *want != *row.Ofport {
+			return fmt.Errorf("ofport_request %d on bridge %s was not granted: the port got %d", *want, p.bridge, *row.Ofport)
 		}
 	}
 	return failpoint.Hit(failpoint.OvsPortUp)
 }
 
-// closed waits until what was removed and had the same names is closed.
-func (p *ports) closed(ctx context.Context, specs []portSpec) error {
+// awaitClosed waits until what was removed and had the same names is closed.
+func (d *Delegate) awaitClosed(ctx context.Context, plans []*plan) error {
 	ctx, cancel := vswitch.Patience(ctx)
 	defer cancel()
-	for _, s := range specs {
-		if err := p.db.Closed(ctx, s.name); err != nil {
-			return fmt.Errorf("ovs-vswitchd did not close the removed port %s on bridge %s: %w", s.name, s.bridge, err)
+	for _, p := range plans {
+		if err := d.db.Closed(ctx, p.port); err != nil {
+			return fmt.Errorf("ovs-vswitchd did not close the removed port %s on bridge %s: %w", p.port, p.bridge, err)
 		}
 	}
 	return nil
 }
 
-// del removes the ports of those names that owns approves of; ports that are not there are fine.
-func (p *ports) del(ctx context.Context, names []string, owns func(*vswitch.Port) bool) error {
-	err := p.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
+// removePorts removes the ports of those names that owns approves of; ports that are not there are fine.
+func (d *Delegate) removePorts(ctx context.Context, names []string, owns func(*vswitch.Port) bool) error {
+	err := d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
 		for _, name := range names {
 			if err := remove(ctx, t, name, owns); err != nil {
 				return err
@@ -122,65 +101,63 @@ func (p *ports) del(ctx context.Context, names []string, owns func(*vswitch.Port
 
 // unbound refuses a logical port that another port of the node is bound to: a pod that names another's
 // would get its traffic.
-func unbound(ctx context.Context, t *vswitch.Transaction, s portSpec) error {
-	if s.ovnPort == "" {
+func unbound(ctx context.Context, t *vswitch.Transaction, p *plan) error {
+	logical := p.conf.Args.CNI.OvnPort
+	if logical == "" {
 		return nil
 	}
-	var others []vswitch.Interface
-	err := t.WhereCache(func(i *vswitch.Interface) bool { return i.ExternalIDs["iface-id"] == s.ovnPort && i.Name != s.name }).List(ctx, &others)
+	others, err := vswitch.Rows(ctx, t, func(i *vswitch.Interface) bool { return i.ExternalIDs["iface-id"] == logical && i.Name != p.port })
 	if err != nil {
 		return err
 	}
-	if len(others) > 0 || t.Taken[s.ovnPort] {
-		whose := "of the same request"
-		if len(others) > 0 {
-			whose = fmt.Sprintf("%s of pod %s", others[0].Name, others[0].ExternalIDs[idPod])
-		}
-		return refuse("OvnPort %q is bound to port %s already", s.ovnPort, whose)
+	if len(others) > 0 {
+		return refuse("OvnPort %q is bound to port %s of pod %s already", logical, others[0].Name, others[0].ExternalIDs[idPod])
 	}
-	t.Taken[s.ovnPort] = true
+	if t.Taken[logical] {
+		return refuse("OvnPort %q is bound to port of the same request already", logical)
+	}
+	t.Taken[logical] = true
 	return nil
 }
 
-func (p *ports) insert(ctx context.Context, t *vswitch.Transaction, s portSpec) error {
-	br := &vswitch.Bridge{Name: s.bridge}
+func insert(ctx context.Context, t *vswitch.Transaction, p *plan) error {
+	br := &vswitch.Bridge{Name: p.bridge}
 	if err := t.Get(ctx, br); err != nil {
-		return fmt.Errorf("bridge %s is not there: %w", s.bridge, err)
+		return fmt.Errorf("bridge %s is not there: %w", p.bridge, err)
 	}
-	have := &vswitch.Port{Name: s.name}
+	have := &vswitch.Port{Name: p.port}
 	if err := t.Get(ctx, have); err == nil {
-		if have.ExternalIDs[idSandbox] == s.externalIDs[idSandbox] && have.ExternalIDs[idIf] == s.externalIDs[idIf] {
+		if have.ExternalIDs[idSandbox] == p.ids[idSandbox] && have.ExternalIDs[idIf] == p.ids[idIf] {
 			return nil // a transaction whose answer was lost
 		}
-		return fmt.Errorf("port %s exists on Open vSwitch and belongs to another sandbox (%s)", s.name, have.ExternalIDs[idSandbox])
+		return fmt.Errorf("port %s exists on Open vSwitch and belongs to another sandbox (%s)", p.port, have.ExternalIDs[idSandbox])
 	}
-	n := p.seq.Add(1)
-	ifRow := &vswitch.Interface{UUID: fmt.Sprintf("if%d", n), Name: s.name, Type: s.ifType, OfportRequest: s.ofportRequest, ExternalIDs: s.externalIDs}
-	ids := maps.Clone(s.externalIDs)
-	maps.Copy(ids, s.portIDs)
-	portRow := &vswitch.Port{UUID: fmt.Sprintf("port%d", n), Name: s.name, Interfaces: []string{ifRow.UUID}, Tag: s.tag, Trunks: s.trunks,
-		VLANMode: vlanMode(s), ExternalIDs: ids}
-	rows := []model.Model{ifRow, portRow}
-	if s.maxRate > 0 {
-		q := &vswitch.QoS{UUID: fmt.Sprintf("qos%d", n), Type: "linux-htb", OtherConfig: map[string]string{"max-rate": fmt.Sprint(s.maxRate)},
-			ExternalIDs: map[string]string{idSandbox: s.externalIDs[idSandbox], idIf: s.externalIDs[idIf]}}
-		portRow.QoS = &q.UUID
+	// Within the transaction rows are named after the port, which is in it once.
+	iface := &vswitch.Interface{UUID: "if_" + p.port, Name: p.port, Type: p.conf.InterfaceType, OfportRequest: p.conf.OfportRequest, ExternalIDs: p.ids}
+	port := &vswitch.Port{UUID: "port_" + p.port, Name: p.port, Interfaces: []string{iface.UUID}, Tag: p.conf.VLAN, Trunks: p.conf.trunks,
+		VLANMode: vlanMode(p.conf), ExternalIDs: maps.Clone(p.ids)}
+	maps.Copy(port.ExternalIDs, p.portIDs)
+	rows := []model.Model{iface, port}
+	if rate := p.conf.QoS.IngressRate; rate > 0 {
+		q := &vswitch.QoS{UUID: "qos_" + p.port, Type: "linux-htb", OtherConfig: map[string]string{"max-rate": fmt.Sprint(rate)},
+			ExternalIDs: map[string]string{idSandbox: p.ids[idSandbox], idIf: p.ids[idIf]}}
+		port.QoS = &q.UUID
 		rows = append(rows, q)
 	}
 	if err := t.Insert(rows...); err != nil {
 		return err
 	}
-	return t.Add(t.Where(br).Mutate(br, model.Mutation{Field: &br.Ports, Mutator: ovsdb.MutateOperationInsert, Value: []string{portRow.UUID}}))
+	return t.Add(t.Where(br).Mutate(br, model.Mutation{Field: &br.Ports, Mutator: ovsdb.MutateOperationInsert, Value: []string{port.UUID}}))
 }
 
-func vlanMode(s portSpec) *string {
+func vlanMode(c *conf) *string {
 	mode := ""
 	switch {
-	case s.tag != nil && len(s.trunks) > 0:
+	case c.VLAN != nil && len(c.trunks) > 0:
 		mode = "native-untagged"
-	case s.tag != nil:
+	case c.VLAN != nil:
 		mode = "access"
-	case len(s.trunks) > 0:
+	case len(c.trunks) > 0:
 		mode = "trunk"
 	default:
 		return nil
@@ -188,8 +165,8 @@ func vlanMode(s portSpec) *string {
 	return &mode
 }
 
-// remove takes the port out of its bridge, whichever that is; the rows then go by themselves, but
-// for QoS, which has a life of its own.
+// remove takes the port out of its bridge, whichever that is. The rows then go by themselves, except
+// that of QoS, which needs nothing that refers to it.
 func remove(ctx context.Context, t *vswitch.Transaction, name string, owns func(*vswitch.Port) bool) error {
 	have := &vswitch.Port{Name: name}
 	if err := t.Get(ctx, have); errors.Is(err, client.ErrNotFound) {
@@ -200,17 +177,12 @@ func remove(ctx context.Context, t *vswitch.Transaction, name string, owns func(
 	if !owns(have) {
 		return nil
 	}
-	var in []vswitch.Bridge
-	if err := t.WhereCache(func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, have.UUID) }).List(ctx, &in); err != nil {
+	b := &vswitch.Bridge{}
+	has := func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, have.UUID) }
+	if err := t.Add(t.WhereCache(has).Mutate(b, model.Mutation{Field: &b.Ports, Mutator: ovsdb.MutateOperationDelete, Value: []string{have.UUID}})); err != nil {
 		return err
 	}
-	for i := range in {
-		b := &in[i]
-		if err := t.Add(t.Where(b).Mutate(b, model.Mutation{Field: &b.Ports, Mutator: ovsdb.MutateOperationDelete, Value: []string{have.UUID}})); err != nil {
-			return err
-		}
-		t.Removes(name)
-	}
+	t.Removes(name)
 	if have.QoS == nil {
 		return nil
 	}

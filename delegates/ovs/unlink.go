@@ -12,14 +12,15 @@ import (
 // remove removes the host's ends of those names, and so the pairs. Names that are not there are fine.
 func (l *links) remove(names []string) error { return l.remover.Do(names) }
 
+// removeAll removes the links of all sets as one group, and returns an error, or nil, for each set.
 func (l *links) removeAll(sets [][]string) []error {
 	errs := make([]error, len(sets))
-	// Beyond the mark's number, so that a group in removal is never taken for it.
-	group := 0x10000 + l.group.Add(1)%0x10000
+	// The number is beyond linkGroup, so that a group in removal is never taken for that.
+	group := nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(0x10000+l.group.Add(1)%0x10000))
 	members := map[string]bool{}
 	for i, names := range sets {
 		for _, n := range names {
-			err := setGroup(n, group)
+			err := linkRequest(unix.RTM_SETLINK, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(n)), group)
 			switch {
 			case err == nil:
 				members[n] = true
@@ -41,12 +42,23 @@ func (l *links) removeAll(sets [][]string) []error {
 
 // removeGroup returns when the links are gone from the host: the kernel says so well before it
 // answers the request, for which it waits until nobody holds a reference (16 to 20 ms, as for its
-// readers). The request goes on meanwhile.
-func (l *links) removeGroup(group uint32, members map[string]bool) error {
-	gone, stop := watchRemoval(members)
-	defer stop()
+// readers). The request goes on meanwhile. Where we can't listen, the answer counts.
+func (l *links) removeGroup(group *nl.RtAttr, members map[string]bool) error {
+	gone := make(chan struct{})
+	_, stop, err := watchRemovals(func(name string) {
+		if !members[name] {
+			return
+		}
+		delete(members, name)
+		if len(members) == 0 {
+			close(gone)
+		}
+	})
+	if err == nil {
+		defer stop()
+	}
 	done := make(chan error, 1)
-	l.after.Go(func() { done <- deleteGroup(group) })
+	l.after.Go(func() { done <- linkRequest(unix.RTM_DELLINK, group) })
 	select {
 	case <-gone:
 		return nil
@@ -58,21 +70,21 @@ func (l *links) removeGroup(group uint32, members map[string]bool) error {
 	}
 }
 
-// watchRemoval returns a channel that is closed when the kernel has announced the removal of all the
-// links. Where it can't listen, the channel stays open and the request's own answer counts.
-func watchRemoval(members map[string]bool) (gone chan struct{}, stop func()) {
-	gone = make(chan struct{})
+// watchRemovals calls removed with the name of each link that the kernel removes from now on, and with ""
+// when the kernel had more to tell than it could keep. Ended is closed when nothing more will come.
+func watchRemovals(removed func(name string)) (ended <-chan struct{}, stop func(), err error) {
 	sock, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
 	if err != nil {
-		return gone, func() {}
+		return nil, nil, err
 	}
-	left := len(members)
-	finished := make(chan struct{})
+	done := make(chan struct{})
 	go func() {
-		defer close(finished)
-		for left > 0 {
+		defer close(done)
+		for {
 			msgs, _, err := sock.Receive()
-			if err != nil {
+			if errors.Is(err, unix.ENOBUFS) {
+				removed("")
+			} else if err != nil {
 				return
 			}
 			for _, m := range msgs {
@@ -80,34 +92,25 @@ func watchRemoval(members map[string]bool) (gone chan struct{}, stop func()) {
 					continue
 				}
 				header := unix.NlMsghdr(m.Header)
-				link, err := netlink.LinkDeserialize(&header, m.Data)
-				if err == nil && members[link.Attrs().Name] {
-					delete(members, link.Attrs().Name)
-					left--
+				if l, err := netlink.LinkDeserialize(&header, m.Data); err == nil {
+					removed(l.Attrs().Name)
 				}
 			}
 		}
-		close(gone)
 	}()
-	return gone, func() {
+	return done, func() {
 		sock.Close() // ends a Receive
-		<-finished
+		<-done
+	}, nil
+}
+
+// linkRequest sends a request about the links that the attributes tell.
+func linkRequest(kind int, attrs ...*nl.RtAttr) error {
+	req := nl.NewNetlinkRequest(kind, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, a := range attrs {
+		req.AddData(a)
 	}
-}
-
-func setGroup(name string, group uint32) error {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
-	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
-}
-
-func deleteGroup(group uint32) error {
-	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
-	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err
 }

@@ -5,18 +5,17 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
@@ -29,26 +28,26 @@ type Plug struct {
 	Link      bool // not seen from another network namespace than the node's
 
 	row   string // the port's, which no later port of the same name has
-	ended bool   // the pod has: the kernel removes a pair with the pod's namespace
+	ended bool   // the pod has ended: its namespace is gone, and the pair of links with it
 }
 
-// An Unplugger takes what pods have of ours off a node that the daemon, which has the records, has
-// left: the switch and the kernel alone tell what there is.
+// An Unplugger removes the ports and links of pods from a node that the daemon has left. The daemon had the
+// records: now Open vSwitch and the kernel alone tell what there is.
 type Unplugger struct {
 	// Guard, if there is one, is asked before each removal; its error ends the work.
 	Guard func(context.Context) error
 
 	native *Delegate
-	socket string // of Open vSwitch, if it is a unix socket
-	seen   bool   // Open vSwitch has been there
+	socket string          // of Open vSwitch, if it is a unix socket
+	seen   bool            // Open vSwitch has been there
+	done   map[string]bool // rows of ports that UnplugEnded has removed
 }
 
 // NewUnplugger returns an Unplugger for the Open vSwitch at the endpoint.
 func NewUnplugger(endpoint string, log *slog.Logger) *Unplugger {
-	u := &Unplugger{native: New(vswitch.New(endpoint, log), Options{}, log)}
-	u.socket, _ = strings.CutPrefix(endpoint, "unix:")
-	if u.socket == endpoint {
-		u.socket = ""
+	u := &Unplugger{native: New(vswitch.New(endpoint, log), Options{}, log), done: map[string]bool{}}
+	if socket, isUnix := strings.CutPrefix(endpoint, "unix:"); isUnix {
+		u.socket = socket
 	}
 	return u
 }
@@ -83,7 +82,7 @@ func (u *Unplugger) plugs(ctx context.Context) ([]Plug, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := ours()
+	links, err := hostEnds()
 	if err != nil {
 		return nil, err
 	}
@@ -92,14 +91,9 @@ func (u *Unplugger) plugs(ctx context.Context) ([]Plug, error) {
 		p.Name, p.Link, p.ended = name, true, false
 		byName[name] = p
 	}
-	all := make([]Plug, 0, len(byName))
-	for _, p := range byName {
-		all = append(all, p)
-	}
-	slices.SortFunc(all, func(a, b Plug) int {
+	return slices.SortedFunc(maps.Values(byName), func(a, b Plug) int {
 		return strings.Compare(a.Pod+" "+a.Interface+" "+a.Name, b.Pod+" "+b.Interface+" "+b.Name)
-	})
-	return all, nil
+	}), nil
 }
 
 // ports returns our ports by name.
@@ -113,35 +107,30 @@ func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
 		return nil, err
 	}
 	u.seen = true
-	var rows []vswitch.Port
-	err = c.WhereCache(isOurs).List(ctx, &rows)
+	rows, err := vswitch.Rows(ctx, c, isOurs)
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range rows {
-		ended, err := ended(ctx, c, p)
-		if err != nil {
+		plug := Plug{Name: p.Name, Pod: p.ExternalIDs[idPod], Interface: p.ExternalIDs[idIf], Port: true, row: p.UUID}
+		if plug.ended, err = hasEnded(ctx, c, p); err != nil {
 			return nil, err
 		}
-		byName[p.Name] = Plug{Name: p.Name, Pod: p.ExternalIDs[idPod], Interface: p.ExternalIDs[idIf], Port: true,
-			row: p.UUID, ended: ended}
+		byName[p.Name] = plug
 	}
 	return byName, nil
 }
 
-// ended reports whether the pod of a port has, by two witnesses: the node has no link of its name, and
-// this is the node's network namespace, as the link of the port's bridge is here. Open vSwitch's own
+// hasEnded reports whether the pod of a port has, by two witnesses: the node has no link of the port's name,
+// and this is the node's network namespace, as the link of the port's bridge is here. Open vSwitch's own
 // word is none: the userspace datapath reports no error for an interface that it had.
-func ended(ctx context.Context, c client.Client, p vswitch.Port) (bool, error) {
-	var in []vswitch.Bridge
-	if err := c.WhereCache(func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, p.UUID) }).List(ctx, &in); err != nil {
-		return false, err
-	}
+func hasEnded(ctx context.Context, c client.Client, p vswitch.Port) (bool, error) {
+	in, err := vswitch.Rows(ctx, c, func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, p.UUID) })
 	here := slices.ContainsFunc(in, func(b vswitch.Bridge) bool {
 		l, _ := link.Find(b.Name)
 		return l != nil
 	})
-	return here && noLink(p.Name), nil
+	return here && link.IsGone(p.Name), err
 }
 
 // Unplug removes ports and links; a pod that runs loses its interface.
@@ -161,11 +150,6 @@ func (u *Unplugger) Unplug(ctx context.Context, plugs []Plug) error {
 
 // UnplugEnded removes the ports of the pods that have ended, and returns them and what is still there.
 func (u *Unplugger) UnplugEnded(ctx context.Context) (removed, left []Plug, err error) {
-	return u.unplugEnded(ctx, map[string]bool{})
-}
-
-// unplugEnded passes over those that are done: the copy of the database may be behind.
-func (u *Unplugger) unplugEnded(ctx context.Context, done map[string]bool) (removed, left []Plug, err error) {
 	all, err := u.plugs(ctx)
 	if u.Guard != nil {
 		if err := u.Guard(ctx); err != nil {
@@ -177,7 +161,7 @@ func (u *Unplugger) unplugEnded(ctx context.Context, done map[string]bool) (remo
 	}
 	for _, p := range all {
 		switch {
-		case done[p.row] && !p.Link:
+		case u.done[p.row] && !p.Link: // the copy of the database is behind
 		case p.ended:
 			removed = append(removed, p)
 		default:
@@ -188,7 +172,7 @@ func (u *Unplugger) unplugEnded(ctx context.Context, done map[string]bool) (remo
 		return nil, nil, err
 	}
 	for _, p := range removed {
-		done[p.row] = true
+		u.done[p.row] = true
 	}
 	return removed, left, nil
 }
@@ -196,19 +180,24 @@ func (u *Unplugger) unplugEnded(ctx context.Context, done map[string]bool) (remo
 // Await does as UnplugEnded, at once and whenever a pod ends, until nothing is left, and waits for Open
 // vSwitch. It tells the first time, and when something has changed.
 func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) error {
-	gone, stop, err := watchLinks()
+	gone := make(chan struct{}, 1)
+	ended, stop, err := watchRemovals(func(string) {
+		select {
+		case gone <- struct{}{}:
+		default: // one is waiting already
+		}
+	})
 	if err != nil {
 		return err
 	}
 	defer stop()
-	done, last := map[string]bool{}, -1
+	last := -1 // how many were left
 	for {
-		removed, left, err := u.unplugEnded(ctx, done)
-		var away *types.Error
+		removed, left, err := u.UnplugEnded(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.As(err, &away) && away.Code == types.ErrTryAgainLater:
+		case fault.Of(err) == fault.RetryLater:
 			continue // the next call waits until Open vSwitch is back
 		case errors.Is(err, netlink.ErrDumpInterrupted):
 			continue // what interrupts the list now ends
@@ -223,47 +212,11 @@ func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) 
 			return nil
 		}
 		select {
-		case _, ok := <-gone:
-			if !ok {
-				return errors.New("the kernel does not announce removed links any more")
-			}
+		case <-gone:
+		case <-ended:
+			return errors.New("the kernel does not announce removed links any more")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// watchLinks returns a channel on which something comes when the kernel has removed a link, or may
-// have: when there were more messages than it could keep. It is closed when nothing more will come.
-func watchLinks() (gone <-chan struct{}, stop func(), err error) {
-	sock, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK)
-	if err != nil {
-		return nil, nil, err
-	}
-	c := make(chan struct{}, 1)
-	go func() {
-		defer close(c)
-		for {
-			msgs, _, err := sock.Receive()
-			if err != nil && !errors.Is(err, unix.ENOBUFS) {
-				return
-			}
-			removal := err != nil
-			for _, m := range msgs {
-				removal = removal || m.Header.Type == unix.RTM_DELLINK
-			}
-			if !removal {
-				continue
-			}
-			select {
-			case c <- struct{}{}:
-			default: // one is waiting already
-			}
-		}
-	}()
-	return c, func() {
-		sock.Close() // ends a Receive
-		for range c {
-		}
-	}, nil
 }

@@ -106,6 +106,12 @@ func Find(name string) (netlink.Link, error) {
 	return l, err
 }
 
+// IsGone reports that there is no interface of that name, for certain: not if the kernel can't be asked.
+func IsGone(name string) bool {
+	l, err := Find(name)
+	return l == nil && err == nil
+}
+
 // open finds the interface; close the handle.
 func (n NIC) open() (*netlink.Handle, netlink.Link, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)

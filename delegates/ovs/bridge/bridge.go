@@ -32,7 +32,7 @@ type Declared struct {
 }
 
 // Reconciler returns what makes the bridges of the roles so, to be registered with the connection.
-func Reconciler(roles map[string]Declared, log *slog.Logger) func(context.Context, client.Client) error {
+func Reconciler(roles map[string]Declared, log *slog.Logger) vswitch.Reconciler {
 	return func(ctx context.Context, c client.Client) error {
 		for _, role := range slices.Sorted(maps.Keys(roles)) {
 			if err := ensure(ctx, c, roles[role], log); err != nil {

@@ -10,14 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/ovn-kubernetes/libovsdb/cache"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
-
-	"github.com/containernetworking/cni/pkg/types"
 )
 
 // connectWait is how long a call waits for ovsdb-server to come back.
@@ -31,20 +29,19 @@ type DB struct {
 	reconcilers []Reconciler
 	batcher     *batch.Batcher[request]
 	removals    *removals
-	failing     chan struct{} // told when an interface may be in error
+	failing     chan struct{} // holds a token while somebody is to look for interfaces in error
 
 	mu      sync.Mutex
 	conn    client.Client    // nil while not connected
-	changed chan struct{}    // closed and replaced when conn changes
-	bridges chan struct{}    // closed and replaced when bridges or uplinks may have come or gone
+	changed chan struct{}    // closed and replaced when conn changes, and when bridges or uplinks may have come or gone
 	waiters map[string]*Wait // by interface name
 }
 
 // New returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
 func New(endpoint string, log *slog.Logger) *DB {
 	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1),
-		changed: make(chan struct{}), bridges: make(chan struct{}), waiters: map[string]*Wait{}}
-	d.batcher = batch.New(64, d.commit)
+		changed: make(chan struct{}), waiters: map[string]*Wait{}}
+	d.batcher = batch.New(64, d.commitGroup)
 	return d
 }
 
@@ -55,33 +52,37 @@ func (d *DB) Endpoint() string { return d.endpoint }
 func (d *DB) Run(ctx context.Context) {
 	lastErr := ""
 	for ctx.Err() == nil {
-		c, err := d.connect(ctx)
+		err := d.serve(ctx)
 		if err == nil {
-			if err = d.serve(ctx, c); err != nil {
-				c.Close()
-			}
-		}
-		if err != nil {
-			if err.Error() != lastErr && ctx.Err() == nil {
-				lastErr = err.Error()
-				d.log.Warn("Open vSwitch is not usable yet, trying on", "db", d.endpoint, "error", err)
-			}
-			// Nothing tells when the socket is there again.
-			select {
-			case <-time.After(retryPause):
-			case <-ctx.Done():
-			}
+			lastErr = ""
 			continue
 		}
-		lastErr = ""
+		if err.Error() != lastErr && ctx.Err() == nil {
+			lastErr = err.Error()
+			d.log.Warn("Open vSwitch is not usable yet, trying on", "db", d.endpoint, "error", err)
+		}
+		// Nothing tells when the socket is there again.
+		select {
+		case <-time.After(retryPause):
+		case <-ctx.Done():
+		}
 	}
 }
 
-// serve has a new connection used as long as it lasts, if all that is registered could be put right.
-func (d *DB) serve(ctx context.Context, c client.Client) error {
+// serve connects, runs the reconcilers, and lets the connection be used until it is lost. It returns an
+// error if the connection could not be used at all.
+func (d *DB) serve(ctx context.Context) error {
+	c, err := newClient(d.endpoint)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := d.connect(ctx, c); err != nil {
+		return err
+	}
 	lasts, end := context.WithCancel(ctx)
 	defer end()
-	go func() { // the notice is given once, to whoever waits for it then
+	go func() { // libovsdb tells of a lost connection once, and only whoever is waiting then
 		select {
 		case <-c.DisconnectNotify():
 			end()
@@ -94,114 +95,102 @@ func (d *DB) serve(ctx context.Context, c client.Client) error {
 		return err
 	}
 	d.log.Info("connected to Open vSwitch", "db", d.endpoint)
-	d.swap(c)
+	d.use(c)
 	if d.follow(lasts, c, restarts); ctx.Err() == nil {
 		d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
 	}
-	d.swap(nil)
-	c.Close()
+	d.use(nil)
 	return nil
 }
 
-func (d *DB) swap(c client.Client) {
-	d.mu.Lock()
-	d.conn = c
-	close(d.changed)
-	d.changed = make(chan struct{})
-	d.mu.Unlock()
-	d.bridgesChanged()
-}
-
-func (d *DB) bridgesChanged() {
-	d.mu.Lock()
-	close(d.bridges)
-	d.bridges = make(chan struct{})
-	d.mu.Unlock()
-}
-
-func (d *DB) connect(ctx context.Context) (client.Client, error) {
-	m, err := dbModel()
-	if err != nil {
-		return nil, err
-	}
-	quiet := logr.Discard()
-	c, err := client.NewOVSDBClient(m, client.WithEndpoint(d.endpoint), client.WithLogger(&quiet))
-	if err != nil {
-		return nil, err
-	}
+// connect connects a client and fills its copy of the database.
+func (d *DB) connect(ctx context.Context, c client.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
-		c.Close()
-		return nil, err
+		return err
 	}
 	c.Cache().AddEventHandler(&cache.EventHandlerFuncs{
-		AddFunc: func(_ string, m model.Model) {
-			d.hear(m)
-			d.tellBridge(m)
+		AddFunc: func(_ string, row model.Model) {
+			d.rowWritten(row)
+			d.rowCameOrWent(row)
 		},
-		UpdateFunc: func(_ string, _, m model.Model) { d.hear(m) },
-		DeleteFunc: func(_ string, m model.Model) { d.tellBridge(m) },
+		UpdateFunc: func(_ string, _, row model.Model) { d.rowWritten(row) },
+		DeleteFunc: func(_ string, row model.Model) { d.rowCameOrWent(row) },
 	})
 	if _, err := c.Monitor(ctx, monitored(c)); err != nil {
-		c.Close()
-		return nil, err
+		return err
 	}
 	var rows []OpenVSwitch
-	if err = c.List(ctx, &rows); err == nil && len(rows) != 1 {
-		err = fmt.Errorf("table Open_vSwitch has %d rows instead of one: run ovs-vsctl init", len(rows))
+	if err := c.List(ctx, &rows); err != nil {
+		return err
 	}
-	if err != nil {
-		c.Close()
-		return nil, err
+	if len(rows) != 1 {
+		return fmt.Errorf("table Open_vSwitch has %d rows instead of one: run ovs-vsctl init", len(rows))
 	}
 	d.removals.connected(rows[0])
-	return c, nil
+	return nil
 }
 
-// hear passes on what ovs-vswitchd says, of an interface or that it has done what was asked.
-func (d *DB) hear(m model.Model) {
+// rowWritten passes on what ovs-vswitchd writes: the state of an interface, or that it has done what was
+// asked of it.
+func (d *DB) rowWritten(m model.Model) {
 	switch row := m.(type) {
 	case *OpenVSwitch:
 		d.removals.answered(row.CurCfg)
 	case *Interface:
-		d.tell(row)
+		d.report(row)
 	}
 }
 
-func (d *DB) tellBridge(m model.Model) {
-	switch row := m.(type) {
-	case *Bridge:
-		d.bridgesChanged()
-	case *Port:
-		if row.ExternalIDs[SandboxKey] == "" { // it may be an uplink
-			d.bridgesChanged()
-		}
-	}
-}
-
-// errDown is CNI error 11: the runtime tries again.
-func (d *DB) errDown() error {
-	return types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer at "+d.endpoint,
-		"start ovsdb-server and ovs-vswitchd, or set ovs.db")
-}
-
-// Client returns the connection, waiting for it if need be.
-func (d *DB) Client(ctx context.Context) (client.Client, error) {
-	timeout := time.After(connectWait)
-	for {
+// rowCameOrWent tells of bridges, and of ports that are no pod's and so may be uplinks.
+func (d *DB) rowCameOrWent(m model.Model) {
+	_, isBridge := m.(*Bridge)
+	port, isPort := m.(*Port)
+	if isBridge || isPort && port.ExternalIDs[SandboxKey] == "" {
 		d.mu.Lock()
-		c, changed := d.conn, d.changed
-		d.mu.Unlock()
-		if c != nil {
-			return c, nil
+		defer d.mu.Unlock()
+		d.wake()
+	}
+}
+
+func (d *DB) use(c client.Client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.conn = c
+	d.wake()
+}
+
+// wake wakes whoever waits for a change. Call it with the lock held.
+func (d *DB) wake() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// Client returns the connection, waiting for it if need be. Without one the error is CNI error 11: the
+// runtime tries again.
+func (d *DB) Client(ctx context.Context) (client.Client, error) {
+	c := d.awaitOther(ctx, nil, connectWait)
+	if c == nil {
+		return nil, types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer at "+d.endpoint,
+			"start ovsdb-server and ovs-vswitchd, or set ovs.db")
+	}
+	return c, nil
+}
+
+// awaitOther returns the connection once it is not old any more, and old if it still is after the wait.
+func (d *DB) awaitOther(ctx context.Context, old client.Client, wait time.Duration) client.Client {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		c, changed := d.Now()
+		if c != old {
+			return c
 		}
 		select {
 		case <-changed:
-		case <-timeout:
-			return nil, d.errDown()
 		case <-ctx.Done():
-			return nil, d.errDown()
+			return old
 		}
 	}
 }
@@ -211,20 +200,16 @@ func (d *DB) Client(ctx context.Context) (client.Client, error) {
 func (d *DB) Now() (c client.Client, changed <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.conn, d.bridges
+	return d.conn, d.changed
 }
 
 // Connected reports whether there is a connection now.
 func (d *DB) Connected() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.conn != nil
+	c, _ := d.Now()
+	return c != nil
 }
 
 // Await waits for a connection and reports whether there is one.
 func (d *DB) Await(ctx context.Context, wait time.Duration) bool {
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	_, err := d.Client(ctx)
-	return err == nil
+	return d.awaitOther(ctx, nil, wait) != nil
 }

@@ -1,6 +1,9 @@
 package vswitch
 
 import (
+	"context"
+
+	"github.com/go-logr/logr"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 )
@@ -14,7 +17,6 @@ const SandboxKey = "patchbay-sandbox"
 type OpenVSwitch struct {
 	UUID    string   `ovsdb:"_uuid"`
 	Bridges []string `ovsdb:"bridges"`
-	Version *string  `ovsdb:"ovs_version"`
 	NextCfg int      `ovsdb:"next_cfg"`
 	CurCfg  int      `ovsdb:"cur_cfg"`
 }
@@ -71,11 +73,17 @@ type QoS struct {
 	ExternalIDs map[string]string `ovsdb:"external_ids"`
 }
 
-func dbModel() (model.ClientDBModel, error) {
-	return model.NewClientDBModel("Open_vSwitch", map[string]model.Model{
+// newClient returns a client, not connected yet, that knows these tables.
+func newClient(endpoint string) (client.Client, error) {
+	tables, err := model.NewClientDBModel("Open_vSwitch", map[string]model.Model{
 		"Open_vSwitch": &OpenVSwitch{}, "Bridge": &Bridge{}, "Port": &Port{}, "Interface": &Interface{},
 		"Controller": &Controller{}, "QoS": &QoS{},
 	})
+	if err != nil {
+		return nil, err
+	}
+	quiet := logr.Discard()
+	return client.NewOVSDBClient(tables, client.WithEndpoint(endpoint), client.WithLogger(&quiet))
 }
 
 // monitored lists the columns one by one: a monitor of a partial model without them delivers the
@@ -83,11 +91,18 @@ func dbModel() (model.ClientDBModel, error) {
 func monitored(c client.Client) *client.Monitor {
 	o, b, p, i, t, q := &OpenVSwitch{}, &Bridge{}, &Port{}, &Interface{}, &Controller{}, &QoS{}
 	return c.NewMonitor(
-		client.WithTable(o, &o.Bridges, &o.Version, &o.NextCfg, &o.CurCfg),
+		client.WithTable(o, &o.Bridges, &o.NextCfg, &o.CurCfg),
 		client.WithTable(b, &b.Name, &b.Ports, &b.DatapathType, &b.FailMode, &b.Protocols, &b.Controller, &b.ExternalIDs),
 		client.WithTable(p, &p.Name, &p.Interfaces, &p.Tag, &p.Trunks, &p.VLANMode, &p.QoS, &p.ExternalIDs),
 		client.WithTable(i, &i.Name, &i.Type, &i.Ofport, &i.OfportRequest, &i.Error, &i.ExternalIDs),
 		client.WithTable(t, &t.Target),
 		client.WithTable(q, &q.Type, &q.OtherConfig, &q.ExternalIDs),
 	)
+}
+
+// Rows returns the rows of the copy that is says yes to.
+func Rows[T any](ctx context.Context, c client.Client, is func(*T) bool) ([]T, error) {
+	var rows []T
+	err := c.WhereCache(is).List(ctx, &rows)
+	return rows, err
 }

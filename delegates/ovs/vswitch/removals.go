@@ -30,25 +30,23 @@ func newRemovals() *removals {
 // connected starts anew with a connection: the database may be another one.
 func (r *removals) connected(row OpenVSwitch) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.before = row.NextCfg
 	clear(r.asked)
-	r.answer(row.CurCfg)
+	r.mu.Unlock()
+	r.answered(row.CurCfg)
 }
 
+// answered says that ovs-vswitchd has done all that was asked for up to cur.
 func (r *removals) answered(cur int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.answer(cur)
-}
-
-func (r *removals) answer(cur int) {
 	r.cur = cur
 	maps.DeleteFunc(r.asked, func(_ string, asked int) bool { return asked <= cur })
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
 
+// removed says that ports of those names are removed, and what was asked for with that.
 func (r *removals) removed(names []string, asked int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,15 +74,15 @@ func (r *removals) wait(ctx context.Context, name string) error {
 	}
 }
 
-// ask returns the operations that raise next_cfg and read it; its value is the last result.
-func ask(c client.Client) ([]ovsdb.Operation, error) {
+// raiseNextCfg returns the operations that raise next_cfg and read it; its value is the last result.
+func raiseNextCfg(c client.Client) ([]ovsdb.Operation, error) {
 	root := &OpenVSwitch{}
 	ops, err := c.WhereCache(func(*OpenVSwitch) bool { return true }).Mutate(root, model.Mutation{Field: &root.NextCfg, Mutator: ovsdb.MutateOperationAdd, Value: 1})
 	read := ovsdb.Operation{Op: ovsdb.OperationSelect, Table: "Open_vSwitch", Columns: []string{"next_cfg"}, Where: []ovsdb.Condition{}}
 	return append(ops, read), err
 }
 
-func askedIn(results []ovsdb.OperationResult) (int, error) {
+func nextCfg(results []ovsdb.OperationResult) (int, error) {
 	if rows := results[len(results)-1].Rows; len(rows) == 1 {
 		if n, ok := rows[0]["next_cfg"].(float64); ok {
 			return int(n), nil

@@ -92,7 +92,7 @@ func TestNextCfgIsReadFromTheLastResult(t *testing.T) {
 		"more than a root": {[]ovsdb.Row{{"next_cfg": 7.0}, {"next_cfg": 8.0}}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := askedIn([]ovsdb.OperationResult{{Count: 1}, {Rows: c.rows}})
+			got, err := nextCfg([]ovsdb.OperationResult{{Count: 1}, {Rows: c.rows}})
 			if got != c.want || (err == nil) != c.ok {
 				t.Errorf("%d, %v", got, err)
 			}

@@ -14,21 +14,16 @@ import (
 // A Reconciler puts right what depends on Open vSwitch: bridges, later flows and tunnels. It runs after
 // each start of ovsdb-server, which may have lost its database, before anybody else has the connection;
 // and after each start of ovs-vswitchd, which has lost everything that is not in the database.
-type Reconciler struct {
-	Name string
-	Run  func(ctx context.Context, c client.Client) error
-}
+type Reconciler func(ctx context.Context, c client.Client) error
 
 // Register adds a reconciler; they run in this order. Call it before Run.
-func (d *DB) Register(name string, run func(context.Context, client.Client) error) {
-	d.reconcilers = append(d.reconcilers, Reconciler{name, run})
-}
+func (d *DB) Register(r Reconciler) { d.reconcilers = append(d.reconcilers, r) }
 
 // reconcile runs the reconcilers. One that fails keeps no other from its work.
 func (d *DB) reconcile(ctx context.Context, c client.Client) error {
 	var errs []error
-	for _, r := range d.reconcilers {
-		errs = append(errs, r.Run(ctx, c))
+	for _, reconciler := range d.reconcilers {
+		errs = append(errs, reconciler(ctx, c))
 	}
 	if ctx.Err() != nil {
 		errs = append(errs, errLost) // meanwhile

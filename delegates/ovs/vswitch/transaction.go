@@ -20,12 +20,13 @@ type Change func(ctx context.Context, t *Transaction) error
 // A Transaction is shared by changes that arrive together: ovs-vswitchd then reconfigures once.
 type Transaction struct {
 	client.Client // makes operations, and reads from the copy
-	// Taken is what changes of this transaction have taken of what only one may have; the copy has it
+	// Taken has what changes of this transaction have taken and only one may have. The copy has it
 	// later.
 	Taken map[string]bool
 
 	operations []ovsdb.Operation
 	removed    []string
+	removals   *removals // nil in a transaction that removes no ports
 }
 
 // Add adds operations as libovsdb's functions return them.
@@ -48,6 +49,37 @@ func (t *Transaction) Insert(rows ...model.Model) error {
 // ovs-vswitchd has closed it; see Closed.
 func (t *Transaction) Removes(port string) { t.removed = append(t.removed, port) }
 
+// errLost says that a transaction's outcome is unknown, as the connection broke.
+var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
+
+// Apply has the database carry out the operations: all of them or none.
+func (t *Transaction) Apply(ctx context.Context) error {
+	if len(t.removed) > 0 {
+		if err := t.Add(raiseNextCfg(t.Client)); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectWait)
+	defer cancel()
+	results, err := t.Transact(ctx, t.operations...)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	refused, err := ovsdb.CheckOperationResults(results, t.operations)
+	if len(refused) > 0 {
+		err = refused[0] // err itself says only how many there are
+	}
+	if err != nil {
+		return fmt.Errorf("OVSDB refused the transaction: %w", err)
+	}
+	if len(t.removed) == 0 {
+		return nil
+	}
+	asked, err := nextCfg(results)
+	t.removals.removed(t.removed, asked)
+	return err
+}
+
 // request is a change with its caller's context.
 type request struct {
 	ctx    context.Context
@@ -57,8 +89,8 @@ type request struct {
 // Commit makes a change: all of it or nothing. It waits for a connection that is lost.
 func (d *DB) Commit(ctx context.Context, c Change) error { return d.batcher.Do(request{ctx, c}) }
 
-// commit makes changes together, or one by one where that is refused.
-func (d *DB) commit(requests []request) []error {
+// commitGroup makes changes together, or one by one where that is refused.
+func (d *DB) commitGroup(requests []request) []error {
 	errs := make([]error, len(requests))
 	if len(requests) > 1 && d.try(context.Background(), requests) == nil {
 		return errs
@@ -69,7 +101,7 @@ func (d *DB) commit(requests []request) []error {
 	return errs
 }
 
-// try commits changes in one transaction; after a lost connection it looks at what is there and tries
+// try commits changes in one transaction. After a lost connection it looks at what is there and tries
 // again.
 func (d *DB) try(ctx context.Context, requests []request) error {
 	for {
@@ -77,7 +109,7 @@ func (d *DB) try(ctx context.Context, requests []request) error {
 		if err != nil {
 			return err
 		}
-		t := &Transaction{Client: c, Taken: map[string]bool{}}
+		t := &Transaction{Client: c, Taken: map[string]bool{}, removals: d.removals}
 		for _, r := range requests {
 			if err := r.change(ctx, t); err != nil {
 				return err
@@ -86,69 +118,9 @@ func (d *DB) try(ctx context.Context, requests []request) error {
 		if len(t.operations) == 0 {
 			return nil
 		}
-		if err = d.apply(ctx, t); !errors.Is(err, errLost) || ctx.Err() != nil {
+		if err = t.Apply(ctx); !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
-		d.awaitAnother(ctx, c)
+		d.awaitOther(ctx, c, time.Second) // no longer: it may have been a time-out
 	}
-}
-
-func (d *DB) apply(ctx context.Context, t *Transaction) error {
-	if len(t.removed) == 0 {
-		_, err := transact(ctx, t.Client, t.operations)
-		return err
-	}
-	more, err := ask(t.Client)
-	if err != nil {
-		return err
-	}
-	results, err := transact(ctx, t.Client, append(t.operations, more...))
-	if err != nil {
-		return err
-	}
-	asked, err := askedIn(results)
-	d.removals.removed(t.removed, asked)
-	return err
-}
-
-// awaitAnother waits until c is no longer the connection, a moment at most: a transaction has failed on it.
-func (d *DB) awaitAnother(ctx context.Context, c client.Client) {
-	d.mu.Lock()
-	same, changed := d.conn == c, d.changed
-	d.mu.Unlock()
-	if !same {
-		return
-	}
-	select {
-	case <-changed:
-	case <-time.After(time.Second): // a time-out, not a lost connection
-	case <-ctx.Done():
-	}
-}
-
-// errLost says that a transaction's outcome is unknown, as the connection broke.
-var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
-
-func transact(ctx context.Context, c client.Client, ops []ovsdb.Operation) ([]ovsdb.OperationResult, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectWait)
-	defer cancel()
-	results, err := c.Transact(ctx, ops...)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errLost, err)
-	}
-	if opErrs, err := ovsdb.CheckOperationResults(results, ops); err != nil {
-		for _, e := range opErrs {
-			if e != nil {
-				return nil, fmt.Errorf("OVSDB refused the transaction: %w", e)
-			}
-		}
-		return nil, fmt.Errorf("OVSDB refused the transaction: %w", err)
-	}
-	return results, nil
-}
-
-// Apply makes a transaction that is no other caller's: a reconciler's.
-func (t *Transaction) Apply(ctx context.Context) error {
-	_, err := transact(ctx, t.Client, t.operations)
-	return err
 }

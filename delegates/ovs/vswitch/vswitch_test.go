@@ -19,11 +19,11 @@ func TestReconcilersRunAfterEachRestart(t *testing.T) {
 	o := testnode.StartOVS(t)
 	db := vswitch.New(o.DB, slog.New(slog.DiscardHandler))
 	ran, fail := make(chan string, 100), make(chan error, 1)
-	db.Register("first", func(context.Context, client.Client) error {
+	db.Register(func(context.Context, client.Client) error {
 		ran <- "first"
 		return nil
 	})
-	db.Register("second", func(ctx context.Context, c client.Client) error {
+	db.Register(func(ctx context.Context, c client.Client) error {
 		ran <- "second"
 		select {
 		case err := <-fail:
@@ -71,7 +71,7 @@ func TestAConnectionThatIsLostWhileReconcilingIsNoticed(t *testing.T) {
 	o := testnode.StartOVS(t)
 	db := vswitch.New(o.DB, slog.New(slog.DiscardHandler))
 	begun, goOn := make(chan client.Client, 100), make(chan struct{})
-	db.Register("slow", func(_ context.Context, c client.Client) error {
+	db.Register(func(_ context.Context, c client.Client) error {
 		begun <- c
 		<-goOn
 		return nil
