@@ -51,7 +51,7 @@ type Chain struct {
 // NewChain returns the chain of the delegates. A native delegate is one more argument.
 func NewChain(e Executor, natives ...Native) *Chain { return &Chain{natives, e} }
 
-// head is the native delegate that a list begins with, nil if none.
+// head returns the native delegate that handles a list's first plugin, nil if none does.
 func (c *Chain) head(list *cniconf.List) Native {
 	for _, n := range c.natives {
 		if n.Handles(list.Plugins[0].Type) {
@@ -61,12 +61,27 @@ func (c *Chain) head(list *cniconf.List) Native {
 	return nil
 }
 
-// whole is the native delegate that makes all of a list, nil if plugins are to be executed.
+// whole returns the native delegate that makes all of a list, nil if plugins are to be executed.
 func (c *Chain) whole(list *cniconf.List) Native {
 	if len(list.Plugins) > 1 {
 		return nil
 	}
 	return c.head(list)
+}
+
+// groups cuts attachments into those that are made together: neighbours that one native delegate makes as a
+// whole, and each other one by itself.
+func (c *Chain) groups(as []*Attachment) [][]*Attachment {
+	var groups [][]*Attachment
+	for i, a := range as {
+		n := c.whole(a.Config)
+		if n != nil && i > 0 && n == c.whole(as[i-1].Config) {
+			groups[len(groups)-1] = append(groups[len(groups)-1], a)
+		} else {
+			groups = append(groups, []*Attachment{a})
+		}
+	}
+	return groups
 }
 
 // Executed returns the plugins of a list that are executed.
@@ -77,14 +92,14 @@ func (c *Chain) Executed(list *cniconf.List) []cniconf.Plugin {
 	return list.Plugins
 }
 
-// Asks reports whether a list's addresses are to be had from our IPAM, before Add: a native delegate
-// makes it, and its configuration names our IPAM or none. All others ask for addresses themselves.
+// Asks reports whether the engine is to get a list's addresses from our IPAM before Add: a native delegate makes
+// the interface, and its configuration names our IPAM or none. All other plugins ask for addresses themselves.
 func (c *Chain) Asks(list *cniconf.List) bool {
 	first := list.Plugins[0]
 	return c.head(list) != nil && (first.IPAM == nil || first.IPAMType == ipam.Type)
 }
 
-// OtherIPAM is the IPAM plugin, not ours, that is executed for a native attachment; "" if none is.
+// OtherIPAM returns the IPAM plugin, not ours, that is executed for a native attachment; "" if none is.
 func (c *Chain) OtherIPAM(list *cniconf.List) string {
 	if typ := list.Plugins[0].IPAMType; typ != ipam.Type && c.head(list) != nil {
 		return typ
@@ -105,20 +120,14 @@ func (c *Chain) Installed(list *cniconf.List, path []string) error {
 // Add implements Delegate. Neighbours that one native delegate makes go to it together. What is executed
 // is executed after s.Recorded, as it is found again only through the record.
 func (c *Chain) Add(ctx context.Context, s Sandbox, as []*Attachment) error {
-	for rest := as; len(rest) > 0; {
-		n, count := c.whole(rest[0].Config), 1
-		for n != nil && count < len(rest) && c.whole(rest[count].Config) == n {
-			count++
-		}
-		group := rest[:count]
-		rest = rest[count:]
+	for _, group := range c.groups(as) {
 		for _, a := range group {
 			if err := c.addresses(ctx, s, a); err != nil {
 				return fmt.Errorf("%s: %w", a.Interface, err)
 			}
 		}
 		var err error
-		if n != nil {
+		if n := c.whole(group[0].Config); n != nil {
 			err = n.Add(ctx, s, group)
 		} else {
 			err = c.addList(ctx, s, group[0])
@@ -150,7 +159,7 @@ func (c *Chain) addList(ctx context.Context, s Sandbox, a *Attachment) error {
 		return err
 	}
 	if n := c.head(a.Config); n != nil {
-		head := a.part(0, 1)
+		head := a.with(a.Config.Plugins[:1])
 		err := n.Add(ctx, s, []*Attachment{head})
 		a.Result, a.Bridge, a.Port, a.Tried = head.Result, head.Bridge, head.Port, a.Tried || head.Tried
 		if err != nil {
@@ -164,43 +173,32 @@ func (c *Chain) addList(ctx context.Context, s Sandbox, a *Attachment) error {
 }
 
 // tail is the part of an attachment that is executed.
-func (c *Chain) tail(a *Attachment) *Attachment {
-	return a.part(len(a.Config.Plugins)-len(c.Executed(a.Config)), len(a.Config.Plugins))
-}
+func (c *Chain) tail(a *Attachment) *Attachment { return a.with(c.Executed(a.Config)) }
 
-// part is an attachment with a part of its plugins.
-func (a *Attachment) part(from, to int) *Attachment {
-	p := *a
-	p.Config = sublist(a.Config, from, to)
-	return &p
-}
-
-func sublist(list *cniconf.List, from, to int) *cniconf.List {
-	l := *list
-	l.Plugins = list.Plugins[from:to]
-	return &l
+// with returns the attachment with a part of its plugins.
+func (a *Attachment) with(plugins []cniconf.Plugin) *Attachment {
+	part := *a
+	part.Config = a.Config.With(plugins)
+	return &part
 }
 
 // Del implements Delegate, in reverse order. Other IPAM plugins free the addresses of native attachments
 // when those are gone.
 func (c *Chain) Del(ctx context.Context, s Sandbox, as []*Attachment) []error {
-	errs := make([]error, len(as))
-	for end := len(as); end > 0; {
-		n, begin := c.whole(as[end-1].Config), end-1
-		for n != nil && begin > 0 && c.whole(as[begin-1].Config) == n {
-			begin--
-		}
-		if n != nil {
-			copy(errs[begin:], n.Del(ctx, s, as[begin:end]))
+	var errs []error
+	for _, group := range slices.Backward(c.groups(as)) {
+		var failed []error
+		if n := c.whole(group[0].Config); n != nil {
+			failed = n.Del(ctx, s, group)
 		} else {
-			errs[begin] = c.delList(ctx, s, as[begin])
+			failed = []error{c.delList(ctx, s, group[0])}
 		}
-		for i := begin; i < end; i++ {
-			if typ := c.OtherIPAM(as[i].Config); typ != "" && errs[i] == nil {
-				_, errs[i] = c.exec.IPAM(ctx, "DEL", typ, s, as[i])
+		for i, a := range group {
+			if typ := c.OtherIPAM(a.Config); typ != "" && failed[i] == nil {
+				_, failed[i] = c.exec.IPAM(ctx, "DEL", typ, s, a)
 			}
 		}
-		end = begin
+		errs = append(failed, errs...)
 	}
 	return errs
 }
@@ -216,7 +214,7 @@ func (c *Chain) DelHead(ctx context.Context, s Sandbox, a *Attachment) error {
 	if n == nil {
 		return nil
 	}
-	return errors.Join(n.Del(ctx, s, []*Attachment{a.part(0, 1)})...)
+	return errors.Join(n.Del(ctx, s, []*Attachment{a.with(a.Config.Plugins[:1])})...)
 }
 
 // Check implements Delegate.
@@ -226,7 +224,7 @@ func (c *Chain) Check(ctx context.Context, s Sandbox, as []*Attachment) error {
 			continue
 		}
 		if n := c.head(a.Config); n != nil {
-			if err := n.Check(ctx, s, []*Attachment{a.part(0, 1)}); err != nil {
+			if err := n.Check(ctx, s, []*Attachment{a.with(a.Config.Plugins[:1])}); err != nil {
 				return err
 			}
 		}
@@ -252,7 +250,7 @@ func (c *Chain) Status(ctx context.Context, list *cniconf.List) error {
 		}
 	}
 	if tail := c.Executed(list); len(tail) > 0 {
-		return c.exec.Status(ctx, sublist(list, len(list.Plugins)-len(tail), len(list.Plugins)))
+		return c.exec.Status(ctx, list.With(tail))
 	}
 	return nil
 }
@@ -316,7 +314,7 @@ func (c *Chain) GC(ctx context.Context, list *cniconf.List, valid []types.GCAtta
 	if len(tail) == 0 {
 		return nil
 	}
-	return c.exec.GC(ctx, sublist(list, len(list.Plugins)-len(tail), len(list.Plugins)), valid)
+	return c.exec.GC(ctx, list.With(tail), valid)
 }
 
 // Leftovers implements Collector: those of all native delegates.

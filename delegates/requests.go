@@ -66,10 +66,8 @@ func ParseRequests(args map[string]json.RawMessage) (Requests, error) {
 
 // Arguments are the requests as capability arguments, by name.
 func (r Requests) Arguments() map[string]any {
-	args := maps.Clone(r.Others)
-	if args == nil {
-		args = map[string]any{}
-	}
+	args := map[string]any{}
+	maps.Copy(args, r.Others)
 	if len(r.IPs) > 0 {
 		args["ips"] = r.addresses()
 	}

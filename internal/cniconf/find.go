@@ -20,14 +20,14 @@ func Find(dir, name string) (*List, error) {
 		if fi, err := os.Stat(name); err == nil && fi.IsDir() {
 			return first(name)
 		}
-		return read(name, "")
+		return read(name)
 	}
 	files, err := configFiles(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, f := range files {
-		if l, err := read(f, ""); err == nil && l.Name == name {
+		if l, err := read(f); err == nil && l.Name == name {
 			return l, nil
 		}
 	}
@@ -39,9 +39,9 @@ func first(dir string) (*List, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(files, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
+	slices.Sort(files) // all of one directory
 	for _, f := range files {
-		l, err := read(f, "")
+		l, err := read(f)
 		if err != nil {
 			return nil, err
 		}
@@ -58,27 +58,25 @@ func IsMeta(pluginType string) bool {
 	return slices.Contains([]string{"patchbay", "multus", "multus-shim"}, pluginType)
 }
 
-func read(file, defaultName string) (*List, error) {
+func read(file string) (*List, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "read CNI configuration", err.Error())
 	}
-	var chained func(string) ([]json.RawMessage, error)
+	dir := ""
 	if filepath.Ext(file) == ".conflist" {
-		chained = func(name string) ([]json.RawMessage, error) {
-			return subdirectory(filepath.Join(filepath.Dir(file), name))
-		}
+		dir = filepath.Dir(file)
 	}
-	l, err := parse(b, defaultName, chained)
+	l, err := parseIn(dir, b, "")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return l, nil
 }
 
-// subdirectory returns the plugins that a list on disk gets from the *.conf files of the directory of
-// its name, in the files' order (CNI 1.1.0 section 1, subdirectory-based plugin loading).
-func subdirectory(dir string) ([]json.RawMessage, error) {
+// pluginsIn returns the plugins that a list on disk gets from the *.conf files of the directory of
+// its name, in the order of the files' names (CNI 1.1.0 section 1, subdirectory-based plugin loading).
+func pluginsIn(dir string) ([]json.RawMessage, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.conf"))
 	if err != nil {
 		return nil, err
@@ -105,7 +103,7 @@ const Passthru = "passthru"
 // Chain makes a list of the *.conf files in the directory dir/name, with a passthru plugin at its
 // head; nil if there are none. It has no interface of its own that its plugins' CHECK could look at.
 func Chain(dir, name string) (*List, error) {
-	raws, err := subdirectory(filepath.Join(dir, name))
+	raws, err := pluginsIn(filepath.Join(dir, name))
 	if err != nil || len(raws) == 0 {
 		return nil, err
 	}
@@ -117,7 +115,7 @@ func Chain(dir, name string) (*List, error) {
 	return Parse(b, name)
 }
 
-// configFiles lists lists first, then single configurations.
+// configFiles returns the files of lists first, then those of single configurations.
 func configFiles(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {

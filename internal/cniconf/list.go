@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -31,11 +32,11 @@ type List struct {
 
 // A Plugin is one plugin's object in a List.
 type Plugin struct {
-	Type         string
-	Capabilities map[string]bool
-	IPAM         json.RawMessage // the plugin's "ipam" object, nil if it has none
-	IPAMType     string          // the type that the object names, "" if there is none
-	Raw          map[string]json.RawMessage
+	Type         string                     `json:"type"`
+	Capabilities map[string]bool            `json:"capabilities"`
+	IPAM         json.RawMessage            `json:"ipam"` // nil if the plugin has none, or an empty one
+	IPAMType     string                     `json:"-"`    // the type that IPAM names, "" if there is none
+	Raw          map[string]json.RawMessage `json:"-"`    // the whole object
 }
 
 type listFields struct {
@@ -56,12 +57,11 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.\-]*$`)
 //
 // A list is whole in itself: plugins in a subdirectory (loadOnlyInlinedPlugins) are for lists on
 // disk, as Find reads them.
-func Parse(b []byte, defaultName string) (*List, error) {
-	return parse(b, defaultName, nil)
-}
+func Parse(b []byte, defaultName string) (*List, error) { return parseIn("", b, defaultName) }
 
-// parse is Parse; chained, if not nil, returns further plugins of the network of that name.
-func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMessage, error)) (*List, error) {
+// parseIn is Parse for a list that is a file of the directory: of its subdirectories, the one of the
+// list's name may have further plugins.
+func parseIn(dir string, b []byte, defaultName string) (*List, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(b, &keys); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not a JSON object", explain.JSON(b, err))
@@ -70,14 +70,11 @@ func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMe
 	if err := json.Unmarshal(b, &f); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration: "+explain.JSON(b, err), "")
 	}
-	l := &List{Name: f.Name, DisableCheck: f.DisableCheck, DisableGC: f.DisableGC}
+	l := &List{Name: cmp.Or(f.Name, defaultName), DisableCheck: f.DisableCheck, DisableGC: f.DisableGC}
 	if l.Name == "" {
-		l.Name = defaultName
+		return nil, invalid("\"name\" is missing: the network's")
 	}
 	if !namePattern.MatchString(l.Name) {
-		if l.Name == "" {
-			return nil, invalid("\"name\" is missing: the network's")
-		}
 		return nil, invalid("name %q must be letters, digits, dots, dashes and underscores, and begin with a letter or digit", l.Name)
 	}
 	var err error
@@ -89,10 +86,10 @@ func parse(b []byte, defaultName string, chained func(name string) ([]json.RawMe
 	switch {
 	case !isList && f.OnlyInlined:
 		return nil, invalid("network %q has loadOnlyInlinedPlugins, but no plugins", l.Name)
-	case !isList && chained == nil:
+	case !isList && dir == "":
 		raws = []json.RawMessage{b}
-	case chained != nil && !f.OnlyInlined:
-		more, err := chained(l.Name)
+	case dir != "" && !f.OnlyInlined:
+		more, err := pluginsIn(filepath.Join(dir, l.Name))
 		if err != nil {
 			return nil, err
 		}
@@ -119,23 +116,20 @@ func parsePlugin(raw json.RawMessage) (Plugin, error) {
 	if p.Raw == nil {
 		return p, invalid("plugin is null, not a JSON object")
 	}
-	var f struct {
-		Type         string          `json:"type"`
-		Capabilities map[string]bool `json:"capabilities"`
-		IPAM         json.RawMessage `json:"ipam"`
-	}
-	if err := json.Unmarshal(raw, &f); err != nil {
+	if err := json.Unmarshal(raw, &p); err != nil {
 		return p, invalid("%s", explain.JSON(raw, err))
 	}
-	p.Type, p.Capabilities = f.Type, f.Capabilities
-	if len(f.IPAM) > 0 && string(f.IPAM) != "null" && string(bytes.Join(bytes.Fields(f.IPAM), nil)) != "{}" {
+	if text := string(bytes.Join(bytes.Fields(p.IPAM), nil)); text == "null" || text == "{}" {
+		p.IPAM = nil
+	}
+	if p.IPAM != nil {
 		var ipam struct {
 			Type string `json:"type"`
 		}
-		if err := json.Unmarshal(f.IPAM, &ipam); err != nil {
-			return p, invalid("ipam: %s", explain.JSON(f.IPAM, err))
+		if err := json.Unmarshal(p.IPAM, &ipam); err != nil {
+			return p, invalid("ipam: %s", explain.JSON(p.IPAM, err))
 		}
-		p.IPAM, p.IPAMType = f.IPAM, ipam.Type
+		p.IPAMType = ipam.Type
 	}
 	return p, CheckType(p.Type)
 }
@@ -158,20 +152,14 @@ func chooseVersion(one string, many []string) (string, error) {
 	if one != "" || len(many) == 0 {
 		offered = append([]string{cmp.Or(one, "0.1.0")}, many...)
 	}
-	best := ""
-	for _, v := range offered {
-		if !slices.Contains(version.All.SupportedVersions(), v) {
-			continue
-		}
-		if ok, err := version.GreaterThanOrEqualTo(v, cmp.Or(best, "0.0.0")); err == nil && ok {
-			best = v
+	supported := version.All.SupportedVersions() // in ascending order
+	for _, v := range slices.Backward(supported) {
+		if slices.Contains(offered, v) {
+			return v, nil
 		}
 	}
-	if best == "" {
-		return "", types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %s is not supported", strings.Join(offered, ", ")),
-			"supported: "+strings.Join(version.All.SupportedVersions(), ", "))
-	}
-	return best, nil
+	return "", types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %s is not supported", strings.Join(offered, ", ")),
+		"supported: "+strings.Join(supported, ", "))
 }
 
 // MarshalJSON gives the list form, which Parse reads back to the same List.
@@ -199,23 +187,24 @@ func (l *List) UnmarshalJSON(b []byte) error {
 
 // Clone returns a copy whose keys can be changed without changing the list.
 func (l *List) Clone() *List {
-	c := *l
-	c.Plugins = slices.Clone(l.Plugins)
-	for i := range c.Plugins {
-		c.Plugins[i].Raw = maps.Clone(c.Plugins[i].Raw)
-		c.Plugins[i].Capabilities = maps.Clone(c.Plugins[i].Capabilities)
+	c := l.With(slices.Clone(l.Plugins))
+	for i, p := range c.Plugins {
+		c.Plugins[i].Raw = maps.Clone(p.Raw)
+		c.Plugins[i].Capabilities = maps.Clone(p.Capabilities)
 	}
+	return c
+}
+
+// With returns the list with these plugins instead of its own.
+func (l *List) With(plugins []Plugin) *List {
+	c := *l
+	c.Plugins = plugins
 	return &c
 }
 
 // Declares reports whether a plugin of the list declares the capability.
 func (l *List) Declares(capability string) bool {
-	for _, p := range l.Plugins {
-		if p.Capabilities[capability] {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.Plugins, func(p Plugin) bool { return p.Capabilities[capability] })
 }
 
 // Types returns the plugins' types, in order.
@@ -239,9 +228,7 @@ func (l *List) MergeArgs(cniArgs map[string]json.RawMessage) error {
 		if err := unmarshalObject(args["cni"], &cni); err != nil {
 			return invalid("\"args.cni\" of network %q must be an object: %s", l.Name, explain.JSON(args["cni"], err))
 		}
-		for k, v := range cniArgs {
-			cni[k] = v
-		}
+		maps.Copy(cni, cniArgs)
 		var err error
 		if args["cni"], err = json.Marshal(cni); err != nil {
 			return err

@@ -3,6 +3,7 @@ package cniconf
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 	"strings"
 )
 
@@ -15,20 +16,18 @@ type Inject struct {
 	ValidAttachments json.RawMessage
 }
 
+// runtimes are keys that are the runtime's to read or to set, beside those of cni.dev/.
+var runtimes = []string{"capabilities", "runtimeConfig", "prevResult", "cniVersions"}
+
 // Request returns the configuration that plugin i is executed with: its own, byte-equal in
 // meaning, with name and version set, the capability arguments it declares, and without what is
 // the runtime's alone (capabilities, runtimeConfig and cni.dev/ keys of others).
 func (l *List) Request(i int, in Inject) ([]byte, error) {
 	p := l.Plugins[i]
 	conf := maps.Clone(p.Raw)
-	for k := range conf {
-		if strings.HasPrefix(k, "cni.dev/") {
-			delete(conf, k)
-		}
-	}
-	for _, k := range []string{"capabilities", "runtimeConfig", "prevResult", "cniVersions"} {
-		delete(conf, k)
-	}
+	maps.DeleteFunc(conf, func(k string, _ json.RawMessage) bool {
+		return strings.HasPrefix(k, "cni.dev/") || slices.Contains(runtimes, k)
+	})
 	var err error
 	set := func(key string, v any) {
 		if err == nil {
@@ -37,12 +36,8 @@ func (l *List) Request(i int, in Inject) ([]byte, error) {
 	}
 	set("name", l.Name)
 	set("cniVersion", l.CNIVersion)
-	declared := map[string]any{}
-	for k, v := range in.RuntimeConfig {
-		if p.Capabilities[k] {
-			declared[k] = v
-		}
-	}
+	declared := maps.Clone(in.RuntimeConfig)
+	maps.DeleteFunc(declared, func(k string, _ any) bool { return !p.Capabilities[k] })
 	if len(declared) > 0 {
 		set("runtimeConfig", declared)
 	}
