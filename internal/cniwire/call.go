@@ -2,11 +2,13 @@ package cniwire
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/textproto"
 	"strconv"
 	"strings"
 	"time"
@@ -34,50 +36,41 @@ func Call(conn net.Conn, plugin string, req *Request, deadline time.Time) (ok bo
 }
 
 func readAnswer(r *bufio.Reader) (ok bool, answer []byte, err error) {
-	status, err := readLine(r)
+	lines := textproto.NewReader(r)
+	status, err := lines.ReadLine()
 	if err != nil {
-		return false, nil, err
+		return false, nil, unexpected(err)
 	}
 	_, code, _ := strings.Cut(status, " ")
 	if !strings.HasPrefix(status, "HTTP/1.") || len(code) < 3 {
 		return false, nil, fmt.Errorf("not an HTTP answer: %q", status)
 	}
-	length, chunked := -1, false
-	for {
-		line, err := readLine(r)
-		if err != nil {
-			return false, nil, err
-		}
-		if line == "" {
-			break
-		}
-		key, value, _ := strings.Cut(line, ":")
-		switch value = strings.TrimSpace(value); strings.ToLower(key) {
-		case "content-length":
-			if length, err = strconv.Atoi(value); err != nil || length < 0 || length > maxAnswer {
-				return false, nil, fmt.Errorf("answer has Content-Length %q", value)
-			}
-		case "transfer-encoding":
-			chunked = strings.EqualFold(value, "chunked")
-		}
+	header, err := lines.ReadMIMEHeader()
+	if err != nil {
+		return false, nil, unexpected(err)
 	}
+	length := header.Get("Content-Length")
 	switch {
-	case chunked:
-		answer, err = readChunks(r)
-	case length >= 0:
-		answer = make([]byte, length)
+	case strings.EqualFold(header.Get("Transfer-Encoding"), "chunked"):
+		answer, err = readChunks(lines)
+	case length != "":
+		n, convErr := strconv.ParseUint(length, 10, 31)
+		if convErr != nil || n > maxAnswer {
+			return false, nil, fmt.Errorf("answer has Content-Length %q", length)
+		}
+		answer = make([]byte, n)
 		_, err = io.ReadFull(r, answer)
 	default:
 		answer, err = io.ReadAll(r)
 	}
-	return code[:3] == "200", answer, err
+	return code[:3] == "200", answer, unexpected(err)
 }
 
 // readChunks reads a chunked body, RFC 9112 section 7.1; trailers are of no use here.
-func readChunks(r *bufio.Reader) ([]byte, error) {
-	var all []byte
+func readChunks(lines *textproto.Reader) ([]byte, error) {
+	var all bytes.Buffer
 	for {
-		line, err := readLine(r)
+		line, err := lines.ReadLine()
 		if err != nil {
 			return nil, err
 		}
@@ -87,23 +80,21 @@ func readChunks(r *bufio.Reader) ([]byte, error) {
 			return nil, fmt.Errorf("chunk of size %q", size)
 		}
 		if n == 0 {
-			return all, nil
+			return all.Bytes(), nil
 		}
-		chunk := make([]byte, n)
-		if _, err := io.ReadFull(r, chunk); err != nil {
+		if _, err := io.CopyN(&all, lines.R, int64(n)); err != nil {
 			return nil, err
 		}
-		all = append(all, chunk...)
-		if end, err := readLine(r); err != nil || end != "" {
+		if end, err := lines.ReadLine(); err != nil || end != "" {
 			return nil, errors.Join(errors.New("chunk without an end"), err)
 		}
 	}
 }
 
-func readLine(r *bufio.Reader) (string, error) {
-	line, err := r.ReadString('\n')
+// unexpected makes the end of an answer before its time an error that says so.
+func unexpected(err error) error {
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
+		return io.ErrUnexpectedEOF
 	}
-	return strings.TrimRight(line, "\r\n"), err
+	return err
 }

@@ -5,6 +5,7 @@ package cniwire
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -47,15 +48,11 @@ type Request struct {
 	Config      json.RawMessage `json:"config"`
 }
 
+const alphanumeric = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
 // validID checks a container ID: a letter or digit, then letters, digits, '_', '.', '-'.
 func validID(id string) bool {
-	for i, r := range []byte(id) {
-		alnum := r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z'
-		if !alnum && (i == 0 || r != '_' && r != '.' && r != '-') {
-			return false
-		}
-	}
-	return id != ""
+	return id != "" && strings.Contains(alphanumeric, id[:1]) && strings.Trim(id, alphanumeric+"_.-") == ""
 }
 
 // Validate checks the parameters as CNI 1.1.0 section 2 demands for the command; a missing
@@ -67,7 +64,7 @@ func (r *Request) Validate() *types.Error {
 	}
 	names, ok := required[r.Command]
 	if !ok {
-		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND must be ADD, DEL, CHECK, STATUS, GC or VERSION", "it is "+quote(r.Command))
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND must be ADD, DEL, CHECK, STATUS, GC or VERSION", "it is "+strconv.Quote(r.Command))
 	}
 	value := map[string]string{"CNI_CONTAINERID": r.ContainerID, "CNI_NETNS": r.Netns, "CNI_IFNAME": r.IfName, "CNI_PATH": r.Path}
 	var missing []string
@@ -80,7 +77,7 @@ func (r *Request) Validate() *types.Error {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "required env variables ["+strings.Join(missing, ",")+"] missing", "")
 	}
 	if r.ContainerID != "" && !validID(r.ContainerID) {
-		return types.NewError(types.ErrInvalidEnvironmentVariables, "invalid characters in CNI_CONTAINERID", quote(r.ContainerID))
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "invalid characters in CNI_CONTAINERID", strconv.Quote(r.ContainerID))
 	}
 	if r.IfName != "" {
 		if err := CheckIfName(r.IfName); err != "" {
@@ -96,16 +93,11 @@ func CheckIfName(name string) string {
 	case name == "":
 		return "interface name is empty"
 	case len(name) > 15:
-		return "interface name " + quote(name) + " is longer than 15 bytes"
+		return "interface name " + strconv.Quote(name) + " is longer than 15 bytes"
 	case name == "." || name == "..":
-		return "interface name can't be " + quote(name)
+		return "interface name can't be " + strconv.Quote(name)
 	case strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r == ':' || r <= ' ' || r == 0x7f }):
-		return "interface name " + quote(name) + " has a slash, colon, space or control character"
+		return "interface name " + strconv.Quote(name) + " has a slash, colon, space or control character"
 	}
 	return ""
-}
-
-func quote(s string) string {
-	b, _ := json.Marshal(s) // a string always marshals
-	return string(b)
 }
