@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
 // Prefix and the bridge's name are the name of the resource.
@@ -71,11 +74,11 @@ func (m *Marker) look() {
 
 // Run publishes until the context ends. What is published stays then: the bridges do, too.
 func (m *Marker) Run(ctx context.Context) {
-	stop := m.node.run(ctx)
-	defer stop()
+	var followers sync.WaitGroup
+	defer followers.Wait()
+	followers.Go(func() { m.node.informer.RunWithContext(ctx) })
 	if len(m.Uplinks) > 0 {
-		stop := watchLinks(ctx, m.look, m.Log)
-		defer stop()
+		followers.Go(func() { watchLinks(ctx, m.look, m.Log) })
 	}
 	wait := firstRetry
 	for {
@@ -163,7 +166,7 @@ func (m *Marker) valid(bridge string) bool {
 // ports.
 func (m *Marker) connected(bridge string, known bool) bool {
 	for _, uplink := range m.Uplinks[bridge] {
-		if !exists(uplink) || known && !m.HasPort(uplink) {
+		if link.IsGone(uplink) || known && !m.HasPort(uplink) {
 			return false
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/bridge"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
@@ -67,7 +68,7 @@ func start(t *testing.T, capacity map[string]string) *node {
 	logger := slog.New(slog.NewTextHandler(&n.log, nil))
 	testnode.Sh(t, "ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
 	t.Cleanup(func() {
-		if exists("up0") {
+		if !link.IsGone("up0") {
 			testnode.Sh(t, "ip", "link", "del", "up0")
 		}
 	})
@@ -103,7 +104,7 @@ func (n *node) capacity() corev1.ResourceList {
 
 func (n *node) becomes(what string, want map[string]string) {
 	n.Helper()
-	testnode.Eventually(n, what, func() bool { return maps.EqualFunc(n.capacity(), list(want), sameQuantity) })
+	testnode.Eventually(n, what, func() bool { return maps.EqualFunc(n.capacity(), list(want), resource.Quantity.Equal) })
 }
 
 func (n *node) set(name, quantity string) {
