@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
 
@@ -128,7 +131,7 @@ func (d *Delegate) each(ctx context.Context, command string, list *cniconf.List,
 		}
 		conf, err := list.Request(i, in)
 		if err == nil {
-			_, err = d.run(ctx, call{command: command, typ: p.Type, config: conf})
+			_, err = d.run(ctx, p.Type, cniwire.Request{Command: command, Config: conf})
 		}
 		errs = append(errs, err)
 	}
@@ -190,6 +193,6 @@ func (d *Delegate) plugin(ctx context.Context, command, typ string, s delegates.
 	if s.Netns == nil && command == "DEL" {
 		ns = "" // gone, or another's by now: it must not be entered
 	}
-	return d.run(ctx, call{command: command, typ: typ, containerID: s.ContainerID, netns: ns,
-		ifName: a.Interface, args: delegates.CNIArgs(s, a), path: s.Path, config: conf})
+	return d.run(ctx, typ, cniwire.Request{Command: command, ContainerID: s.ContainerID, Netns: ns, IfName: a.Interface,
+		Args: delegates.CNIArgs(s, a), Path: strings.Join(s.Path, string(os.PathListSeparator)), Config: conf})
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -257,7 +258,7 @@ func TestOnlyPermittedDirectoriesAreUsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, typ := range []string{"evil", "../evil", "/bin/sh", "..", ""} {
-		if _, err := b.d.run(context.Background(), call{command: "ADD", typ: typ, path: []string{evil}}); err == nil {
+		if _, err := b.d.run(context.Background(), typ, cniwire.Request{Command: "ADD", Path: evil}); err == nil {
 			t.Errorf("type %q was run", typ)
 		}
 	}

@@ -23,37 +23,25 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
-// A call is the execution of one plugin.
-type call struct {
-	command     string
-	typ         string
-	containerID string
-	netns       string
-	ifName      string
-	args        string
-	path        []string // CNI_PATH of the caller; only permitted directories in it are used
-	config      []byte
-}
-
-// run executes the plugin and returns its standard output. A plugin's CNI error comes back as the
+// run executes the plugin typ and returns its standard output. A plugin's CNI error comes back as the
 // *types.Error that it is.
-func (d *Delegate) run(ctx context.Context, c call) ([]byte, error) {
-	bin, err := d.find(c.typ, c.path)
+func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]byte, error) {
+	bin, err := d.find(typ, filepath.SplitList(r.Path))
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.Deadline, fmt.Errorf("plugin %s did not finish %s within %s", c.typ, c.command, d.Deadline))
+	ctx, cancel := context.WithTimeoutCause(ctx, d.Deadline, fmt.Errorf("plugin %s did not finish %s within %s", typ, r.Command, d.Deadline))
 	defer cancel()
 	select {
 	case d.slots <- struct{}{}:
 		defer func() { <-d.slots }()
 	case <-ctx.Done():
-		return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("plugin %s was not started: too many delegates are running", c.typ), "")
+		return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("plugin %s was not started: too many delegates are running", typ), "")
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, bin)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(c.config), &stdout, &stderr
-	cmd.Env = d.environ(c)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(r.Config), &stdout, &stderr
+	cmd.Env = d.environ(r)
 	// The plugin's children die with it, and can't hold the call by holding its output.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: d.Root}
 	if d.Root != "" {
@@ -66,29 +54,29 @@ func (d *Delegate) run(ctx context.Context, c call) ([]byte, error) {
 		return nil, types.NewError(types.ErrTryAgainLater, context.Cause(ctx).Error(), strings.TrimSpace(stderr.String()))
 	}
 	if err != nil {
-		return nil, pluginError(c, err, stdout.Bytes(), stderr.String())
+		return nil, pluginError(typ, r.Command, err, stdout.Bytes(), stderr.String())
 	}
 	return stdout.Bytes(), nil
 }
 
-func pluginError(c call, err error, stdout []byte, stderr string) error {
+func pluginError(typ, command string, err error, stdout []byte, stderr string) error {
 	var e types.Error
 	if json.Unmarshal(stdout, &e) == nil && (e.Code != 0 || e.Msg != "") {
-		return fmt.Errorf("plugin %s: %w", c.typ, &e)
+		return fmt.Errorf("plugin %s: %w", typ, &e)
 	}
 	detail := cmp.Or(strings.TrimSpace(stderr), strings.TrimSpace(string(stdout)))
-	return types.NewError(cniwire.ErrDelegate, fmt.Sprintf("plugin %s: %s failed: %v", c.typ, c.command, err), detail)
+	return types.NewError(cniwire.ErrDelegate, fmt.Sprintf("plugin %s: %s failed: %v", typ, command, err), detail)
 }
 
-func (d *Delegate) environ(c call) []string {
+func (d *Delegate) environ(r cniwire.Request) []string {
 	env := slices.Clone(d.Env)
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "CNI_") {
 			env = append(env, e)
 		}
 	}
-	return append(env, "CNI_COMMAND="+c.command, "CNI_CONTAINERID="+c.containerID, "CNI_NETNS="+c.netns,
-		"CNI_IFNAME="+c.ifName, "CNI_ARGS="+c.args, "CNI_PATH="+strings.Join(d.path(c.path), string(os.PathListSeparator)))
+	return append(env, "CNI_COMMAND="+r.Command, "CNI_CONTAINERID="+r.ContainerID, "CNI_NETNS="+r.Netns, "CNI_IFNAME="+r.IfName, "CNI_ARGS="+r.Args,
+		"CNI_PATH="+strings.Join(d.path(filepath.SplitList(r.Path)), string(os.PathListSeparator)))
 }
 
 // path is the permitted directories, those of the caller's CNI_PATH first.

@@ -55,8 +55,5 @@ func (d *Delegate) removePlugs(ctx context.Context, ports, links []string, owns 
 			return err
 		}
 	}
-	if len(links) == 0 {
-		return nil
-	}
 	return d.links.remove(links)
 }

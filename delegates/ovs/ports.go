@@ -32,10 +32,11 @@ func isOurs(p *vswitch.Port) bool {
 
 // addPorts adds the ports and returns when ovs-vswitchd has opened them all, or its error.
 func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
-	waits := make([]*vswitch.Wait, len(plans))
+	opened := make([]<-chan vswitch.Interface, len(plans))
 	for i, p := range plans {
-		waits[i] = d.db.Expect(p.port)
-		defer waits[i].End()
+		var end func()
+		opened[i], end = d.db.Expect(p.port)
+		defer end()
 	}
 	err := d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
 		for _, p := range plans {
@@ -57,9 +58,11 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	ctx, cancel := vswitch.Patience(ctx)
 	defer cancel()
 	for i, p := range plans {
-		row, err := waits[i].Opened(ctx)
-		if err != nil {
-			return fmt.Errorf("ovs-vswitchd did not open port %s on bridge %s: %w", p.port, p.bridge, err)
+		var row vswitch.Interface
+		select {
+		case row = <-opened[i]:
+		case <-ctx.Done():
+			return fmt.Errorf("ovs-vswitchd did not open port %s on bridge %s: %w", p.port, p.bridge, context.Cause(ctx))
 		}
 		if row.Failed() {
 			return fmt.Errorf("ovs-vswitchd refused port %s on bridge %s: %s", p.port, p.bridge, *row.Error)
@@ -144,10 +147,9 @@ func insert(ctx context.Context, t *vswitch.Transaction, p *plan) error {
 		port.QoS = &q.UUID
 		rows = append(rows, q)
 	}
-	if err := t.Insert(rows...); err != nil {
-		return err
-	}
-	return t.Add(t.Where(br).Mutate(br, model.Mutation{Field: &br.Ports, Mutator: ovsdb.MutateOperationInsert, Value: []string{port.UUID}}))
+	t.Insert(rows...)
+	t.Add(t.Where(br).Mutate(br, model.Mutation{Field: &br.Ports, Mutator: ovsdb.MutateOperationInsert, Value: []string{port.UUID}}))
+	return nil
 }
 
 func vlanMode(c *conf) *string {
@@ -179,16 +181,12 @@ func remove(ctx context.Context, t *vswitch.Transaction, name string, owns func(
 	}
 	b := &vswitch.Bridge{}
 	has := func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, have.UUID) }
-	if err := t.Add(t.WhereCache(has).Mutate(b, model.Mutation{Field: &b.Ports, Mutator: ovsdb.MutateOperationDelete, Value: []string{have.UUID}})); err != nil {
-		return err
-	}
+	t.Add(t.WhereCache(has).Mutate(b, model.Mutation{Field: &b.Ports, Mutator: ovsdb.MutateOperationDelete, Value: []string{have.UUID}}))
 	t.Removes(name)
-	if have.QoS == nil {
-		return nil
+	if have.QoS != nil {
+		bare := &vswitch.Port{}
+		t.Add(t.Where(have).Update(bare, &bare.QoS))
+		t.Add(t.Where(&vswitch.QoS{UUID: *have.QoS}).Delete())
 	}
-	bare := &vswitch.Port{}
-	if err := t.Add(t.Where(have).Update(bare, &bare.QoS)); err != nil {
-		return err
-	}
-	return t.Add(t.Where(&vswitch.QoS{UUID: *have.QoS}).Delete())
+	return nil
 }

@@ -5,6 +5,7 @@ package cniwire
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -67,13 +68,7 @@ func (r *Request) Validate() *types.Error {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_COMMAND must be ADD, DEL, CHECK, STATUS, GC or VERSION", "it is "+strconv.Quote(r.Command))
 	}
 	value := map[string]string{"CNI_CONTAINERID": r.ContainerID, "CNI_NETNS": r.Netns, "CNI_IFNAME": r.IfName, "CNI_PATH": r.Path}
-	var missing []string
-	for _, n := range names {
-		if value[n] == "" {
-			missing = append(missing, n)
-		}
-	}
-	if len(missing) > 0 {
+	if missing := slices.DeleteFunc(names, func(n string) bool { return value[n] != "" }); len(missing) > 0 {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "required env variables ["+strings.Join(missing, ",")+"] missing", "")
 	}
 	if r.ContainerID != "" && !validID(r.ContainerID) {

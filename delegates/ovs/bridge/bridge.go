@@ -73,8 +73,8 @@ func find(ctx context.Context, c client.Client, want Declared) (found, error) {
 	if err := c.Get(ctx, &have.row); err != nil && !errors.Is(err, client.ErrNotFound) {
 		return have, err
 	}
-	isOurs := func(t *vswitch.Controller) bool { return slices.Contains(have.row.Controller, t.UUID) }
-	if err := c.WhereCache(isOurs).List(ctx, &have.controllers); err != nil {
+	var err error
+	if have.controllers, err = vswitch.Rows(ctx, c, func(t *vswitch.Controller) bool { return slices.Contains(have.row.Controller, t.UUID) }); err != nil {
 		return have, err
 	}
 	for _, name := range want.Uplinks {
@@ -91,7 +91,7 @@ func find(ctx context.Context, c client.Client, want Declared) (found, error) {
 		}
 		have.links[name] = l != nil
 	}
-	_, err := netlink.GenlFamilyGet("ovs_datapath")
+	_, err = netlink.GenlFamilyGet("ovs_datapath")
 	if have.kernelDatapath = err == nil; errors.Is(err, unix.ENOENT) {
 		err = nil
 	}
@@ -174,13 +174,11 @@ func (d difference) apply(ctx context.Context, c client.Client, want Declared, h
 		}
 	}
 	t := &vswitch.Transaction{Client: c}
-	if err := d.operations(t, want, have.row); err != nil {
-		return err
-	}
+	d.operations(t, want, have.row)
 	return t.Apply(ctx)
 }
 
-func (d difference) operations(t *vswitch.Transaction, want Declared, row vswitch.Bridge) error {
+func (d difference) operations(t *vswitch.Transaction, want Declared, row vswitch.Bridge) {
 	row.Name, row.Protocols, row.FailMode = want.Name, d.protocols, d.failMode
 	row.Controller = slices.Clone(d.kept)
 	var rows []model.Model
@@ -200,17 +198,18 @@ func (d difference) operations(t *vswitch.Transaction, want Declared, row vswitc
 		p := &vswitch.Port{UUID: fmt.Sprintf("uplinkport%d", n), Name: name, Interfaces: []string{i.UUID}, ExternalIDs: map[string]string{"patchbay": "uplink"}}
 		rows, row.Ports = append(rows, i, p), append(row.Ports, p.UUID)
 	}
+	t.Insert(rows...)
 	if d.create {
 		root := &vswitch.OpenVSwitch{}
-		return errors.Join(t.Insert(append(rows, &row)...), t.Add(t.WhereCache(func(*vswitch.OpenVSwitch) bool { return true }).
-			Mutate(root, model.Mutation{Field: &root.Bridges, Mutator: ovsdb.MutateOperationInsert, Value: []string{row.UUID}})))
+		t.Insert(&row)
+		t.Add(t.WhereCache(func(*vswitch.OpenVSwitch) bool { return true }).
+			Mutate(root, model.Mutation{Field: &root.Bridges, Mutator: ovsdb.MutateOperationInsert, Value: []string{row.UUID}}))
+		return
 	}
-	err := t.Insert(rows...)
 	if d.set {
-		err = errors.Join(err, t.Add(t.Where(&row).Update(&row, &row.Protocols, &row.FailMode, &row.Controller)))
+		t.Add(t.Where(&row).Update(&row, &row.Protocols, &row.FailMode, &row.Controller))
 	}
 	if n := len(d.uplinks); n > 0 {
-		err = errors.Join(err, t.Add(t.Where(&row).Mutate(&row, model.Mutation{Field: &row.Ports, Mutator: ovsdb.MutateOperationInsert, Value: row.Ports[len(row.Ports)-n:]})))
+		t.Add(t.Where(&row).Mutate(&row, model.Mutation{Field: &row.Ports, Mutator: ovsdb.MutateOperationInsert, Value: row.Ports[len(row.Ports)-n:]}))
 	}
-	return err
 }

@@ -32,15 +32,15 @@ type DB struct {
 	failing     chan struct{} // holds a token while somebody is to look for interfaces in error
 
 	mu      sync.Mutex
-	conn    client.Client    // nil while not connected
-	changed chan struct{}    // closed and replaced when conn changes, and when bridges or uplinks may have come or gone
-	waiters map[string]*Wait // by interface name
+	conn    client.Client             // nil while not connected
+	changed chan struct{}             // closed and replaced when conn changes, and when bridges or uplinks may have come or gone
+	waiters map[string]chan Interface // by interface name
 }
 
 // New returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
 func New(endpoint string, log *slog.Logger) *DB {
 	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1),
-		changed: make(chan struct{}), waiters: map[string]*Wait{}}
+		changed: make(chan struct{}), waiters: map[string]chan Interface{}}
 	d.batcher = batch.New(64, d.commitGroup)
 	return d
 }

@@ -16,55 +16,32 @@ func Patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, switchWait, slow)
 }
 
-// A Wait is for ovs-vswitchd's word on a new interface.
-type Wait struct {
-	db   *DB
-	name string
-	row  chan Interface // has room for one
-}
-
-// Expect begins to wait for an interface. Call it before the transaction that makes the interface, and
-// End in the end.
-func (d *DB) Expect(name string) *Wait {
-	w := &Wait{d, name, make(chan Interface, 1)}
+// Expect returns a channel that gets a new interface once ovs-vswitchd has opened it, or has said that it
+// can't. Call it before the transaction that makes the interface, and end in the end.
+func (d *DB) Expect(name string) (opened <-chan Interface, end func()) {
+	c := make(chan Interface, 1)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.waiters[name] = w
-	return w
-}
-
-// End ends the waiting.
-func (w *Wait) End() {
-	w.db.mu.Lock()
-	defer w.db.mu.Unlock()
-	delete(w.db.waiters, w.name)
-}
-
-// Opened returns the interface once ovs-vswitchd has opened it, or has said that it can't.
-func (w *Wait) Opened(ctx context.Context) (Interface, error) {
-	select {
-	case row := <-w.row:
-		return row, nil
-	case <-ctx.Done():
-		return Interface{}, context.Cause(ctx)
+	d.waiters[name] = c
+	return c, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.waiters, name)
 	}
 }
 
 // report tells whoever expects an interface that ovs-vswitchd has opened it, or why not.
 func (d *DB) report(i *Interface) {
-	if i.Ofport == nil && !i.Failed() {
-		return
-	}
 	if i.Failed() {
 		d.LookForErrors()
+	} else if i.Ofport == nil {
+		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if w := d.waiters[i.Name]; w != nil {
-		select {
-		case w.row <- *i:
-		default: // the first report counts
-		}
+	select {
+	case d.waiters[i.Name] <- *i:
+	default: // nobody expects it, or it was reported before
 	}
 }
 

@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,24 +26,23 @@ type Transaction struct {
 	Taken map[string]bool
 
 	operations []ovsdb.Operation
+	err        error // the first of an operation that can't be made
 	removed    []string
 	removals   *removals // nil in a transaction that removes no ports
 }
 
-// Add adds operations as libovsdb's functions return them.
-func (t *Transaction) Add(ops []ovsdb.Operation, err error) error {
+// Add adds operations as libovsdb's functions return them. After an error Apply applies nothing and returns
+// the error.
+func (t *Transaction) Add(ops []ovsdb.Operation, err error) {
 	t.operations = append(t.operations, ops...)
-	return err
+	t.err = cmp.Or(t.err, err)
 }
 
 // Insert adds rows of any tables; libovsdb's own Create takes one table at a time.
-func (t *Transaction) Insert(rows ...model.Model) error {
+func (t *Transaction) Insert(rows ...model.Model) {
 	for _, r := range rows {
-		if err := t.Add(t.Create(r)); err != nil {
-			return err
-		}
+		t.Add(t.Create(r))
 	}
-	return nil
 }
 
 // Removes says that the transaction removes the port of that name, which is not to be used again before
@@ -55,9 +55,10 @@ var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
 // Apply has the database carry out the operations: all of them or none.
 func (t *Transaction) Apply(ctx context.Context) error {
 	if len(t.removed) > 0 {
-		if err := t.Add(raiseNextCfg(t.Client)); err != nil {
-			return err
-		}
+		t.Add(raiseNextCfg(t.Client))
+	}
+	if t.err != nil || len(t.operations) == 0 {
+		return t.err
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
@@ -114,9 +115,6 @@ func (d *DB) try(ctx context.Context, requests []request) error {
 			if err := r.change(ctx, t); err != nil {
 				return err
 			}
-		}
-		if len(t.operations) == 0 {
-			return nil
 		}
 		if err = t.Apply(ctx); !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
