@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/patchbay-cni/patchbay/internal/explain"
@@ -138,19 +139,18 @@ func (r *Requests) UnmarshalJSON(b []byte) error {
 // CONVENTIONS.md): IP=10.1.1.21/24,fd00::21/64;MAC=02:00:00:00:00:01. What is added must not trouble a
 // plugin that does not know it.
 func CNIArgs(s Sandbox, a *Attachment) string {
-	var args []string
+	args := []string{s.Args}
 	if len(a.Requests.IPs) > 0 {
 		args = append(args, "IP="+strings.Join(a.Requests.addresses(), ","))
 	}
 	if len(a.Requests.MAC) > 0 {
 		args = append(args, "MAC="+a.Requests.MAC.String())
 	}
-	if len(args) == 0 {
+	if len(args) == 1 {
 		return s.Args
 	}
-	args = append([]string{s.Args}, args...)
 	if !strings.Contains(";"+s.Args, ";IgnoreUnknown=") {
-		args = append([]string{"IgnoreUnknown=1"}, args...)
+		args = slices.Insert(args, 0, "IgnoreUnknown=1")
 	}
 	return strings.Trim(strings.Join(args, ";"), ";")
 }

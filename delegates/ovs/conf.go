@@ -114,19 +114,10 @@ func (c *conf) request(a *delegates.Attachment, args string) {
 			c.Args.CNI.OvnPort = v
 		}
 	}
-	if c.Args.CNI.MAC != "" {
-		c.MAC = c.Args.CNI.MAC
-	}
-	if mac := a.Requests.MAC; len(mac) > 0 {
-		c.MAC = mac.String()
-	}
+	c.MAC = cmp.Or(a.Requests.MAC.String(), c.Args.CNI.MAC, c.MAC)
 	if b := a.Requests.Bandwidth; b != nil {
-		if b.IngressRate > 0 {
-			c.QoS.IngressRate = rate(b.IngressRate)
-		}
-		if b.EgressRate > 0 {
-			c.QoS.EgressRate = rate(b.EgressRate)
-		}
+		c.QoS.IngressRate = cmp.Or(rate(max(b.IngressRate, 0)), c.QoS.IngressRate)
+		c.QoS.EgressRate = cmp.Or(rate(max(b.EgressRate, 0)), c.QoS.EgressRate)
 	}
 }
 

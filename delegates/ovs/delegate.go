@@ -60,9 +60,7 @@ func (d *Delegate) Run(ctx context.Context) {
 func (d *Delegate) Connected() bool { return d.db.Connected() }
 
 // Await waits for Open vSwitch and reports whether it is there, with the configured bridges.
-func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool {
-	return d.db.Await(ctx, wait)
-}
+func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool { return d.db.Await(ctx, wait) }
 
 // Handles reports whether a plugin type is this delegate's.
 func (d *Delegate) Handles(pluginType string) bool {

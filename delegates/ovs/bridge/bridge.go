@@ -133,9 +133,7 @@ func compare(want Declared, have found) (difference, error) {
 	if len(want.Controllers) == 0 {
 		d.kept = have.row.Controller
 	}
-	if len(d.added) > 0 || len(d.kept) != len(have.row.Controller) {
-		d.set = true
-	}
+	d.set = d.set || len(d.added) > 0 || len(d.kept) != len(have.row.Controller)
 	for _, name := range want.Uplinks {
 		uuid, isPort := have.ports[name]
 		switch {

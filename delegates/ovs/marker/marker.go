@@ -104,9 +104,9 @@ func (m *Marker) Run(ctx context.Context) {
 
 // publish compares the node with the bridges and writes what differs.
 func (m *Marker) publish(ctx context.Context, names []string, known bool) error {
-	capacity, ok := m.node.capacity()
-	if !ok {
-		return nil // nothing is known of the node yet; its first word wakes us
+	capacity := m.node.capacity()
+	if capacity == nil {
+		return nil // what is heard of the node first wakes us
 	}
 	changes := m.changes(capacity, names, known)
 	if len(changes) == 0 {

@@ -48,10 +48,11 @@ func (w *watched) saw(n *corev1.Node) (changed bool) {
 	return changed
 }
 
-func (w *watched) capacity() (corev1.ResourceList, bool) {
+// capacity returns nil as long as nothing is known of the node.
+func (w *watched) capacity() corev1.ResourceList {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.seen, w.seen != nil
+	return w.seen
 }
 
 // strip keeps the copy small.
