@@ -40,9 +40,9 @@ type Executor interface {
 	IPAM(ctx context.Context, command, typ string, s Sandbox, a *Attachment) (*types100.Result, error)
 }
 
-// A Chain chooses who makes an attachment: a native delegate, the executor, or, for a list that begins
-// with a native's plugin type, the native one and the executor behind it, with its result as prevResult.
-// It is a Delegate and a Collector itself, the one that the engine knows.
+// A Chain chooses who makes an attachment: a native delegate, the executor, or, for a list of which only the
+// first plugin is a native delegate's, that one and then the executor, with its result as prevResult.
+// The Chain is itself the Delegate and the Collector that the engine knows.
 type Chain struct {
 	natives []Native
 	exec    Executor
@@ -70,7 +70,7 @@ func (c *Chain) whole(list *cniconf.List) Native {
 }
 
 // groups cuts attachments into those that are made together: neighbours that one native delegate makes as a
-// whole, and each other one by itself.
+// whole. Each other attachment is a group by itself.
 func (c *Chain) groups(as []*Attachment) [][]*Attachment {
 	var groups [][]*Attachment
 	for i, a := range as {
@@ -92,8 +92,8 @@ func (c *Chain) Executed(list *cniconf.List) []cniconf.Plugin {
 	return list.Plugins
 }
 
-// Asks reports whether the engine is to get a list's addresses from our IPAM before Add: a native delegate makes
-// the interface, and its configuration names our IPAM or none. All other plugins ask for addresses themselves.
+// Asks reports whether the engine is to get a list's addresses from our IPAM before Add. That is so if a native
+// delegate makes the interface and its configuration names our IPAM or none. Other plugins ask IPAM themselves.
 func (c *Chain) Asks(list *cniconf.List) bool {
 	first := list.Plugins[0]
 	return c.head(list) != nil && (first.IPAM == nil || first.IPAMType == ipam.Type)
@@ -107,8 +107,8 @@ func (c *Chain) OtherIPAM(list *cniconf.List) string {
 	return ""
 }
 
-// Installed reports, before anything is made, which of the plugins that the list needs is not there:
-// one that can't be executed can't undo either.
+// Installed returns an error if a plugin that the list needs is not there. It is asked before anything is made:
+// a plugin that can't be executed can't undo either.
 func (c *Chain) Installed(list *cniconf.List, path []string) error {
 	var needed []string
 	for _, p := range c.Executed(list) {
@@ -172,7 +172,7 @@ func (c *Chain) addList(ctx context.Context, s Sandbox, a *Attachment) error {
 	return err
 }
 
-// tail is the part of an attachment that is executed.
+// tail returns the part of an attachment that is executed.
 func (c *Chain) tail(a *Attachment) *Attachment { return a.with(c.Executed(a.Config)) }
 
 // with returns the attachment with a part of its plugins.
@@ -203,7 +203,7 @@ func (c *Chain) Del(ctx context.Context, s Sandbox, as []*Attachment) []error {
 	return errs
 }
 
-// delList unmakes what is executed of a list, and then its head whether that could be unmade or not.
+// delList unmakes what is executed of a list, and then its head, even if the first fails.
 func (c *Chain) delList(ctx context.Context, s Sandbox, a *Attachment) error {
 	return errors.Join(append(c.exec.Del(ctx, s, []*Attachment{c.tail(a)}), c.DelHead(ctx, s, a))...)
 }
@@ -255,15 +255,15 @@ func (c *Chain) Status(ctx context.Context, list *cniconf.List) error {
 	return nil
 }
 
-// Cheap reports whether an attachment can be unmade without executing anything, now.
+// Cheap reports whether an attachment can be unmade now without executing anything.
 func (c *Chain) Cheap(list *cniconf.List) bool {
 	n := c.whole(list)
 	return n != nil && n.Connected()
 }
 
-// Mend restores what an attachment has lost of its interface in the pod, and makes one of a native
-// delegate again if that is not enough. It returns what was lost, nil if nothing was, and why that can't
-// be mended. Nothing is executed.
+// Mend restores what an attachment has lost of its interface in the pod. If that is not enough, and a native
+// delegate made the whole attachment, it is made again. Mend executes nothing. It returns what was lost, nil
+// if nothing was, and why that can't be mended.
 func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err error) {
 	if lost = c.damage(ctx, s, a); lost == nil {
 		return nil, nil
@@ -286,7 +286,7 @@ func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err e
 	return lost, err
 }
 
-// damage says what an attachment has lost. While what a native delegate works with is away nothing is
+// damage returns what an attachment has lost. While what its native delegate works with is away nothing is
 // known, and an interface that may be forwarding is left alone.
 func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
 	n := c.whole(a.Config)
@@ -303,7 +303,7 @@ func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
 	return err
 }
 
-// NIC is the attachment's interface as its result says that it is to be.
+// NIC returns the attachment's interface as its Result says that it is to be.
 func (a *Attachment) NIC() link.NIC {
 	return link.NIC{Name: a.Interface, Result: a.Result, AnyRoutes: len(a.Config.Plugins) > 1}
 }
@@ -317,7 +317,7 @@ func (c *Chain) GC(ctx context.Context, list *cniconf.List, valid []types.GCAtta
 	return c.exec.GC(ctx, list.With(tail), valid)
 }
 
-// Leftovers implements Collector: those of all native delegates.
+// Leftovers implements Collector. It returns those of all native delegates.
 func (c *Chain) Leftovers(ctx context.Context, accounted func(Owner) bool, owners func() []Owner) ([]string, error) {
 	var all []string
 	for _, n := range c.natives {

@@ -11,26 +11,25 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
 
-// A Delegate makes and unmakes attachments of one sandbox. Del unmakes whatever of the attachments
-// is there, without knowing how far Add came; it may be repeated.
+// A Delegate makes and unmakes attachments of one sandbox. Del unmakes whatever exists of the attachments,
+// without knowing how far Add came. It may be repeated.
 type Delegate interface {
-	// Add makes the attachments and sets the Result of each. When it fails some may be made: the
-	// caller calls Del for all of them.
+	// Add makes the attachments and sets the Result of each. When it fails some may have been made: the
+	// caller then calls Del for all of them.
 	Add(ctx context.Context, s Sandbox, as []*Attachment) error
-	// Del returns an error, or nil, for each attachment: one that can't be unmade keeps no other.
+	// Del returns an error, or nil, for each attachment. It goes on after one that can't be unmade.
 	Del(ctx context.Context, s Sandbox, as []*Attachment) []error
-	// Check compares what is with the attachments' Results.
+	// Check compares what exists with the attachments' Results.
 	Check(ctx context.Context, s Sandbox, as []*Attachment) error
 	// Status reports whether Add can be served for the configuration.
 	Status(ctx context.Context, list *cniconf.List) error
 }
 
-// A Collector is a delegate that finds what it has made by itself, without a record: whatever it makes
-// carries its owner's name.
+// A Collector is a delegate that finds what it has made without a record, as that bears its owner's name.
 type Collector interface {
-	// Leftovers returns the names of what is there that no attachment accounts for. Both functions are
-	// asked after what is there was looked up, so that what is made meanwhile is none. Without owners
-	// only that is looked at which tells its owner itself.
+	// Leftovers returns the names of leftovers. It lists what exists before it calls the functions, so that
+	// what is made meanwhile is no leftover. accounted tells whether an owner has an attachment; owners lists
+	// all that have. If owners is nil, what tells its owner by its name alone is left out.
 	Leftovers(ctx context.Context, accounted func(Owner) bool, owners func() []Owner) ([]string, error)
 	// RemoveLeftovers removes what Leftovers named.
 	RemoveLeftovers(ctx context.Context, names []string) error
@@ -54,8 +53,8 @@ type Sandbox struct {
 	Args string
 	// Path is CNI_PATH for delegates that are executed.
 	Path []string
-	// Recorded returns when it is recorded what Add is about to make, or why it can't be. What does not
-	// bear its owner's name is made after that.
+	// Recorded waits until a record says what Add is about to make, and returns why there can't be one. What
+	// does not bear its owner's name is made after that only.
 	Recorded func() error
 }
 
@@ -70,6 +69,6 @@ type Attachment struct {
 	// Result is what Add made; Bridge and Port where, on Open vSwitch.
 	Result       *types100.Result
 	Bridge, Port string
-	// Tried says that Add has come to the attachment: anything of it may be there.
+	// Tried says that Add has begun with the attachment: parts of it may exist.
 	Tried bool
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // Requests are what a pod asks of an attachment beyond its network's configuration: the capability
-// arguments of CNI CONVENTIONS.md. JSON is made of them for plugins that are executed, and for records:
-// the "runtimeConfig" of those conventions.
+// arguments of CNI CONVENTIONS.md. Their JSON is the "runtimeConfig" of those conventions, for plugins that are
+// executed and for records.
 type Requests struct {
 	IPs       []ipam.Request
 	MAC       net.HardwareAddr
@@ -65,7 +65,7 @@ func ParseRequests(args map[string]json.RawMessage) (Requests, error) {
 	return r, nil
 }
 
-// Arguments are the requests as capability arguments, by name.
+// Arguments returns the requests as capability arguments, by name.
 func (r Requests) Arguments() map[string]any {
 	args := map[string]any{}
 	maps.Copy(args, r.Others)
@@ -118,8 +118,8 @@ func (r Requests) IsZero() bool { return len(r.Arguments()) == 0 }
 // MarshalJSON gives the capability arguments.
 func (r Requests) MarshalJSON() ([]byte, error) { return json.Marshal(r.Arguments()) }
 
-// UnmarshalJSON reads what MarshalJSON gives, and refuses nothing that was recorded once: what can't be read
-// is kept as it is.
+// UnmarshalJSON reads what MarshalJSON gives. It refuses nothing that was once recorded: if an argument can't be
+// read, all are kept as they are.
 func (r *Requests) UnmarshalJSON(b []byte) error {
 	var args map[string]json.RawMessage
 	if err := json.Unmarshal(b, &args); err != nil {
@@ -135,9 +135,9 @@ func (r *Requests) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// CNIArgs are the sandbox's CNI_ARGS, and the requested addresses as plugins read them there (CNI
-// CONVENTIONS.md): IP=10.1.1.21/24,fd00::21/64;MAC=02:00:00:00:00:01. What is added must not trouble a
-// plugin that does not know it.
+// CNIArgs returns the sandbox's CNI_ARGS with the requested addresses, as plugins read them there (CNI
+// CONVENTIONS.md): IP=10.1.1.21/24,fd00::21/64;MAC=02:00:00:00:00:01. IgnoreUnknown is for plugins that don't
+// know what is added.
 func CNIArgs(s Sandbox, a *Attachment) string {
 	args := []string{s.Args}
 	if len(a.Requests.IPs) > 0 {

@@ -25,9 +25,9 @@ import (
 
 // Options are what a Delegate is made of.
 type Options struct {
-	Dirs []string // permitted
-	// Root is where plugins see the file system's root, and where Dirs are: the host's root as a
-	// container has it mounted. Empty: our own.
+	Dirs []string // the directories that plugins may be in
+	// Root is the file system's root for plugins, and that which Dirs are below: in a container, where the
+	// host's root is mounted. Empty: our own.
 	Root     string
 	Deadline time.Duration // of one plugin's execution
 	Limit    int           // plugins at a time
@@ -44,8 +44,8 @@ type Delegate struct {
 // New returns the delegate.
 func New(o Options) *Delegate { return &Delegate{o, make(chan struct{}, o.Limit)} }
 
-// Add runs ADD through each attachment's list, the attachments in turn. A Result that one has already is
-// the first plugin's prevResult.
+// Add runs ADD through the list of each attachment in turn. If an attachment has a Result already, that is the
+// first plugin's prevResult.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
 		a.Tried = true
@@ -70,9 +70,9 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	return nil
 }
 
-// Del runs DEL through each list in reverse. A plugin that fails keeps neither the others of its list nor
-// the other attachments from theirs (multi-network specification 7.2): what can be freed is, all errors
-// are returned, and the caller keeps the record and repeats the DEL.
+// Del runs DEL through each list in reverse. It goes on after a plugin that fails, with the others of its list and
+// with the other attachments (multi-network specification 7.2), and returns all errors. The caller then keeps the
+// record and repeats the DEL.
 func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
 	errs := make([]error, len(as))
 	for n, a := range slices.Backward(as) {
@@ -85,8 +85,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	return errs
 }
 
-// Check runs CHECK through each list, in order, unless the configuration forbids it or is older
-// than CHECK.
+// Check runs CHECK through each list, in order, unless the configuration forbids it or is older than CHECK.
 func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	for _, a := range as {
 		if a.Config.DisableCheck || !atLeast(a.Config, "0.4.0") {
@@ -118,8 +117,8 @@ func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCA
 	return d.each(ctx, "GC", list, cniconf.Inject{ValidAttachments: attachments})
 }
 
-// each runs a command that is about no attachment on each plugin of the list, unless the configuration is older than
-// such commands. It goes on after errors and returns them all.
+// each runs STATUS or GC on each plugin of the list, unless the configuration is older than these commands. It goes
+// on after errors and returns them all.
 func (d *Delegate) each(ctx context.Context, command string, list *cniconf.List, in cniconf.Inject) error {
 	if !atLeast(list, "1.1.0") {
 		return nil
@@ -144,8 +143,8 @@ func atLeast(list *cniconf.List, version string) bool {
 	return err == nil && is
 }
 
-// Installed fails for the first of the plugin types that is in none of the permitted directories. Types
-// that are empty need no file.
+// Installed returns an error for the first of the plugin types that is in none of the permitted directories. Empty
+// types are passed over.
 func (d *Delegate) Installed(pluginTypes, path []string) error {
 	for _, t := range pluginTypes {
 		if t == "" || t == cniconf.Passthru {
@@ -158,7 +157,7 @@ func (d *Delegate) Installed(pluginTypes, path []string) error {
 	return nil
 }
 
-// Inspect says what the interface of an attachment has lost in the pod.
+// Inspect returns what the interface of an attachment has lost in the pod. It executes nothing.
 func (d *Delegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
 	return s.Netns.Do(a.NIC().Check)
 }
@@ -175,8 +174,8 @@ func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sa
 	return parseResult(a.Config.CNIVersion, out)
 }
 
-// plugin runs a command of the plugin typ for an attachment, with the configuration of its list's plugin i, and
-// returns the plugin's answer.
+// plugin runs a command of the plugin typ for an attachment, with the configuration of plugin i of its list, and
+// returns what the plugin answers.
 func (d *Delegate) plugin(ctx context.Context, command, typ string, s delegates.Sandbox, a *delegates.Attachment, i int) ([]byte, error) {
 	prev, err := encodeResult(a.Config.CNIVersion, a.Result)
 	if err != nil {
@@ -187,11 +186,11 @@ func (d *Delegate) plugin(ctx context.Context, command, typ string, s delegates.
 		return nil, err
 	}
 	if a.Config.Plugins[i].Type == cniconf.Passthru {
-		return prev, nil // it passes on what was there before, and is not executed for that
+		return prev, nil // there is no such plugin: it would only pass on the result
 	}
 	ns := s.NetnsPath
 	if s.Netns == nil && command == "DEL" {
-		ns = "" // gone, or another's by now: it must not be entered
+		ns = "" // the namespace is gone, and the path may lead to another, which must not be entered
 	}
 	return d.run(ctx, typ, cniwire.Request{Command: command, ContainerID: s.ContainerID, Netns: ns, IfName: a.Interface,
 		Args: delegates.CNIArgs(s, a), Path: strings.Join(s.Path, string(os.PathListSeparator)), Config: conf})

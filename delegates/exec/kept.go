@@ -11,9 +11,9 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
-// keep puts the addresses back that a plugin left out of its result although the interface has them,
-// with the routes and DNS that go with them. CNI says that a plugin passes on what it does not change
-// (1.1.0, "Chained Plugin Behavior"); ovs-cni's plugins for mirrors pass on the interfaces alone.
+// keep puts back the addresses that a plugin left out of its result although the interface has them, with their
+// routes and DNS. A plugin is to pass on what it does not change (CNI 1.1.0, "Chained Plugin Behavior"), but
+// ovs-cni's plugins for mirrors pass on the interfaces alone.
 func keep(s delegates.Sandbox, ifName string, prev, res *types100.Result) error {
 	if prev == nil || len(prev.IPs) == 0 || len(res.IPs) > 0 || s.Netns == nil {
 		return nil

@@ -42,7 +42,7 @@ func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]by
 	cmd := exec.CommandContext(ctx, bin)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(r.Config), &stdout, &stderr
 	cmd.Env = d.environ(r)
-	// The plugin's children die with it, and can't hold the call by holding its output.
+	// The plugin's children die with it, and can't hold up the call by keeping its output open.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Chroot: d.Root}
 	if d.Root != "" {
 		cmd.Dir = "/"
@@ -79,7 +79,7 @@ func (d *Delegate) environ(r cniwire.Request) []string {
 		"CNI_PATH="+strings.Join(d.path(filepath.SplitList(r.Path)), string(os.PathListSeparator)))
 }
 
-// path is the permitted directories, those of the caller's CNI_PATH first.
+// path returns the permitted directories, those of the caller's CNI_PATH first.
 func (d *Delegate) path(caller []string) []string {
 	var dirs []string
 	for _, dir := range slices.Concat(caller, d.Dirs) {
@@ -130,7 +130,7 @@ func parseResult(version string, b []byte) (*types100.Result, error) {
 	return res, nil
 }
 
-// encodeResult gives a result in the version of a configuration, as prevResult.
+// encodeResult returns a result in the version of a configuration, as prevResult.
 func encodeResult(version string, res *types100.Result) (json.RawMessage, error) {
 	if res == nil {
 		return nil, nil

@@ -10,26 +10,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An announcer tells the network where an address is now: gratuitous ARP (RFC 5227 section 3) for
-// IPv4, unsolicited neighbour advertisement (RFC 4861 section 7.2.6) for IPv6. Its socket belongs
-// to the pod's namespace, so it works after the thread has left that.
+// An announcer tells the network where an address is now: by gratuitous ARP (RFC 5227 section 3) for IPv4, by
+// unsolicited neighbour advertisement (RFC 4861 section 7.2.6) for IPv6. Its socket belongs to the pod's
+// namespace and works from outside it.
 type announcer struct {
 	fd    int
 	index int
 	mac   net.HardwareAddr
 }
 
-// newAnnouncer opens the socket; run it inside the namespace. Protocol 0 receives nothing.
+// newAnnouncer opens the socket. Run it inside the namespace.
 func newAnnouncer(index int, mac net.HardwareAddr) (*announcer, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0) // protocol 0 receives nothing
 	if err != nil {
 		return nil, err
 	}
 	return &announcer{fd: fd, index: index, mac: mac}, nil
 }
 
-// announce sends one frame for each address. An announcement that is lost costs a peer with a stale
-// entry a moment, so errors are not the caller's.
+// announce sends one frame for each address. It returns no error: a peer with a stale entry finds the address
+// without it, a moment later.
 func (a *announcer) announce(ips []*types100.IPConfig) {
 	for _, ip := range ips {
 		frame := arpFrame(a.mac, ip.Address.IP)
@@ -42,7 +42,7 @@ func (a *announcer) announce(ips []*types100.IPConfig) {
 	}
 }
 
-// close waits for the kernel's readers (20 ms and more): not on the fast path. There may be nothing to close.
+// close closes the socket, if there is one. The kernel takes 20 ms and more for it: keep it off the fast path.
 func (a *announcer) close() {
 	if a != nil {
 		_ = unix.Close(a.fd)

@@ -35,7 +35,7 @@ func (d *Delegate) bridgeOf(ctx context.Context, conf *conf) (*vswitch.Bridge, e
 // HasPort reports whether any bridge has a port of that name.
 func (d *Delegate) HasPort(name string) bool {
 	c, _ := d.db.Now()
-	return c != nil && c.Get(context.Background(), &vswitch.Port{Name: name}) == nil // from its copy
+	return c != nil && c.Get(context.Background(), &vswitch.Port{Name: name}) == nil // from the copy
 }
 
 // Bridges returns the names of all bridges that are there, in order, and a channel that is closed when
@@ -43,7 +43,7 @@ func (d *Delegate) HasPort(name string) bool {
 func (d *Delegate) Bridges() (names []string, known bool, changed <-chan struct{}) {
 	c, changed := d.db.Now()
 	var rows []vswitch.Bridge
-	if c == nil || c.List(context.Background(), &rows) != nil { // of its copy
+	if c == nil || c.List(context.Background(), &rows) != nil { // from the copy
 		return nil, false, changed
 	}
 	for _, b := range rows {

@@ -72,7 +72,7 @@ func limited(ctx context.Context, c client.Client, p *vswitch.Port, rate uint64)
 	return c.Get(ctx, q) == nil && q.OtherConfig["max-rate"] == fmt.Sprint(rate)
 }
 
-// checkEgress looks for the pod's own limit, inside its namespace.
+// checkEgress looks for the limit on what the pod sends. Run it inside the namespace.
 func checkEgress(ifName string, rate uint64) error {
 	l, err := netlink.LinkByName(ifName)
 	if err != nil {

@@ -17,14 +17,13 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
-// Type is the plugin type of the delegate, ForeignType the one of ovs-cni, whose keys it
-// understands.
+// Type is the plugin type of the delegate. ForeignType is ovs-cni's, whose keys the delegate understands.
 const (
 	Type        = "patchbay-ovs"
 	ForeignType = "ovs"
 )
 
-// Capabilities are what the delegate honours whether a configuration declares it or not.
+// Capabilities are those that the delegate honours even if a configuration does not declare them.
 var Capabilities = []string{"ips", "mac", "bandwidth"}
 
 // A conf is the delegate's configuration for one attachment.
@@ -43,7 +42,7 @@ type conf struct {
 	InterfaceType    string                     `json:"interface_type"`
 	SocketFile       string                     `json:"socket_file"`
 	Args             struct {
-		CNI struct { // found in any case, as ovs-cni finds them
+		CNI struct { // in upper or lower case, as for ovs-cni
 			MAC     string `json:"mac"`
 			OvnPort string `json:"ovnPort"`
 		} `json:"cni"`
@@ -64,11 +63,10 @@ type qosConf struct {
 	EgressRate  rate `json:"egressRate"`
 }
 
-// parseConf reads and validates the configuration and what the pod asked for, args of which are the
-// CNI_ARGS.
+// parseConf reads and validates the configuration and what the pod asked for; args are the CNI_ARGS.
 func parseConf(a *delegates.Attachment, args string) (*conf, error) {
 	p := a.Config.Plugins[0]
-	// What was made before is made again as it was: its keys have been accepted once.
+	// What is made again was accepted before, by whatever rules there were.
 	if a.Result == nil {
 		if err := checkKeys(p); err != nil {
 			return nil, err
@@ -102,8 +100,8 @@ func parseNetwork(list *cniconf.List) (*conf, error) {
 	return parseConf(&delegates.Attachment{Config: list}, args)
 }
 
-// request puts what the pod asked for over the configuration: args.cni, over it CNI_ARGS, over that
-// the capability arguments.
+// request lets what the pod asked for override the configuration: args.cni first, then CNI_ARGS, then the
+// capability arguments.
 func (c *conf) request(a *delegates.Attachment, args string) {
 	for pair := range strings.SplitSeq(args, ";") {
 		k, v, _ := strings.Cut(pair, "=")
@@ -183,7 +181,7 @@ func within(key string, n *int, low, high int) error {
 	return nil
 }
 
-// refuse is CNI error 7: the configuration can't work.
+// refuse returns CNI error 7: the configuration can't work.
 func refuse(format string, args ...any) error {
 	return types.NewError(types.ErrInvalidNetworkConfig, Type+": "+fmt.Sprintf(format, args...), "")
 }
@@ -207,8 +205,7 @@ func (r *rate) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Validate reports what in a configuration can never work; whether the node has the bridge is not
-// asked.
+// Validate returns what in a configuration can't work on any node.
 func Validate(list *cniconf.List) error {
 	_, err := parseNetwork(list)
 	return err

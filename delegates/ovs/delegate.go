@@ -39,7 +39,7 @@ type Delegate struct {
 	opts  Options
 	log   *slog.Logger
 	links *links
-	after sync.WaitGroup // what goes on when a call has been answered
+	after sync.WaitGroup // work that goes on after a call has been answered
 }
 
 // New returns the delegate; run it with Run.
@@ -67,8 +67,8 @@ func (d *Delegate) Handles(pluginType string) bool {
 	return pluginType == Type || pluginType == ForeignType
 }
 
-// Add makes all the attachments at once: the links one after another, as the kernel does, and the
-// ports of all of them in one transaction, while the pod's ends are configured.
+// Add makes all the attachments at once: the links one after another, as the kernel can't do it otherwise, then
+// all ports in one transaction, and meanwhile it configures the pod's ends.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	plans := make([]*plan, len(as))
 	for i, a := range as {
@@ -82,9 +82,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	}
 	for _, p := range plans {
 		p.a.Tried = true
-		if err := d.links.create(p, s.Netns); errors.Is(err, errExists) {
-			return types.NewError(cniwire.ErrRefused, err.Error(), "choose another \"interface\" name")
-		} else if err != nil {
+		if err := d.links.create(p, s.Netns); err != nil {
 			return err
 		}
 	}
@@ -122,8 +120,8 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	return nil
 }
 
-// Del removes ports and links; it needs neither the configuration nor the pod's namespace. Both go
-// at once: the kernel takes its 20 ms for the links while ovsdb-server commits.
+// Del removes ports and links. It needs neither the configuration nor the pod's namespace. It removes both at
+// the same time, as the kernel takes 20 ms for the links.
 func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
 	names := make([]string, len(as))
 	for i, a := range as {
@@ -140,7 +138,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	return slices.Repeat([]error{g.Wait()}, len(as))
 }
 
-// Status fails with 51 when Open vSwitch is away, and with 50 when this node lacks the bridge.
+// Status returns CNI error 51 when Open vSwitch is away, and 50 when this node lacks the bridge.
 func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 	if !d.db.Connected() {
 		return types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.db.Endpoint(), "")
@@ -169,7 +167,7 @@ type plan struct {
 	result    *types100.Result
 	ids       map[string]string // external_ids of port and interface
 	portIDs   map[string]string // further ones of the port alone
-	announcer *announcer        // nil until the link is configured, and without addresses
+	announcer *announcer        // nil before the link is configured, and if there are no addresses
 }
 
 func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) (*plan, error) {
@@ -195,7 +193,7 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 	return p, nil
 }
 
-// assemble makes the attachment's result of what IPAM gave.
+// assemble makes the attachment's result, without its interfaces, from the addresses that IPAM gave.
 func assemble(a *delegates.Attachment, c *conf) *types100.Result {
 	res := &types100.Result{CNIVersion: types100.ImplementedSpecVersion}
 	if a.Addresses != nil {

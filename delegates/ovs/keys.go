@@ -17,11 +17,11 @@ var keys = []string{
 	"network", "bridge", "vlan", "trunk", "mtu", "mac", "qos", "ofport_request", "isGateway", "isDefaultGateway",
 }
 
-// foreignKeys are those that ovs-cni has besides. How often it looks at the port's state means
-// nothing here, where an event tells.
+// foreignKeys are further keys of ovs-cni. How often it is to poll the port's state means nothing here, where
+// an event tells.
 var foreignKeys = []string{"interface_type", "socket_file", "link_state_check_retries", "link_state_check_interval"}
 
-// refusedKeys are keys of ovs-cni, or of whoever hands devices to it, that would be dropped here.
+// refusedKeys are keys of ovs-cni, or of whoever hands devices to it, that we can't honour, and why.
 var refusedKeys = map[string]string{
 	"deviceID":           noDevice,
 	"pciBusID":           noDevice,
@@ -30,10 +30,10 @@ var refusedKeys = map[string]string{
 
 const noDevice = "hardware offload is not supported: the interface is one end of a veth pair, and the device would be lost on it"
 
-// integrationBridge is OVN's: where a port that OVN knows is put if the configuration names no bridge.
+// integrationBridge is OVN's. A port with an OvnPort is put there if the configuration names no bridge.
 const integrationBridge = "br-int"
 
-// checkKeys refuses what would be dropped: a key that nobody knows, or that can't be honoured.
+// checkKeys refuses keys that would have no effect: unknown ones, and those that can't be honoured.
 func checkKeys(p cniconf.Plugin) error {
 	for _, k := range slices.Sorted(maps.Keys(p.Raw)) {
 		switch why, refused := refusedKeys[k]; {
@@ -56,8 +56,7 @@ func (d *Delegate) checkSocket(c *conf) error {
 	return refuse("socket_file %q is not the daemon's connection, %s: leave the key out, or set ovs.db", c.SocketFile, d.db.Endpoint())
 }
 
-// socketPath makes names of one socket equal: ovs-cni takes it with and without unix:, and /var/run
-// is /run.
+// socketPath makes names of the same socket equal: ovs-cni takes them with and without unix:, and /var/run is /run.
 func socketPath(name string) string {
 	p, ok := strings.CutPrefix(name, "unix:")
 	if !ok && !strings.HasPrefix(name, "/") {

@@ -8,8 +8,8 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
-// Leftovers implements delegates.Collector for ports and links. A port tells its owner; a link without a
-// port is judged by its name.
+// Leftovers implements delegates.Collector for ports and links. A port tells its owner. A link without a port
+// is compared with the names of the owners' links.
 func (d *Delegate) Leftovers(ctx context.Context, accounted func(delegates.Owner) bool, owners func() []delegates.Owner) ([]string, error) {
 	c, err := d.db.Client(ctx)
 	if err != nil {
@@ -48,7 +48,8 @@ func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
 	return d.removePlugs(ctx, names, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] != "" })
 }
 
-// removePlugs removes the ports that owns approves of, then the links. The links stay if the ports do.
+// removePlugs removes the ports for which owns returns true, then the links. If it fails on ports it leaves the
+// links.
 func (d *Delegate) removePlugs(ctx context.Context, ports, links []string, owns func(*vswitch.Port) bool) error {
 	if len(ports) > 0 {
 		if err := d.removePorts(ctx, ports, owns); err != nil {

@@ -11,38 +11,39 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
-	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
 
-// linkGroup marks the host's ends of our veth pairs, "pb".
+// linkGroup marks the host's ends of our veth pairs; the number is "pb".
 const linkGroup = 0x7062
 
 var hostNamePattern = regexp.MustCompile(`^pb[0-9a-f]{12}$`)
 
-// HostName is the name of the host's end, and of the port, of an interface of a sandbox.
+// HostName returns the name that an interface of a sandbox has in the host: that of its link's end and of its port.
 func HostName(containerID, ifName string) string {
 	sum := sha256.Sum256([]byte(containerID + "/" + ifName))
 	return "pb" + hex.EncodeToString(sum[:6])
 }
 
-// hostMAC is a high address, so that a bridge, which takes the lowest of its ports', keeps its own.
+// hostMAC returns a high address. A bridge takes the lowest of its ports', and so keeps its own.
 func hostMAC(hostName string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(hostName))
 	return append(net.HardwareAddr{0xfe}, sum[:5]...)
 }
 
-// links makes and removes veth pairs. Removals that arrive together are one removal of a link
-// group: the kernel waits for its readers once, not once per link.
+// links makes and removes veth pairs. Removals that arrive together are made as one removal of a link group,
+// so that the kernel waits for its readers once and not once per link.
 type links struct {
 	remover *batch.Batcher[[]string]
 	group   atomic.Uint32
-	after   sync.WaitGroup // requests that the kernel has not answered yet
+	after   sync.WaitGroup // requests that the kernel has not yet answered
 }
 
 func newLinks() *links {
@@ -50,9 +51,6 @@ func newLinks() *links {
 	l.remover = batch.New(64, l.removeAll)
 	return l
 }
-
-// errExists says that the pod has an interface of that name.
-var errExists = fault.New(fault.Invalid, "the pod has an interface of that name already")
 
 // create makes a veth pair with one end in the host, up, and the other in the pod's namespace
 // under its final name, down.
@@ -65,20 +63,19 @@ func (l *links) create(p *plan, ns *netns.Handle) error {
 	veth.PeerNamespace = netlink.NsFd(ns.Fd())
 	err := netlink.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) && !link.IsGone(p.port) {
-		// The host's name is ours alone: what has it is left from an interrupted call.
+		// Nobody else uses such a name: an interrupted call has left the link.
 		if err := l.remove([]string{p.port}); err != nil {
 			return err
 		}
 		err = netlink.LinkAdd(veth)
 	}
 	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%s: %w", p.a.Interface, errExists)
+		return types.NewError(cniwire.ErrRefused, p.a.Interface+": the pod has an interface of that name already", "choose another \"interface\" name")
 	}
 	if err != nil {
 		return fmt.Errorf("make veth pair %s, %s: %w", p.port, p.a.Interface, err)
 	}
-	// The host has nothing to say on a pod's network: it takes no address there. The end has no
-	// carrier yet, so none was made either.
+	// The host is to have no address on a pod's network. The kernel has made none yet, as the end has no carrier.
 	err = netlink.LinkSetIP6AddrGenMode(veth, addrGenModeNone)
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 		return fmt.Errorf("keep IPv6 addresses off %s: %w", p.port, err)
@@ -131,8 +128,8 @@ func (p *plan) configure() error {
 	return err
 }
 
-// limitEgress shapes what the pod sends, where it sends it: behind the switch's back the packets
-// are read from the device before any policing there.
+// limitEgress limits what the pod sends, on the pod's end: the userspace datapath reads packets from the host's
+// end before the kernel could limit them there.
 func limitEgress(l netlink.Link, bits uint64) error {
 	bytes := max(bits/8, 1)
 	burst := uint32(min(max(bytes/250, 16*1024), 1<<20))
@@ -150,9 +147,9 @@ func limitEgress(l netlink.Link, bits uint64) error {
 // ifReqSize is the size of struct ifreq, linux/if.h.
 const ifReqSize = 40
 
-// checksumOff switches TX checksum offload off: the userspace datapath reads packets with the
-// checksum the kernel has left to a card that doesn't exist, and TCP stalls. A library for ethtool asks
-// for the names of all features first, which takes fifty times as long, and leaves SCTP's on.
+// checksumOff switches TX checksum offload off. Otherwise the kernel leaves checksums to a card that doesn't exist,
+// the userspace datapath reads packets without them, and TCP stalls. A library for ethtool would ask for the
+// names of all features first, which takes fifty times as long, and leave SCTP's offload on.
 func checksumOff(ifName string) error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -173,7 +170,7 @@ func checksumOff(ifName string) error {
 	return nil
 }
 
-// gateway gives the bridge's own port the gateway's addresses, if the configuration says so.
+// gateway gives the gateway's addresses to the bridge's own port, if the configuration says so.
 func (p *plan) gateway() error {
 	if !p.conf.IsGateway && !p.conf.IsDefaultGateway {
 		return nil

@@ -24,13 +24,13 @@ const (
 	idNetwork = "patchbay-network"
 )
 
-// isOurs reports whether a port is one of a pod, by its name too: what only bears our mark stays.
+// isOurs reports whether a port is a pod's: it bears our mark, and HostName has made its name of that.
 func isOurs(p *vswitch.Port) bool {
 	id, marked := p.ExternalIDs[idSandbox]
 	return marked && HostName(id, p.ExternalIDs[idIf]) == p.Name
 }
 
-// addPorts adds the ports and returns when ovs-vswitchd has opened them all, or its error.
+// addPorts adds the ports and waits until ovs-vswitchd has opened them all.
 func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	opened := make([]<-chan vswitch.Interface, len(plans))
 	for i, p := range plans {
@@ -74,7 +74,7 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	return failpoint.Hit(failpoint.OvsPortUp)
 }
 
-// awaitClosed waits until what was removed and had the same names is closed.
+// awaitClosed waits until ovs-vswitchd has closed removed ports that had the same names.
 func (d *Delegate) awaitClosed(ctx context.Context, plans []*plan) error {
 	ctx, cancel := vswitch.Patience(ctx)
 	defer cancel()
@@ -86,7 +86,7 @@ func (d *Delegate) awaitClosed(ctx context.Context, plans []*plan) error {
 	return nil
 }
 
-// removePorts removes the ports of those names that owns approves of; ports that are not there are fine.
+// removePorts removes the ports of those names for which owns returns true. Ports that are not there are fine.
 func (d *Delegate) removePorts(ctx context.Context, names []string, owns func(*vswitch.Port) bool) error {
 	err := d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
 		for _, name := range names {
@@ -131,11 +131,11 @@ func insert(ctx context.Context, t *vswitch.Transaction, p *plan) error {
 	have := &vswitch.Port{Name: p.port}
 	if err := t.Get(ctx, have); err == nil {
 		if have.ExternalIDs[idSandbox] == p.ids[idSandbox] && have.ExternalIDs[idIf] == p.ids[idIf] {
-			return nil // a transaction whose answer was lost
+			return nil // made by a transaction whose answer was lost
 		}
 		return fmt.Errorf("port %s exists on Open vSwitch and belongs to another sandbox (%s)", p.port, have.ExternalIDs[idSandbox])
 	}
-	// Within the transaction rows are named after the port, which is in it once.
+	// The rows need names that are unique within the transaction. The port's is.
 	iface := &vswitch.Interface{UUID: "if_" + p.port, Name: p.port, Type: p.conf.InterfaceType, OfportRequest: p.conf.OfportRequest, ExternalIDs: p.ids}
 	port := &vswitch.Port{UUID: "port_" + p.port, Name: p.port, Interfaces: []string{iface.UUID}, Tag: p.conf.VLAN, Trunks: p.conf.trunks,
 		VLANMode: vlanMode(p.conf), ExternalIDs: maps.Clone(p.ids)}
@@ -167,8 +167,8 @@ func vlanMode(c *conf) *string {
 	return &mode
 }
 
-// remove takes the port out of its bridge, whichever that is. The rows then go by themselves, except
-// that of QoS, which needs nothing that refers to it.
+// remove takes the port out of its bridge, whichever that is. Its rows then go by themselves, except for that
+// of QoS.
 func remove(ctx context.Context, t *vswitch.Transaction, name string, owns func(*vswitch.Port) bool) error {
 	have := &vswitch.Port{Name: name}
 	if err := t.Get(ctx, have); errors.Is(err, client.ErrNotFound) {

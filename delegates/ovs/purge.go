@@ -11,8 +11,8 @@ import (
 // foreignOwner is the value of external_ids:owner on the ports that ovs-cni has made.
 const foreignOwner = "ovs-cni.network.kubevirt.io"
 
-// runPurge removes the ports that ovs-cni has left on the node, whenever an interface turns out to be in
-// error and after each DEL. ovs-cni does so at each of its calls, and Patchbay stands in for it.
+// runPurge removes ports that ovs-cni has left on the node, whenever an interface turns out to be in error and
+// after each DEL. ovs-cni itself would do so at each of its calls.
 func (d *Delegate) runPurge(ctx context.Context) {
 	for {
 		select {
@@ -55,11 +55,11 @@ func (d *Delegate) purge(ctx context.Context) error {
 	return nil
 }
 
-// isForeign reports whether a port is ovs-cni's. One that has a mark of ours, too, is not.
+// isForeign reports whether a port is ovs-cni's, and has no mark of ours.
 func isForeign(p *vswitch.Port) bool {
 	return p.ExternalIDs["owner"] == foreignOwner && p.ExternalIDs[idSandbox] == ""
 }
 
-// isAlive reports whether an interface may still be of use. It takes two witnesses that it is not:
-// ovs-vswitchd can't have it, and the node has no link of its name.
+// isAlive reports whether an interface may still be of use. It is not if ovs-vswitchd can't open it and the node
+// has no link of its name.
 func isAlive(i vswitch.Interface) bool { return !i.Failed() || !link.IsGone(i.Name) }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// remove removes the host's ends of those names, and so the pairs. Names that are not there are fine.
+// remove removes the pairs whose host's ends have those names. Names that are not there are fine.
 func (l *links) remove(names []string) error { return l.remover.Do(names) }
 
 // removeAll removes the links of all sets as one group, and returns an error, or nil, for each set.
@@ -40,9 +40,9 @@ func (l *links) removeAll(sets [][]string) []error {
 	return errs
 }
 
-// removeGroup returns when the links are gone from the host: the kernel says so well before it
-// answers the request, for which it waits until nobody holds a reference (16 to 20 ms, as for its
-// readers). The request goes on meanwhile. Where we can't listen, the answer counts.
+// removeGroup returns when the links are gone from the host. The kernel announces that well before it answers
+// the request, as it then waits until nobody holds a reference (16 to 20 ms). The request goes on meanwhile.
+// Where we can't hear announcements, the answer counts.
 func (l *links) removeGroup(group *nl.RtAttr, members map[string]bool) error {
 	gone := make(chan struct{})
 	_, stop, err := watchRemovals(func(name string) {
@@ -99,12 +99,12 @@ func watchRemovals(removed func(name string)) (ended <-chan struct{}, stop func(
 		}
 	}()
 	return done, func() {
-		sock.Close() // ends a Receive
+		sock.Close() // ends Receive
 		<-done
 	}, nil
 }
 
-// linkRequest sends a request about the links that the attributes tell.
+// linkRequest sends a request about the links that the attributes describe.
 func linkRequest(kind int, attrs ...*nl.RtAttr) error {
 	req := nl.NewNetlinkRequest(kind, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))

@@ -25,9 +25,9 @@ type Plug struct {
 	Pod       string // namespace/name, as the port says; empty without a port
 	Interface string
 	Port      bool
-	Link      bool // not seen from another network namespace than the node's
+	Link      bool // false if we are in another network namespace than the node's
 
-	row   string // the port's, which no later port of the same name has
+	row   string // the port's UUID: a later port of the same name has another
 	ended bool   // the pod has ended: its namespace is gone, and the pair of links with it
 }
 
@@ -75,8 +75,8 @@ func (u *Unplugger) Run(ctx context.Context) {
 	u.native.links.after.Wait()
 }
 
-// plugs returns what there is, by pod and interface. It looks at the ports first: a link that is made
-// meanwhile is seen.
+// plugs returns all plugs, sorted by pod and interface. It lists links after ports: a port whose link is made
+// meanwhile is not taken for one that has lost it.
 func (u *Unplugger) plugs(ctx context.Context) ([]Plug, error) {
 	byName, err := u.ports(ctx)
 	if err != nil {
@@ -121,9 +121,9 @@ func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
 	return byName, nil
 }
 
-// hasEnded reports whether the pod of a port has, by two witnesses: the node has no link of the port's name,
-// and this is the node's network namespace, as the link of the port's bridge is here. Open vSwitch's own
-// word is none: the userspace datapath reports no error for an interface that it had.
+// hasEnded reports whether the pod of a port has ended: there is no link of the port's name, although this is
+// the node's network namespace, as the bridge's link is here. Open vSwitch can't be asked: its userspace
+// datapath reports no error for an interface that it once had.
 func hasEnded(ctx context.Context, c client.Client, p vswitch.Port) (bool, error) {
 	in, err := vswitch.Rows(ctx, c, func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, p.UUID) })
 	here := slices.ContainsFunc(in, func(b vswitch.Bridge) bool {
@@ -133,7 +133,7 @@ func hasEnded(ctx context.Context, c client.Client, p vswitch.Port) (bool, error
 	return here && link.IsGone(p.Name), err
 }
 
-// Unplug removes ports and links; a pod that runs loses its interface.
+// Unplug removes ports and links. A pod that runs loses its interface.
 func (u *Unplugger) Unplug(ctx context.Context, plugs []Plug) error {
 	var ports, links []string
 	rows := map[string]bool{}
@@ -148,7 +148,7 @@ func (u *Unplugger) Unplug(ctx context.Context, plugs []Plug) error {
 	return u.native.removePlugs(ctx, ports, links, func(p *vswitch.Port) bool { return rows[p.UUID] })
 }
 
-// UnplugEnded removes the ports of the pods that have ended, and returns them and what is still there.
+// UnplugEnded removes the ports of pods that have ended. It returns those and what is left.
 func (u *Unplugger) UnplugEnded(ctx context.Context) (removed, left []Plug, err error) {
 	all, err := u.plugs(ctx)
 	if u.Guard != nil {
@@ -161,7 +161,7 @@ func (u *Unplugger) UnplugEnded(ctx context.Context) (removed, left []Plug, err 
 	}
 	for _, p := range all {
 		switch {
-		case u.done[p.row] && !p.Link: // the copy of the database is behind
+		case u.done[p.row] && !p.Link: // is removed, which the copy of the database does not show yet
 		case p.ended:
 			removed = append(removed, p)
 		default:
@@ -177,8 +177,8 @@ func (u *Unplugger) UnplugEnded(ctx context.Context) (removed, left []Plug, err 
 	return removed, left, nil
 }
 
-// Await does as UnplugEnded, at once and whenever a pod ends, until nothing is left, and waits for Open
-// vSwitch. It tells the first time, and when something has changed.
+// Await calls UnplugEnded now and whenever a pod ends, until nothing is left. It waits for Open vSwitch if need
+// be. It calls tell the first time and whenever something has changed.
 func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) error {
 	gone := make(chan struct{}, 1)
 	ended, stop, err := watchRemovals(func(string) {

@@ -1,10 +1,10 @@
-// Package batch joins calls that arrive together into one commit (group commit). A call that
-// finds nobody committing goes at once and alone; calls that arrive meanwhile go together next.
+// Package batch joins calls that arrive together into one commit (group commit). A call during which nothing is
+// being committed goes at once and alone. Calls that arrive meanwhile go together next.
 package batch
 
 import "sync"
 
-// A Batcher commits items in groups of at most Max, one group at a time, in order of arrival.
+// A Batcher commits items in groups of limited size, one group at a time, in order of arrival.
 type Batcher[T any] struct {
 	commit func([]T) []error
 	max    int
@@ -20,8 +20,7 @@ type entry[T any] struct {
 	done chan struct{}
 }
 
-// New returns a Batcher. commit is called with 1 to max items and returns an error, or nil, for
-// each of them.
+// New returns a Batcher. commit is called with 1 to max items and returns an error, or nil, for each.
 func New[T any](max int, commit func([]T) []error) *Batcher[T] {
 	return &Batcher[T]{commit: commit, max: max}
 }
@@ -41,9 +40,8 @@ func (b *Batcher[T]) Do(item T) error {
 	return e.err
 }
 
-// next commits one group and leaves what has arrived meanwhile to a goroutine of its own, so that
-// no caller works for others after its own item is done. The goroutine ends with the last item;
-// each item's caller waits for it.
+// next commits one group and leaves what has arrived meanwhile to a goroutine, so that no caller works for
+// others after its own item is done. The goroutine ends with the last item, for which a caller waits.
 func (b *Batcher[T]) next() {
 	b.mu.Lock()
 	n := min(len(b.pending), b.max)

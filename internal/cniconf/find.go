@@ -12,9 +12,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 )
 
-// Find reads a configuration on disk: name is an absolute file, an absolute directory, whose first
-// configuration by file name it is, or the "name" of a configuration in dir, lists before single
-// configurations (multi-network specification 3.4.1).
+// Find reads a configuration on disk (multi-network specification 3.4.1). name is the absolute path of a file, that
+// of a directory, of which the first configuration by file name is taken, or the "name" of a configuration in
+// dir, where lists go before single configurations.
 func Find(dir, name string) (*List, error) {
 	if strings.HasPrefix(name, "/") {
 		if fi, err := os.Stat(name); err == nil && fi.IsDir() {
@@ -39,7 +39,7 @@ func first(dir string) (*List, error) {
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(files) // all of one directory
+	slices.Sort(files)
 	for _, f := range files {
 		l, err := read(f)
 		if err != nil {
@@ -52,8 +52,8 @@ func first(dir string) (*List, error) {
 	return nil, types.NewError(types.ErrInvalidNetworkConfig, "no CNI configuration in "+dir, "")
 }
 
-// IsMeta reports whether a plugin type is a meta-plugin: ours, or one that ours stands in for. A
-// network never leads back to one.
+// IsMeta reports whether a plugin type is a meta-plugin: ours, or one that ours stands in for. A network must not
+// lead back to one.
 func IsMeta(pluginType string) bool {
 	return slices.Contains([]string{"patchbay", "multus", "multus-shim"}, pluginType)
 }
@@ -96,12 +96,11 @@ func pluginsIn(dir string) ([]json.RawMessage, error) {
 	return plugins, nil
 }
 
-// Passthru is the type of a plugin that does nothing and answers an empty result: the head of a
-// chain that has no network of its own.
+// Passthru is the type of a plugin that does nothing. It is the head of a chain that has no network of its own.
 const Passthru = "passthru"
 
-// Chain makes a list of the *.conf files in the directory dir/name, with a passthru plugin at its
-// head; nil if there are none. It has no interface of its own that its plugins' CHECK could look at.
+// Chain makes a list of the *.conf files in the directory dir/name, with a passthru plugin at its head. It returns
+// nil if there are none. CHECK is disabled, as there is no interface that the plugins could look at.
 func Chain(dir, name string) (*List, error) {
 	raws, err := pluginsIn(filepath.Join(dir, name))
 	if err != nil || len(raws) == 0 {

@@ -6,7 +6,7 @@ import (
 	"net"
 )
 
-// HardwareAddr reads the hardware address that an interface is to have: six bytes, of one station.
+// HardwareAddr reads the hardware address that an interface is to have: six bytes, unicast.
 func HardwareAddr(text string) (net.HardwareAddr, error) {
 	hw, err := net.ParseMAC(text)
 	switch {

@@ -1,6 +1,5 @@
-// Package cniconf reads CNI network configurations and makes, from one, what each of its plugins
-// is given on standard input. Keys it does not know pass through untouched: nothing takes a round
-// trip through a Go struct.
+// Package cniconf reads CNI network configurations, and makes of one what each of its plugins is given on
+// standard input. Keys that it does not know pass through untouched, as they never become fields of a struct.
 package cniconf
 
 import (
@@ -25,7 +24,7 @@ import (
 type List struct {
 	CNIVersion string // the highest version that the configuration offers and we support
 	Name       string
-	// DisableCheck and DisableGC keep CHECK and GC from the plugins.
+	// With DisableCheck or DisableGC, the plugins are not called with CHECK or GC.
 	DisableCheck, DisableGC bool
 	Plugins                 []Plugin
 }
@@ -51,16 +50,13 @@ type listFields struct {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.\-]*$`)
 
-// Parse reads a configuration or a configuration list. A missing name is filled with defaultName
-// (multi-network specification 3.4.2). Errors are CNI errors 1, 6 or 7 that say what is wrong and
-// where.
-//
-// A list is whole in itself: plugins in a subdirectory (loadOnlyInlinedPlugins) are for lists on
-// disk, as Find reads them.
+// Parse reads a configuration or a configuration list. If it has no name it gets defaultName (multi-network
+// specification 3.4.2). Errors are CNI errors 1, 6 or 7 that say what is wrong and where. The list has the
+// plugins that are in it: those of a subdirectory (loadOnlyInlinedPlugins) are for lists on disk; see Find.
 func Parse(b []byte, defaultName string) (*List, error) { return parseIn("", b, defaultName) }
 
-// parseIn is Parse for a list that is a file of the directory: of its subdirectories, the one of the
-// list's name may have further plugins.
+// parseIn is Parse for a list that is a file in the directory dir, where a subdirectory of the list's name may
+// have further plugins; dir is empty for others.
 func parseIn(dir string, b []byte, defaultName string) (*List, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(b, &keys); err != nil {
@@ -145,8 +141,8 @@ func CheckType(t string) error {
 	return nil
 }
 
-// chooseVersion picks the highest supported version of those offered; without any the
-// specification's first, as libcni does.
+// chooseVersion returns the highest supported version of those offered. If none is offered that is the
+// specification's first, as for libcni.
 func chooseVersion(one string, many []string) (string, error) {
 	offered := many
 	if one != "" || len(many) == 0 {
@@ -162,7 +158,7 @@ func chooseVersion(one string, many []string) (string, error) {
 		"supported: "+strings.Join(supported, ", "))
 }
 
-// MarshalJSON gives the list form, which Parse reads back to the same List.
+// MarshalJSON returns the list form, which Parse reads back to the same List.
 func (l *List) MarshalJSON() ([]byte, error) {
 	f := listFields{CNIVersion: l.CNIVersion, Name: l.Name, DisableCheck: l.DisableCheck, DisableGC: l.DisableGC}
 	for _, p := range l.Plugins {

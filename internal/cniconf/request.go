@@ -7,21 +7,20 @@ import (
 	"strings"
 )
 
-// Inject is what a runtime puts into a plugin's configuration for one call, CNI 1.1.0 section 3.
+// Inject is what a runtime adds to a plugin's configuration for one call (CNI 1.1.0 section 3).
 type Inject struct {
-	// RuntimeConfig holds the capability arguments at hand; a plugin gets those it declares.
+	// RuntimeConfig has capability arguments. A plugin gets those that it declares.
 	RuntimeConfig map[string]any
 	PrevResult    json.RawMessage
 	// ValidAttachments is for GC only.
 	ValidAttachments json.RawMessage
 }
 
-// runtimes are keys that are the runtime's to read or to set, beside those of cni.dev/.
+// runtimes are the keys, beside those of cni.dev/, that a runtime reads or sets.
 var runtimes = []string{"capabilities", "runtimeConfig", "prevResult", "cniVersions"}
 
-// Request returns the configuration that plugin i is executed with: its own, byte-equal in
-// meaning, with name and version set, the capability arguments it declares, and without what is
-// the runtime's alone (capabilities, runtimeConfig and cni.dev/ keys of others).
+// Request returns the configuration that plugin i is executed with: its own keys as they are, without those that
+// are the runtime's, and with the list's name and version and what in has for the plugin.
 func (l *List) Request(i int, in Inject) ([]byte, error) {
 	p := l.Plugins[i]
 	conf := maps.Clone(p.Raw)

@@ -17,9 +17,8 @@ import (
 // maxAnswer bounds what a caller reads of an answer.
 const maxAnswer = 16 << 20
 
-// Call makes one call on a connection to the daemon's socket and returns whether it was answered
-// with success, and the answer. It speaks just the HTTP/1.1 that this takes: net/http would more
-// than double the time that the shim needs to start.
+// Call makes one call on a connection to the daemon's socket. It returns the answer, and whether that is one of
+// success. It speaks just the HTTP/1.1 that this takes: net/http would more than double the shim's start-up time.
 func Call(conn net.Conn, plugin string, req *Request, deadline time.Time) (ok bool, answer []byte, err error) {
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -91,7 +90,7 @@ func readChunks(lines *textproto.Reader) ([]byte, error) {
 	}
 }
 
-// unexpected makes the end of an answer before its time an error that says so.
+// unexpected turns an end of the connection that comes too early into an error that says so.
 func unexpected(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

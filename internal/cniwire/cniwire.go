@@ -15,19 +15,17 @@ import (
 // DefaultSocket is where the daemon listens for CNI calls.
 const DefaultSocket = "/run/patchbay/cni.sock"
 
-// SocketEnv and QueueEnv name another socket and another queue of DELs to the shim. The daemon sets
-// them for the plugins that it executes, so that a main plugin's "ipam": {"type": "patchbay-ipam"}
-// finds the same daemon.
+// SocketEnv and QueueEnv tell the shim another socket and another queue of DELs. The daemon sets them for the
+// plugins that it executes, so that a main plugin's "ipam": {"type": "patchbay-ipam"} finds the same daemon.
 const (
 	SocketEnv = "PATCHBAY_CNI_SOCKET"
 	QueueEnv  = "PATCHBAY_DEL_QUEUE"
 )
 
-// PathPrefix is followed by the name the plugin was called by.
+// PathPrefix is followed by the name that the plugin was called by.
 const PathPrefix = "/cni/v1/"
 
-// Error codes of ours beside the specification's (CNI 1.1.0 section 5; from 100 on they are the
-// plugin's own).
+// Error codes that we use beside those of package types (CNI 1.1.0 section 5). From 100 on they are our own.
 const (
 	ErrPluginNotAvailable uint = 50
 	ErrLimitedConnection  uint = 51
@@ -38,7 +36,7 @@ const (
 // SupportedVersions are the versions of the CNI specification that results can be given in.
 var SupportedVersions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
 
-// A Request is one CNI call: the environment by name, standard input as config.
+// A Request is one CNI call: the variables of the environment, and the standard input as Config.
 type Request struct {
 	Command     string          `json:"command"`
 	ContainerID string          `json:"containerID"`
@@ -56,8 +54,8 @@ func validID(id string) bool {
 	return id != "" && strings.Contains(alphanumeric, id[:1]) && strings.Trim(id, alphanumeric+"_.-") == ""
 }
 
-// Validate checks the parameters as CNI 1.1.0 section 2 demands for the command; a missing
-// variable is error 4 with the variables' names.
+// Validate checks the parameters as CNI 1.1.0 section 2 demands for the command. If variables are missing it
+// returns error 4 with their names.
 func (r *Request) Validate() *types.Error {
 	required := map[string][]string{
 		"ADD": {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"}, "CHECK": {"CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"},

@@ -13,14 +13,13 @@ import (
 	nadutils "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/utils"
 )
 
-// File is the device-info file of an attachment; plugins that declare the capability
-// CNIDeviceFile are told it.
+// File returns the device-info file of an attachment. Plugins that declare the capability CNIDeviceInfoFile are
+// told its name.
 func File(network, containerID, ifName string) string {
 	return nadutils.GetCNIDeviceInfoPath(strings.ReplaceAll(network, "/", "-") + "-" + containerID + "_" + ifName)
 }
 
-// Prepare copies what the device plugin says of the device to the attachment's file, if it says
-// anything.
+// Prepare copies what the device plugin says of the device, if anything, to the attachment's file.
 func Prepare(file, resource, device string) error {
 	if _, err := nadutils.LoadDeviceInfoFromDP(resource, device); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -31,8 +30,8 @@ func Prepare(file, resource, device string) error {
 	return nil
 }
 
-// Load returns what is known of the attachment's device: the device plugin's word, or the CNI
-// plugin's over it. Nil if neither has said anything.
+// Load returns what the device plugin has said of the attachment's device, or what a CNI plugin has then written
+// over it. It returns nil if neither has said anything.
 func Load(file string) (*nad.DeviceInfo, error) {
 	info, err := nadutils.LoadDeviceInfoFromCNI(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,5 +1,5 @@
-// Package link compares an interface of a pod with the CNI result that describes it, and gives
-// it what it lacks, inside the pod's namespace. It also lists whole what the kernel has of links, in
+// Package link compares an interface of a pod with the CNI result that describes it, and gives it what it
+// lacks, inside the pod's namespace. It also finds links, and lists them and what they have without gaps, in
 // any namespace.
 package link
 
@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A NIC is an interface with what its CNI result says of it.
+// A NIC is an interface of a pod and the CNI result that describes it.
 type NIC struct {
 	Name   string
 	Result *types100.Result
@@ -25,7 +25,7 @@ type NIC struct {
 	AnyRoutes bool
 }
 
-// Check returns what the interface lacks.
+// Check returns an error that says what the interface lacks.
 func (n NIC) Check() error {
 	h, link, err := n.open()
 	if err != nil {
@@ -96,23 +96,39 @@ func (n NIC) Apply() error {
 	return nil
 }
 
-// Find returns the interface of that name in the namespace that the thread is in, nil if there is none.
-func Find(name string) (netlink.Link, error) {
-	l, err := netlink.LinkByName(name)
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
-		return nil, nil
+// Change takes from the interface the routes and addresses that are in an earlier result but not in its own, and
+// gives it those that it lacks. What the workload added it leaves alone.
+func (n NIC) Change(earlier *types100.Result) error {
+	h, l, err := n.open()
+	if err != nil {
+		return err
 	}
-	return l, err
+	defer h.Close()
+	before := NIC{Name: n.Name, Result: earlier}
+	for _, r := range earlier.Routes {
+		same := func(o *types.Route) bool {
+			return o.Dst.String() == r.Dst.String() && n.gateway(o).Equal(before.gateway(r))
+		}
+		if slices.ContainsFunc(n.Result.Routes, same) {
+			continue
+		}
+		if err := h.RouteDel(before.route(l.Attrs().Index, r)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route to %s from %s: %w", r.Dst.String(), n.Name, err)
+		}
+	}
+	for _, ip := range before.ips() {
+		same := func(o *types100.IPConfig) bool { return o.Address.String() == ip.Address.String() }
+		if slices.ContainsFunc(n.ips(), same) {
+			continue
+		}
+		if err := h.AddrDel(l, &netlink.Addr{IPNet: &ip.Address}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s from %s: %w", ip.Address.String(), n.Name, err)
+		}
+	}
+	return n.Apply()
 }
 
-// IsGone reports that there is no interface of that name, for certain: not if the kernel can't be asked.
-func IsGone(name string) bool {
-	l, err := Find(name)
-	return l == nil && err == nil
-}
-
-// open finds the interface; close the handle.
+// open finds the interface. The caller closes the handle.
 func (n NIC) open() (*netlink.Handle, netlink.Link, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -132,8 +148,7 @@ func (n NIC) addAddress(h *netlink.Handle, link netlink.Link, ip *types100.IPCon
 		if err := enableIPv6(n.Name); err != nil {
 			return err
 		}
-		// IPAM gives an address one owner: duplicate address detection would only make it unusable
-		// for a second.
+		// IPAM gives an address one owner. Duplicate address detection would only delay its use by a second.
 		addr.Flags = unix.IFA_F_NODAD
 	}
 	if err := h.AddrReplace(link, addr); err != nil {
@@ -154,13 +169,13 @@ func enableIPv6(ifName string) error {
 	return nil
 }
 
-// has reports whether a route is among those of the interface, which are the main table's: routes in
-// other tables are taken to be there.
+// has reports whether a route is among those of the interface. They are the main table's: routes of other tables
+// are taken to be there.
 func has(have []netlink.Route, r *types.Route) bool {
 	return r.Table != nil || slices.ContainsFunc(have, func(h netlink.Route) bool { return h.Dst != nil && h.Dst.String() == r.Dst.String() })
 }
 
-// route is a result's route as the kernel wants it (CNI 1.1.0, section 5).
+// route returns a result's route (CNI 1.1.0, section 5) as the kernel wants it.
 func (n NIC) route(index int, r *types.Route) *netlink.Route {
 	out := &netlink.Route{LinkIndex: index, Dst: &r.Dst, Gw: n.gateway(r), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority}
 	if r.Table != nil {
@@ -175,8 +190,7 @@ func (n NIC) route(index int, r *types.Route) *netlink.Route {
 	return out
 }
 
-// gateway is the route's own, else that of an address of its family; a route to the link itself has
-// none.
+// gateway returns the route's own gateway, else that of an address of its family. A route to the link has none.
 func (n NIC) gateway(r *types.Route) net.IP {
 	if r.GW != nil || r.Scope != nil && netlink.Scope(*r.Scope) >= netlink.SCOPE_LINK {
 		return r.GW
@@ -190,7 +204,7 @@ func (n NIC) gateway(r *types.Route) net.IP {
 	return gw
 }
 
-// index of the interface in the result, -1 if it is not there.
+// index returns the interface's place in the result, -1 if it is not there.
 func (n NIC) index() int {
 	return slices.IndexFunc(n.Result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == n.Name })
 }
@@ -202,7 +216,7 @@ func (n NIC) mac() string {
 	return ""
 }
 
-// ips are the result's addresses that are on the interface.
+// ips returns the result's addresses that are on the interface.
 func (n NIC) ips() []*types100.IPConfig {
 	own := n.index()
 	return slices.DeleteFunc(slices.Clone(n.Result.IPs), func(ip *types100.IPConfig) bool {

@@ -7,8 +7,24 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// The kernel says of a list that it may lack entries when some came or went while it was written. These
-// functions then ask again. A zero handle asks in the network namespace that the thread is in.
+// Find returns the interface of that name in the namespace that the thread is in, nil if there is none.
+func Find(name string) (netlink.Link, error) {
+	l, err := netlink.LinkByName(name)
+	var none netlink.LinkNotFoundError
+	if errors.As(err, &none) {
+		return nil, nil
+	}
+	return l, err
+}
+
+// IsGone reports whether there is certainly no interface of that name. It is false if the kernel can't be asked.
+func IsGone(name string) bool {
+	l, err := Find(name)
+	return l == nil && err == nil
+}
+
+// If entries come or go while the kernel writes a list, it says that the list may have gaps. These functions then
+// ask again. A zero handle asks in the network namespace that the thread is in.
 
 // Links returns the links of the namespace.
 func Links() ([]netlink.Link, error) {
@@ -30,7 +46,7 @@ func Queues(l netlink.Link) ([]netlink.Qdisc, error) {
 	return whole("queues of "+l.Attrs().Name, func() ([]netlink.Qdisc, error) { return netlink.QdiscList(l) })
 }
 
-// listTries is how often a list is asked for on a node where links come and go all the time.
+// listTries is how often a list is asked for before its gaps are an error.
 const listTries = 20
 
 func whole[T any](what string, list func() ([]T, error)) (all []T, err error) {

@@ -35,8 +35,8 @@ type Handle struct {
 	cookie uint64
 }
 
-// Open opens the network namespace at path. It returns ErrGone when nothing (or no namespace any
-// more) is there, and ErrHost for the namespace of the calling process.
+// Open opens the network namespace at path. It returns ErrGone if there is none, and ErrHost for the namespace that
+// the process was started in.
 func Open(path string) (*Handle, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	switch {
@@ -82,8 +82,7 @@ func (h *Handle) identify(path string) error {
 	return nil
 }
 
-// OpenIdentity opens the namespace at path and returns ErrOther unless it is the one with that
-// cookie.
+// OpenIdentity opens the namespace at path and returns ErrOther unless it is the one with that cookie.
 func OpenIdentity(path string, cookie uint64) (*Handle, error) {
 	h, err := Open(path)
 	if err != nil {
@@ -105,8 +104,8 @@ func (h *Handle) Cookie() uint64 { return h.cookie }
 // Close releases the handle; the namespace itself is not touched.
 func (h *Handle) Close() error { return h.f.Close() }
 
-// Do runs fn on a thread inside the namespace. The thread never serves another goroutine unless
-// it has come back: when the way back fails the thread dies with its goroutine.
+// Do runs fn on a thread inside the namespace. If the thread can't come back from there it dies with its
+// goroutine, so that it never serves another one.
 func (h *Handle) Do(fn func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- h.enter(fn) }()

@@ -1,6 +1,6 @@
-// Package bridge makes a node's bridges what they are declared to be: what is declared is compared with
-// what is found, and the difference, which touches nothing, is applied. On a bridge that was there it
-// adds what is missing and sets what is declared; ports that it does not know it leaves alone.
+// Package bridge makes a node's bridges what they are declared to be. It compares what is declared with what
+// is found, without touching anything, and then applies the difference. On a bridge that exists it adds what
+// is missing and sets what is declared. Ports that it does not know it leaves alone.
 package bridge
 
 import (
@@ -21,17 +21,17 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
-// A Declared bridge is how a role's bridge is to be on this node.
+// Declared is how a role's bridge is to be on this node.
 type Declared struct {
 	Name         string
 	Uplinks      []string
 	DatapathType string // auto, system or netdev
 	Controllers  []string
-	Protocols    []string // none: as they are
-	FailMode     string   // "": as it is
+	Protocols    []string // none: leave them as they are
+	FailMode     string   // "": leave it as it is
 }
 
-// Reconciler returns what makes the bridges of the roles so, to be registered with the connection.
+// Reconciler returns a reconciler that makes the bridges of the roles as declared.
 func Reconciler(roles map[string]Declared, log *slog.Logger) vswitch.Reconciler {
 	return func(ctx context.Context, c client.Client) error {
 		for _, role := range slices.Sorted(maps.Keys(roles)) {
@@ -59,13 +59,13 @@ func ensure(ctx context.Context, c client.Client, want Declared, log *slog.Logge
 	return nil
 }
 
-// A found bridge is what there is of a declared one.
+// found is what the node has of a declared bridge.
 type found struct {
 	row            vswitch.Bridge // without a UUID if it is not there
 	controllers    []vswitch.Controller
-	ports          map[string]string // UUIDs of the ports that have the uplinks' names
-	links          map[string]bool   // the uplinks that the node has a link of
-	kernelDatapath bool              // the kernel has Open vSwitch's datapath
+	ports          map[string]string // UUIDs of the ports that have the uplinks' names, "" if there is none
+	links          map[string]bool   // whether the node has a link of an uplink's name
+	kernelDatapath bool              // whether the kernel has Open vSwitch's datapath
 }
 
 func find(ctx context.Context, c client.Client, want Declared) (found, error) {
@@ -79,12 +79,10 @@ func find(ctx context.Context, c client.Client, want Declared) (found, error) {
 	}
 	for _, name := range want.Uplinks {
 		p := &vswitch.Port{Name: name}
-		switch err := c.Get(ctx, p); {
-		case err == nil:
-			have.ports[name] = p.UUID
-		case !errors.Is(err, client.ErrNotFound):
+		if err := c.Get(ctx, p); err != nil && !errors.Is(err, client.ErrNotFound) {
 			return have, err
 		}
+		have.ports[name] = p.UUID
 		l, err := link.Find(name)
 		if err != nil {
 			return have, fmt.Errorf("uplink %s: %w", name, err)
@@ -105,13 +103,13 @@ type difference struct {
 	set         bool     // protocols, fail mode or controllers differ
 	protocols   []string // as they are to be
 	failMode    *string
-	kept, added []string // controllers: UUIDs of rows that stay, so that none is cut off, and targets of new ones
-	uplinks     []string // to be ports of it
+	kept, added []string // controllers: UUIDs of rows that stay, for their connections' sake, and targets of new ones
+	uplinks     []string // those that are to become ports of the bridge
 }
 
 func (d difference) empty() bool { return !d.create && !d.set && len(d.uplinks) == 0 }
 
-// compare says what is to be done so that the bridge is as declared, or why it can't be.
+// compare returns what is to be done so that the bridge is as declared, or why it can't be.
 func compare(want Declared, have found) (difference, error) {
 	d := difference{create: have.row.UUID == "", protocols: have.row.Protocols, failMode: have.row.FailMode}
 	if d.create {
@@ -135,10 +133,10 @@ func compare(want Declared, have found) (difference, error) {
 	}
 	d.set = d.set || len(d.added) > 0 || len(d.kept) != len(have.row.Controller)
 	for _, name := range want.Uplinks {
-		uuid, isPort := have.ports[name]
+		port := have.ports[name]
 		switch {
-		case isPort && slices.Contains(have.row.Ports, uuid):
-		case isPort:
+		case slices.Contains(have.row.Ports, port):
+		case port != "":
 			return d, fmt.Errorf("uplink %s is a port of another bridge", name)
 		case !have.links[name]:
 			return d, fmt.Errorf("uplink %s: the node has no such link", name)
@@ -149,7 +147,7 @@ func compare(want Declared, have found) (difference, error) {
 	return d, nil
 }
 
-// datapathType resolves auto: the kernel's datapath where the kernel has it.
+// datapathType returns the declared type, or for auto the kernel's datapath if the kernel has it.
 func (want Declared) datapathType(kernel bool) string {
 	switch {
 	case want.DatapathType != "" && want.DatapathType != "auto":

@@ -8,8 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// watchLinks calls changed at each event of a link until the context ends. A subscription that broke, as one
-// does whose reader is too slow, is made anew, and as events may be lost then, changed is called.
+// watchLinks calls changed at each event of a link until the context ends. A subscription that breaks, as one
+// does whose reader is too slow, is made anew. As events may be lost then, changed is called once more.
 func watchLinks(ctx context.Context, changed func(), log *slog.Logger) {
 	failed := func(err error) {
 		if ctx.Err() == nil {

@@ -21,11 +21,11 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
-// Prefix and the bridge's name are the name of the resource.
+// Prefix is followed by the bridge's name in the name of a resource.
 const Prefix = "ovs-cni.network.kubevirt.io/"
 
 const (
-	// quantity is ovs-cni's: there is no infinite one, and more pods than that no node has.
+	// quantity is ovs-cni's. It stands for infinity: no node has more pods.
 	quantity = "1000"
 	// patchTimeout bounds one request.
 	patchTimeout = 10 * time.Second
@@ -34,45 +34,45 @@ const (
 	lastRetry  = time.Minute
 )
 
-// Options say what is published where.
+// Options are what a Marker is made of.
 type Options struct {
 	Node    string
 	Clients kubernetes.Interface
 	// Bridges returns the bridges that are there, whether they are known at all, and a channel that is
 	// closed when that may have changed.
 	Bridges func() (names []string, known bool, changed <-chan struct{})
-	// HasPort reports whether a bridge has a port of that name; a change of it is one of the bridges.
+	// HasPort reports whether a bridge has a port of that name. Bridges' channel tells of its changes, too.
 	HasPort func(name string) bool
-	// Uplinks of bridges, by name: a bridge that has lost one is not published.
+	// Uplinks are those of bridges, by the bridge's name. A bridge that has lost one is not published.
 	Uplinks map[string][]string
 	Log     *slog.Logger
 }
 
-// A Marker keeps the node's capacity and the bridges the same. It is driven by what the two are, not
-// by what has changed: what was missed, or could not be written, is made good at the next look.
+// A Marker keeps the node's capacity equal to the bridges. It always compares all of both: what was missed, or
+// could not be written, is made good the next time.
 type Marker struct {
 	Options
-	wake   chan struct{} // told when links or the node may have changed
+	wake   chan struct{} // has an entry when links or the node may have changed
 	node   *watched
-	warned map[string]bool // bridges whose names are no resource's
+	warned map[string]bool // bridges whose names can't be a resource's
 }
 
-// New returns a marker; Run runs it.
+// New returns a Marker. Run runs it.
 func New(o Options) *Marker {
 	m := &Marker{Options: o, wake: make(chan struct{}, 1), warned: map[string]bool{}}
 	m.node = watch(o.Clients, o.Node, m.look)
 	return m
 }
 
-// look has everything compared, soon.
+// look has Run compare everything again.
 func (m *Marker) look() {
 	select {
 	case m.wake <- struct{}{}:
-	default: // it is to be done already
+	default: // Run is about to do it
 	}
 }
 
-// Run publishes until the context ends. What is published stays then: the bridges do, too.
+// Run publishes until the context ends. What is published stays then, as the bridges do.
 func (m *Marker) Run(ctx context.Context) {
 	var followers sync.WaitGroup
 	defer followers.Wait()
@@ -106,7 +106,7 @@ func (m *Marker) Run(ctx context.Context) {
 func (m *Marker) publish(ctx context.Context, names []string, known bool) error {
 	capacity := m.node.capacity()
 	if capacity == nil {
-		return nil // what is heard of the node first wakes us
+		return nil // the first that is heard of the node wakes Run
 	}
 	changes := m.changes(capacity, names, known)
 	if len(changes) == 0 {
@@ -118,7 +118,7 @@ func (m *Marker) publish(ctx context.Context, names []string, known bool) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
-	// Kubelet makes the allocatable of it.
+	// Kubelet then derives what is allocatable.
 	n, err := m.Clients.CoreV1().Nodes().Patch(ctx, m.Node, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil {
 		return fmt.Errorf("capacity of node %s: %w", m.Node, err)
@@ -128,9 +128,9 @@ func (m *Marker) publish(ctx context.Context, names []string, known bool) error 
 	return nil
 }
 
-// changes returns what is to be written, nil for what is to be removed. A quantity that is neither
-// ours nor zero, which kubelet makes of every extended resource when a node is set up again, was
-// published by somebody else and stays. While the bridges are not known only lost uplinks count.
+// changes returns what is to be written, nil for what is to be removed. Zero is what kubelet makes of every extended
+// resource when a node is set up again. Any other quantity than zero and ours was published by somebody else and
+// stays. While the bridges are not known, only bridges that have lost an uplink are removed.
 func (m *Marker) changes(capacity corev1.ResourceList, names []string, known bool) map[string]*string {
 	full := quantity
 	amount := resource.MustParse(full)
@@ -162,8 +162,7 @@ func (m *Marker) valid(bridge string) bool {
 	return len(errs) == 0
 }
 
-// connected reports whether the bridge's uplinks are there, as links and, as far as it is known, as
-// ports.
+// connected reports whether the bridge's uplinks are there as links, and, if ports are known, as ports.
 func (m *Marker) connected(bridge string, known bool) bool {
 	for _, uplink := range m.Uplinks[bridge] {
 		if link.IsGone(uplink) || known && !m.HasPort(uplink) {

@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// watched is a node, of which only the capacity that may be ours is kept.
+// watched is a node. Of its capacity, only what may be ours is kept.
 type watched struct {
 	informer cache.SharedIndexInformer
 
@@ -22,7 +22,7 @@ type watched struct {
 	seen corev1.ResourceList // nil: no node
 }
 
-// watch returns the node; changed is called whenever its capacity is another. The informer is to be run.
+// watch returns the node, whose informer is to be run. It calls changed whenever the capacity is another.
 func watch(clients kubernetes.Interface, name string, changed func()) *watched {
 	w := &watched{informer: informers.NewFilteredNodeInformer(clients, 0, cache.Indexers{}, func(o *metav1.ListOptions) {
 		o.FieldSelector = fields.OneTermEqualSelector("metadata.name", name).String()

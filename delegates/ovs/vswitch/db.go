@@ -1,6 +1,6 @@
 // Package vswitch is the connection to Open vSwitch: a copy of its database that is kept up to date,
-// transactions that outlive a lost connection, and what ovs-vswitchd says of them. It knows when either
-// daemon has been started again, and then has everything put right that depends on them.
+// transactions that outlive a lost connection, and what ovs-vswitchd makes of them. It notices when either
+// daemon has been started again, and then runs the reconcilers of what depends on them.
 package vswitch
 
 import (
@@ -29,11 +29,11 @@ type DB struct {
 	reconcilers []Reconciler
 	batcher     *batch.Batcher[request]
 	removals    *removals
-	failing     chan struct{} // holds a token while somebody is to look for interfaces in error
+	failing     chan struct{} // has an entry while somebody is to look for interfaces in error
 
 	mu      sync.Mutex
 	conn    client.Client             // nil while not connected
-	changed chan struct{}             // closed and replaced when conn changes, and when bridges or uplinks may have come or gone
+	changed chan struct{}             // closed and replaced when conn changes, or bridges or uplinks may have
 	waiters map[string]chan Interface // by interface name
 }
 
@@ -45,10 +45,10 @@ func New(endpoint string, log *slog.Logger) *DB {
 	return d
 }
 
-// Endpoint is where Open vSwitch is.
+// Endpoint returns where Open vSwitch is.
 func (d *DB) Endpoint() string { return d.endpoint }
 
-// Run keeps the connection, and what is registered, until the context ends.
+// Run keeps the connection, and runs the reconcilers, until the context ends.
 func (d *DB) Run(ctx context.Context) {
 	lastErr := ""
 	for ctx.Err() == nil {
@@ -82,7 +82,7 @@ func (d *DB) serve(ctx context.Context) error {
 	}
 	lasts, end := context.WithCancel(ctx)
 	defer end()
-	go func() { // libovsdb tells of a lost connection once, and only whoever is waiting then
+	go func() { // libovsdb tells of a lost connection once, and only those that are waiting then
 		select {
 		case <-c.DisconnectNotify():
 			end()
@@ -143,7 +143,7 @@ func (d *DB) rowWritten(m model.Model) {
 	}
 }
 
-// rowCameOrWent tells of bridges, and of ports that are no pod's and so may be uplinks.
+// rowCameOrWent wakes those who wait for bridges, and for ports that are no pod's and so may be uplinks.
 func (d *DB) rowCameOrWent(m model.Model) {
 	_, isBridge := m.(*Bridge)
 	port, isPort := m.(*Port)
@@ -167,8 +167,8 @@ func (d *DB) wake() {
 	d.changed = make(chan struct{})
 }
 
-// Client returns the connection, waiting for it if need be. Without one the error is CNI error 11: the
-// runtime tries again.
+// Client returns the connection, and waits for it if need be. If there is none it returns CNI error 11, for the
+// runtime to try again.
 func (d *DB) Client(ctx context.Context) (client.Client, error) {
 	c := d.awaitOther(ctx, nil, connectWait)
 	if c == nil {
@@ -178,7 +178,7 @@ func (d *DB) Client(ctx context.Context) (client.Client, error) {
 	return c, nil
 }
 
-// awaitOther returns the connection once it is not old any more, and old if it still is after the wait.
+// awaitOther waits until the connection is another than old, and returns that, or old after the wait.
 func (d *DB) awaitOther(ctx context.Context, old client.Client, wait time.Duration) client.Client {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -195,8 +195,8 @@ func (d *DB) awaitOther(ctx context.Context, old client.Client, wait time.Durati
 	}
 }
 
-// Now returns the connection if there is one now, else nil, and a channel that is closed when bridges or
-// uplinks may have come or gone, or the connection.
+// Now returns the connection, nil if there is none now, and a channel that is closed when the connection changes,
+// or bridges or uplinks may have come or gone.
 func (d *DB) Now() (c client.Client, changed <-chan struct{}) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

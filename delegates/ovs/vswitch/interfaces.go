@@ -10,14 +10,14 @@ import (
 // switchWait is how long ovs-vswitchd may take to open or close an interface.
 const switchWait = 10 * time.Second
 
-// Patience bounds the waiting for ovs-vswitchd. That it is slow is CNI error 11: the runtime tries again.
+// Patience bounds the waiting for ovs-vswitchd. The cause is then CNI error 11, for the runtime to try again.
 func Patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	slow := types.NewError(types.ErrTryAgainLater, "not within "+switchWait.String(), "is ovs-vswitchd running?")
 	return context.WithTimeoutCause(ctx, switchWait, slow)
 }
 
-// Expect returns a channel that gets a new interface once ovs-vswitchd has opened it, or has said that it
-// can't. Call it before the transaction that makes the interface, and end in the end.
+// Expect returns a channel on which a new interface comes once ovs-vswitchd has opened it, or has said that it
+// can't. Call it before the transaction that makes the interface, and call end when it is not needed any more.
 func (d *DB) Expect(name string) (opened <-chan Interface, end func()) {
 	c := make(chan Interface, 1)
 	d.mu.Lock()
@@ -45,17 +45,17 @@ func (d *DB) report(i *Interface) {
 	}
 }
 
-// Closed waits until ovs-vswitchd has closed what was removed and had the name. Links are made after
-// that: ovs-vswitchd sets a closed link's flags back by name, which is down.
+// Closed waits until ovs-vswitchd has closed removed ports of that name. Make a link of the name only then:
+// ovs-vswitchd resets the flags of a link that it closes, by name, and so would set the new one down.
 func (d *DB) Closed(ctx context.Context, name string) error { return d.removals.wait(ctx, name) }
 
-// Failing tells, soon after, that an interface may be in error.
+// Failing returns a channel on which something comes when an interface may be in error.
 func (d *DB) Failing() <-chan struct{} { return d.failing }
 
 // LookForErrors has whoever receives from Failing look at the interfaces.
 func (d *DB) LookForErrors() {
 	select {
 	case d.failing <- struct{}{}:
-	default: // it is to be done already
+	default: // somebody is to look already
 	}
 }

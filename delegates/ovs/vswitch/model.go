@@ -11,9 +11,9 @@ import (
 // SandboxKey is the key of external_ids that marks the port of a pod; its value is the container ID.
 const SandboxKey = "patchbay-sandbox"
 
-// The rows, as far as columns are read and written; ovs-vswitchd.conf.db(5).
+// The types of rows have those columns that are read or written; see ovs-vswitchd.conf.db(5).
 
-// OpenVSwitch is the root: one row.
+// OpenVSwitch is the root. Its table has one row.
 type OpenVSwitch struct {
 	UUID    string   `ovsdb:"_uuid"`
 	Bridges []string `ovsdb:"bridges"`
@@ -56,7 +56,7 @@ type Interface struct {
 	ExternalIDs   map[string]string `ovsdb:"external_ids"`
 }
 
-// Failed reports whether ovs-vswitchd says that it can't have the interface.
+// Failed reports whether ovs-vswitchd says that it can't open the interface.
 func (i *Interface) Failed() bool { return i.Error != nil && *i.Error != "" }
 
 // A Controller is one that a bridge connects to.
@@ -86,8 +86,8 @@ func newClient(endpoint string) (client.Client, error) {
 	return client.NewOVSDBClient(tables, client.WithEndpoint(endpoint), client.WithLogger(&quiet))
 }
 
-// monitored lists the columns one by one: a monitor of a partial model without them delivers the
-// inserts but drops every later update (libovsdb v0.8.1).
+// monitored lists the columns one by one: without that, a monitor of a model that lacks columns delivers inserts
+// but drops every later update (libovsdb v0.8.1).
 func monitored(c client.Client) *client.Monitor {
 	o, b, p, i, t, q := &OpenVSwitch{}, &Bridge{}, &Port{}, &Interface{}, &Controller{}, &QoS{}
 	return c.NewMonitor(
@@ -100,7 +100,7 @@ func monitored(c client.Client) *client.Monitor {
 	)
 }
 
-// Rows returns the rows of the copy that is says yes to.
+// Rows returns the rows of the copy for which is returns true.
 func Rows[T any](ctx context.Context, c client.Client, is func(*T) bool) ([]T, error) {
 	var rows []T
 	err := c.WhereCache(is).List(ctx, &rows)

@@ -11,15 +11,15 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 )
 
-// removals tells which removed ports ovs-vswitchd may still have open. A port that is removed and
-// added again before ovs-vswitchd has looked is the same port to it: it keeps the socket of the link
-// that is gone, and nothing is ever forwarded. So a removal raises next_cfg, as ovs-vsctl does, and a
-// removed name is used again once ovs-vswitchd has answered in cur_cfg; ovs-vswitchd.conf.db(5).
+// removals knows which removed ports ovs-vswitchd may still have open. A port that is removed and added
+// again before ovs-vswitchd has looked is the same port to it: it keeps the socket of the link that is
+// gone, and never forwards anything. So a removal raises next_cfg, as ovs-vsctl does, and the name is used
+// again only when ovs-vswitchd has answered in cur_cfg; see ovs-vswitchd.conf.db(5).
 type removals struct {
 	mu      sync.Mutex
-	cur     int            // what ovs-vswitchd has answered
-	before  int            // asked for before this connection, by whomever and for whatever
-	asked   map[string]int // by port name; those that are not answered yet
+	cur     int            // cur_cfg: what ovs-vswitchd has answered
+	before  int            // next_cfg when the connection was made, whoever had raised it
+	asked   map[string]int // next_cfg of removals that are not yet answered, by port name
 	changed chan struct{}  // closed and replaced when cur changes
 }
 
@@ -36,7 +36,7 @@ func (r *removals) connected(row OpenVSwitch) {
 	r.answered(row.CurCfg)
 }
 
-// answered says that ovs-vswitchd has done all that was asked for up to cur.
+// answered takes note of cur_cfg.
 func (r *removals) answered(cur int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -46,7 +46,7 @@ func (r *removals) answered(cur int) {
 	r.changed = make(chan struct{})
 }
 
-// removed says that ports of those names are removed, and what was asked for with that.
+// removed takes note that ports were removed, and of what next_cfg became with that.
 func (r *removals) removed(names []string, asked int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,7 +57,7 @@ func (r *removals) removed(names []string, asked int) {
 	}
 }
 
-// wait returns when ovs-vswitchd has closed what had the name.
+// wait waits until ovs-vswitchd has closed removed ports of that name.
 func (r *removals) wait(ctx context.Context, name string) error {
 	for {
 		r.mu.Lock()
@@ -74,7 +74,7 @@ func (r *removals) wait(ctx context.Context, name string) error {
 	}
 }
 
-// raiseNextCfg returns the operations that raise next_cfg and read it; its value is the last result.
+// raiseNextCfg returns operations that raise next_cfg and then read it, for nextCfg.
 func raiseNextCfg(c client.Client) ([]ovsdb.Operation, error) {
 	root := &OpenVSwitch{}
 	ops, err := c.WhereCache(func(*OpenVSwitch) bool { return true }).Mutate(root, model.Mutation{Field: &root.NextCfg, Mutator: ovsdb.MutateOperationAdd, Value: 1})

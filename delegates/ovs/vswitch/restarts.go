@@ -11,35 +11,35 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/client"
 )
 
-// A Reconciler puts right what depends on Open vSwitch: bridges, later flows and tunnels. It runs after
-// each start of ovsdb-server, which may have lost its database, before anybody else has the connection;
-// and after each start of ovs-vswitchd, which has lost everything that is not in the database.
+// A Reconciler puts right what depends on Open vSwitch: bridges, later flows and tunnels. It runs after each
+// start of ovsdb-server, which may have lost its database, before anybody else has the connection. It also
+// runs after each start of ovs-vswitchd, which has lost everything that is not in the database.
 type Reconciler func(ctx context.Context, c client.Client) error
 
-// Register adds a reconciler; they run in this order. Call it before Run.
+// Register adds a reconciler. They run in the order in which they were added. Call it before Run.
 func (d *DB) Register(r Reconciler) { d.reconcilers = append(d.reconcilers, r) }
 
-// reconcile runs the reconcilers. One that fails keeps no other from its work.
+// reconcile runs all reconcilers, even if one fails.
 func (d *DB) reconcile(ctx context.Context, c client.Client) error {
 	var errs []error
 	for _, reconciler := range d.reconcilers {
 		errs = append(errs, reconciler(ctx, c))
 	}
 	if ctx.Err() != nil {
-		errs = append(errs, errLost) // meanwhile
+		errs = append(errs, errLost) // while they ran
 	}
 	return errors.Join(errs...)
 }
 
-// retryPause is how long to wait where nothing tells when to try again.
+// retryPause is how long to wait before a new try where nothing tells when it would succeed.
 const retryPause = 100 * time.Millisecond
 
 // switchdPID is the file that ovs-vswitchd makes at its start, beside the database's socket.
 const switchdPID = "ovs-vswitchd.pid"
 
-// follow keeps what depends on ovs-vswitchd right as long as the connection lasts. The database does not
-// tell of its restarts: of all columns, only the local interfaces' statistics change (tried with Open
-// vSwitch 3.1, killed and ended). Its pid file does, in the directory of a socket; over TCP nothing does.
+// follow runs the reconcilers after each restart of ovs-vswitchd, as long as the connection lasts. The database
+// does not tell of restarts: of all columns, only the local interfaces' statistics change (tried with Open
+// vSwitch 3.1, killed and ended). The pid file does, beside a unix socket. Over TCP nothing does.
 func (d *DB) follow(ctx context.Context, c client.Client, restarts <-chan struct{}) {
 	var again <-chan time.Time
 	lastErr := ""
@@ -91,7 +91,7 @@ func (d *DB) watchSwitch() (restarts <-chan struct{}, stop func()) {
 				if filepath.Base(e.Name) != switchdPID || !e.Has(fsnotify.Create) {
 					continue
 				}
-			case _, ok := <-w.Errors: // events were lost
+			case _, ok := <-w.Errors: // events were lost, a start among them perhaps
 				if !ok {
 					return
 				}

@@ -14,42 +14,39 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
-// A Change adds its operations to a transaction. It is called again when the transaction has to be made
-// anew, and looks at what is there each time.
+// A Change adds its operations to a transaction. It is called again when the transaction has to be made anew,
+// and must look at the copy each time.
 type Change func(ctx context.Context, t *Transaction) error
 
 // A Transaction is shared by changes that arrive together: ovs-vswitchd then reconfigures once.
 type Transaction struct {
 	client.Client // makes operations, and reads from the copy
-	// Taken has what changes of this transaction have taken and only one may have. The copy has it
-	// later.
+	// Taken is for changes to note what only one of them may have, as the copy does not show it yet.
 	Taken map[string]bool
 
 	operations []ovsdb.Operation
-	err        error // the first of an operation that can't be made
+	err        error // the first that Add was given
 	removed    []string
 	removals   *removals // nil in a transaction that removes no ports
 }
 
-// Add adds operations as libovsdb's functions return them. After an error Apply applies nothing and returns
-// the error.
+// Add adds operations as libovsdb's functions return them. Apply returns an error that came with them.
 func (t *Transaction) Add(ops []ovsdb.Operation, err error) {
 	t.operations = append(t.operations, ops...)
 	t.err = cmp.Or(t.err, err)
 }
 
-// Insert adds rows of any tables; libovsdb's own Create takes one table at a time.
+// Insert adds rows of any tables. libovsdb's own Create takes those of one table only.
 func (t *Transaction) Insert(rows ...model.Model) {
 	for _, r := range rows {
 		t.Add(t.Create(r))
 	}
 }
 
-// Removes says that the transaction removes the port of that name, which is not to be used again before
-// ovs-vswitchd has closed it; see Closed.
+// Removes takes note that the transaction removes the port of that name; see DB.Closed.
 func (t *Transaction) Removes(port string) { t.removed = append(t.removed, port) }
 
-// errLost says that a transaction's outcome is unknown, as the connection broke.
+// errLost says that the connection broke, so that a transaction's outcome is unknown.
 var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
 
 // Apply has the database carry out the operations: all of them or none.
@@ -87,10 +84,10 @@ type request struct {
 	change Change
 }
 
-// Commit makes a change: all of it or nothing. It waits for a connection that is lost.
+// Commit makes a change, all of it or nothing. It waits until a lost connection is back.
 func (d *DB) Commit(ctx context.Context, c Change) error { return d.batcher.Do(request{ctx, c}) }
 
-// commitGroup makes changes together, or one by one where that is refused.
+// commitGroup makes changes in one transaction, or one by one if that fails.
 func (d *DB) commitGroup(requests []request) []error {
 	errs := make([]error, len(requests))
 	if len(requests) > 1 && d.try(context.Background(), requests) == nil {
@@ -102,8 +99,7 @@ func (d *DB) commitGroup(requests []request) []error {
 	return errs
 }
 
-// try commits changes in one transaction. After a lost connection it looks at what is there and tries
-// again.
+// try makes changes in one transaction. If the connection is lost it has the changes look again, and tries again.
 func (d *DB) try(ctx context.Context, requests []request) error {
 	for {
 		c, err := d.Client(ctx)
@@ -119,6 +115,6 @@ func (d *DB) try(ctx context.Context, requests []request) error {
 		if err = t.Apply(ctx); !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
-		d.awaitOther(ctx, c, time.Second) // no longer: it may have been a time-out
+		d.awaitOther(ctx, c, time.Second) // no longer, as it may have been a time-out only
 	}
 }
