@@ -1,6 +1,7 @@
 package delegates
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"net"
@@ -81,7 +82,7 @@ func (r Requests) Arguments() map[string]any {
 	return args
 }
 
-// With adds capability arguments that are not among the requests yet.
+// With returns the requests and those of the capability arguments that are not among them yet.
 func (r Requests) With(args map[string]json.RawMessage) (Requests, error) {
 	have, more := r.Arguments(), map[string]json.RawMessage{}
 	for name, raw := range args {
@@ -90,15 +91,10 @@ func (r Requests) With(args map[string]json.RawMessage) (Requests, error) {
 		}
 	}
 	added, err := ParseRequests(more)
-	if r.IPs == nil {
-		r.IPs = added.IPs
-	}
-	if r.MAC == nil {
-		r.MAC = added.MAC
-	}
-	if r.Bandwidth == nil {
-		r.Bandwidth = added.Bandwidth
-	}
+	// Of each pair, one at most is not empty.
+	r.IPs = slices.Concat(r.IPs, added.IPs)
+	r.MAC = slices.Concat(r.MAC, added.MAC)
+	r.Bandwidth = cmp.Or(r.Bandwidth, added.Bandwidth)
 	maps.Copy(added.Others, r.Others)
 	r.Others = added.Others
 	return r, err
@@ -115,7 +111,7 @@ func (r Requests) addresses() []string {
 // IsZero reports whether nothing is requested.
 func (r Requests) IsZero() bool { return len(r.Arguments()) == 0 }
 
-// MarshalJSON gives the capability arguments.
+// MarshalJSON returns the capability arguments.
 func (r Requests) MarshalJSON() ([]byte, error) { return json.Marshal(r.Arguments()) }
 
 // UnmarshalJSON reads what MarshalJSON gives. It refuses nothing that was once recorded: if an argument can't be

@@ -31,7 +31,7 @@ func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegat
 			return err
 		}
 		err = s.Netns.Do(func() error {
-			if err := (link.NIC{Name: a.Interface, Result: a.Result}).Check(); err != nil || conf.QoS.EgressRate == 0 {
+			if err := a.NIC().Check(); err != nil || conf.QoS.EgressRate == 0 {
 				return err
 			}
 			return checkEgress(a.Interface, uint64(conf.QoS.EgressRate))

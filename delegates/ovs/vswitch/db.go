@@ -154,6 +154,7 @@ func (d *DB) rowCameOrWent(m model.Model) {
 	}
 }
 
+// use sets the connection that callers get, nil for none.
 func (d *DB) use(c client.Client) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
