@@ -69,13 +69,8 @@ func pluginError(typ, command string, err error, stdout []byte, stderr string) e
 }
 
 func (d *Delegate) environ(r cniwire.Request) []string {
-	env := slices.Clone(d.Env)
-	for _, e := range os.Environ() {
-		if !strings.HasPrefix(e, "CNI_") {
-			env = append(env, e)
-		}
-	}
-	return append(env, "CNI_COMMAND="+r.Command, "CNI_CONTAINERID="+r.ContainerID, "CNI_NETNS="+r.Netns, "CNI_IFNAME="+r.IfName, "CNI_ARGS="+r.Args,
+	own := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "CNI_") })
+	return append(slices.Concat(d.Env, own), "CNI_COMMAND="+r.Command, "CNI_CONTAINERID="+r.ContainerID, "CNI_NETNS="+r.Netns, "CNI_IFNAME="+r.IfName, "CNI_ARGS="+r.Args,
 		"CNI_PATH="+strings.Join(d.path(filepath.SplitList(r.Path)), string(os.PathListSeparator)))
 }
 

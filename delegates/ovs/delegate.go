@@ -63,9 +63,7 @@ func (d *Delegate) Connected() bool { return d.db.Connected() }
 func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool { return d.db.Await(ctx, wait) }
 
 // Handles reports whether a plugin type is this delegate's.
-func (d *Delegate) Handles(pluginType string) bool {
-	return pluginType == Type || pluginType == ForeignType
-}
+func (d *Delegate) Handles(typ string) bool { return typ == Type || typ == ForeignType }
 
 // Add makes all the attachments at once: the links one after another, as the kernel can't do it otherwise, then
 // all ports in one transaction, and meanwhile it configures the pod's ends.

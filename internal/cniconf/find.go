@@ -1,7 +1,6 @@
 package cniconf
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -76,22 +75,23 @@ func read(file string) (*List, error) {
 
 // pluginsIn returns the plugins that a list on disk gets from the *.conf files of the directory of
 // its name, in the order of the files' names (CNI 1.1.0 section 1, subdirectory-based plugin loading).
-func pluginsIn(dir string) ([]json.RawMessage, error) {
+func pluginsIn(dir string) ([]Plugin, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.conf"))
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(files)
-	var plugins []json.RawMessage
+	var plugins []Plugin
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return nil, types.NewError(types.ErrInvalidNetworkConfig, "read CNI configuration", err.Error())
 		}
-		if _, err := parsePlugin(b); err != nil {
+		p, err := parsePlugin(b)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f, err)
 		}
-		plugins = append(plugins, b)
+		plugins = append(plugins, p)
 	}
 	return plugins, nil
 }
@@ -102,16 +102,15 @@ const Passthru = "passthru"
 // Chain makes a list of the *.conf files in the directory dir/name, with a passthru plugin at its head. It returns
 // nil if there are none. CHECK is disabled, as there is no interface that the plugins could look at.
 func Chain(dir, name string) (*List, error) {
-	raws, err := pluginsIn(filepath.Join(dir, name))
-	if err != nil || len(raws) == 0 {
+	plugins, err := pluginsIn(filepath.Join(dir, name))
+	if err != nil || len(plugins) == 0 {
 		return nil, err
 	}
-	plugins := append([]json.RawMessage{json.RawMessage(`{"type": "` + Passthru + `"}`)}, raws...)
-	b, err := json.Marshal(listFields{CNIVersion: "1.0.0", Name: name, DisableCheck: true, Plugins: plugins})
+	l, err := Parse([]byte(`{"cniVersion": "1.0.0", "disableCheck": true, "plugins": [{"type": "`+Passthru+`"}]}`), name)
 	if err != nil {
 		return nil, err
 	}
-	return Parse(b, name)
+	return l.With(append(l.Plugins, plugins...)), nil
 }
 
 // configFiles returns the files of lists first, then those of single configurations.

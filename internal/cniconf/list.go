@@ -84,15 +84,6 @@ func parseIn(dir string, b []byte, defaultName string) (*List, error) {
 		return nil, invalid("network %q has loadOnlyInlinedPlugins, but no plugins", l.Name)
 	case !isList && dir == "":
 		raws = []json.RawMessage{b}
-	case dir != "" && !f.OnlyInlined:
-		more, err := pluginsIn(filepath.Join(dir, l.Name))
-		if err != nil {
-			return nil, err
-		}
-		raws = append(raws, more...)
-	}
-	if len(raws) == 0 {
-		return nil, invalid("network %q has an empty list of plugins", l.Name)
 	}
 	for i, raw := range raws {
 		p, err := parsePlugin(raw)
@@ -100,6 +91,16 @@ func parseIn(dir string, b []byte, defaultName string) (*List, error) {
 			return nil, fmt.Errorf("plugin %d of network %q: %w", i+1, l.Name, err)
 		}
 		l.Plugins = append(l.Plugins, p)
+	}
+	if dir != "" && !f.OnlyInlined {
+		more, err := pluginsIn(filepath.Join(dir, l.Name))
+		if err != nil {
+			return nil, err
+		}
+		l.Plugins = append(l.Plugins, more...)
+	}
+	if len(l.Plugins) == 0 {
+		return nil, invalid("network %q has an empty list of plugins", l.Name)
 	}
 	return l, nil
 }
