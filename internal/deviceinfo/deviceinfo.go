@@ -45,7 +45,7 @@ func Load(file string) (*nad.DeviceInfo, error) {
 
 // Clean removes the attachment's file.
 func Clean(file string) error {
-	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -35,8 +35,10 @@ func (n NIC) Check() error {
 	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
 		return fmt.Errorf("interface %s is down in the pod", n.Name)
 	}
-	if want := n.mac(); want != "" && link.Attrs().HardwareAddr.String() != want {
-		return fmt.Errorf("interface %s has hardware address %s, not %s", n.Name, link.Attrs().HardwareAddr, want)
+	if i, have := n.index(), link.Attrs().HardwareAddr.String(); i >= 0 {
+		if want := n.Result.Interfaces[i].Mac; want != "" && want != have {
+			return fmt.Errorf("interface %s has hardware address %s, not %s", n.Name, have, want)
+		}
 	}
 	addrs, err := Addresses(h, link)
 	if err != nil {
@@ -207,13 +209,6 @@ func (n NIC) gateway(r *types.Route) net.IP {
 // index returns the interface's place in the result, -1 if it is not there.
 func (n NIC) index() int {
 	return slices.IndexFunc(n.Result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == n.Name })
-}
-
-func (n NIC) mac() string {
-	if i := n.index(); i >= 0 {
-		return n.Result.Interfaces[i].Mac
-	}
-	return ""
 }
 
 // ips returns the result's addresses that are on the interface.
