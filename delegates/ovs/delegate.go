@@ -65,7 +65,7 @@ func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool { return 
 // Handles reports whether a plugin type is this delegate's.
 func (d *Delegate) Handles(typ string) bool { return typ == Type || typ == ForeignType }
 
-// Add makes all the attachments at once: the links one after another, as the kernel can't do it otherwise, then
+// Add makes all the attachments at once: the links one after another, as the kernel makes them in turn, then
 // all ports in one transaction, and meanwhile it configures the pod's ends.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	plans := make([]*plan, len(as))
