@@ -29,11 +29,11 @@ func owner(i int) Owner {
 
 func TestTwoSettingsAreAPool(t *testing.T) {
 	p := pool(t, `{"type": "patchbay-ipam", "network": "10.12.0.0/16", "subnetLen": 24}`)
-	if p.Name != "10.12.0.0-16" || p.Networks[0].Min.String() != "10.12.0.0/24" || p.Networks[0].Max.String() != "10.12.255.0/24" {
+	if n := p.Networks[0]; p.Name != "10.12.0.0-16" || n.SubnetBits != 24 || n.Min.String() != "10.12.0.0" || n.Max.String() != "10.12.255.0" {
 		t.Errorf("%+v", p)
 	}
 	v6 := pool(t, `{"networks": ["10.13.0.0/16", "fd00:13::/48"], "subnetLen": 24}`)
-	if v6.Networks[1].SubnetBits != 56 || v6.Networks[1].Max.String() != "fd00:13:0:ff00::/56" {
+	if v6.Networks[1].SubnetBits != 56 || v6.Networks[1].Max.String() != "fd00:13:0:ff00::" {
 		t.Errorf("%+v", v6)
 	}
 }
@@ -68,6 +68,23 @@ func TestBadPoolsAreRefused(t *testing.T) {
 	} {
 		if _, err := ParseConfig([]byte(config), nil); err == nil || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", config, err, want)
+		}
+	}
+}
+
+// The specification is a contract with other releases: one that is written otherwise is another pool's.
+func TestASpecificationIsWrittenAsItAlwaysWas(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"network": "10.12.0.0/16", "subnetLen": 24}`: `{"mode":"node","networks":[{"network":"10.12.0.0/16","subnetLen":24,"subnetMin":"10.12.0.0","subnetMax":"10.12.255.0"}]}`,
+		`{"networks": ["10.12.0.0/16", "fd00::/48"], "subnetLen": 24, "subnetMin": "10.12.8.0", "exclude": ["10.12.0.9", "fd00::/64"], "gateway": "10.12.0.1", "overlap": "allow"}`: `{"mode":"node","networks":[{"network":"10.12.0.0/16","subnetLen":24,"subnetMin":"10.12.8.0","subnetMax":"10.12.255.0"},` +
+			`{"network":"fd00::/48","subnetLen":56,"subnetMin":"fd00::","subnetMax":"fd00:0:0:ff00::"}],"exclude":["10.12.0.9/32","fd00::/64"],"gateway":"10.12.0.1","overlap":"allow"}`,
+	} {
+		p := pool(t, config)
+		if p.Value() != want {
+			t.Errorf("%s: %s, want %s", config, p.Value(), want)
+		}
+		if read, err := ParseSpec([]byte(want)); err != nil || read.Value() != want {
+			t.Errorf("%s: %+v, %v", want, read, err)
 		}
 	}
 }

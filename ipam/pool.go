@@ -3,11 +3,13 @@
 package ipam
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,22 +46,11 @@ type Config struct {
 
 // A Pool is a validated Config.
 type Pool struct {
-	Name     string
-	Mode     string
-	Networks []Network
-	Exclude  []netip.Prefix
-	Gateway  netip.Addr // zero: each subnet's first address
+	Name string
+	Spec
 	Routes   []*types.Route
 	DNS      types.DNS
 	Cooldown time.Duration
-	Overlap  bool // other pools that say so, too, may have the same addresses
-}
-
-// A Network is one network of a pool, cut into the nodes' subnets.
-type Network struct {
-	Prefix     netip.Prefix
-	SubnetBits int          // length of a node's subnet
-	Min, Max   netip.Prefix // first and last subnet to hand out
 }
 
 const defaultCooldown = 30 * time.Second
@@ -95,17 +86,11 @@ func checkRoutes(raw json.RawMessage) error {
 		return Invalid("ipam: %s", explain.JSON(raw, err))
 	}
 	for _, r := range c.Routes {
-		if why := objection(r.Dst); why != "" {
-			return Invalid("ipam: routes: dst %q %s", r.Dst, why)
+		if _, err := parse(netip.ParsePrefix, "routes: dst", r.Dst, "is not a CIDR, such as 0.0.0.0/0"); err != nil {
+			return err
 		}
-		if why := objection(r.GW); why != "" {
-			return Invalid("ipam: routes: gw %q %s", r.GW, why)
-		}
-		if _, err := netip.ParsePrefix(r.Dst); err != nil {
-			return Invalid("ipam: routes: dst %q is not a CIDR, such as 0.0.0.0/0", r.Dst)
-		}
-		if _, err := netip.ParseAddr(r.GW); err != nil && r.GW != "" {
-			return Invalid("ipam: routes: gw %q is not an address, such as 10.12.0.1", r.GW)
+		if _, err := parse(netip.ParseAddr, "routes: gw", r.GW, "is not an address, such as 10.12.0.1"); err != nil && r.GW != "" {
+			return err
 		}
 	}
 	return nil
@@ -117,7 +102,7 @@ func (c Config) Validate() (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{Mode: mode, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
+	p := &Pool{Spec: Spec{Mode: mode, Overlap: c.Overlap}, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
 	for i, text := range c.networks() {
 		n, err := parseNetwork(text, p.Networks)
 		if err != nil {
@@ -187,12 +172,9 @@ func (c Config) networks() []string {
 
 // parseNetwork reads a network, which may not overlap those before.
 func parseNetwork(text string, before []Network) (Network, error) {
-	if why := objection(text); why != "" {
-		return Network{}, Invalid("ipam: network %q %s", text, why)
-	}
-	pfx, err := netip.ParsePrefix(text)
+	pfx, err := parse(netip.ParsePrefix, "network", text, "is not a CIDR, such as 10.12.0.0/16")
 	if err != nil {
-		return Network{}, Invalid("ipam: network %q is not a CIDR, such as 10.12.0.0/16", text)
+		return Network{}, err
 	}
 	if pfx.Masked() != pfx {
 		return Network{}, Invalid("ipam: network %s has host bits set: write %s", text, pfx.Masked())
@@ -222,28 +204,25 @@ func (c Config) nodesSubnets(i int, n Network, before []Network) (Network, error
 	if n.SubnetBits-pfx.Bits() > 24 {
 		return n, Invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, pfx)
 	}
-	n.Min = netip.PrefixFrom(pfx.Addr(), n.SubnetBits)
-	n.Max = netip.PrefixFrom(lastAddr(pfx), n.SubnetBits).Masked()
+	n.Min, n.Max = pfx.Addr(), netip.PrefixFrom(lastAddr(pfx), n.SubnetBits).Masked().Addr()
 	if i > 0 {
 		return n, nil
 	}
 	for _, b := range []struct {
 		field, text string
-		into        *netip.Prefix
+		into        *netip.Addr
 	}{{"subnetMin", c.SubnetMin, &n.Min}, {"subnetMax", c.SubnetMax, &n.Max}} {
 		if b.text == "" {
 			continue
 		}
-		if why := objection(b.text); why != "" {
-			return n, Invalid("ipam: %s %q %s", b.field, b.text, why)
-		}
 		a, err := netip.ParseAddr(strings.TrimSuffix(b.text, fmt.Sprintf("/%d", n.SubnetBits)))
 		if err != nil || !pfx.Contains(a) || netip.PrefixFrom(a, n.SubnetBits).Masked().Addr() != a {
-			return n, Invalid("ipam: %s %q is not the address of a /%d subnet of %s", b.field, b.text, n.SubnetBits, pfx)
+			why := cmp.Or(objection(b.text), fmt.Sprintf("is not the address of a /%d subnet of %s", n.SubnetBits, pfx))
+			return n, Invalid("ipam: %s %q %s", b.field, b.text, why)
 		}
-		*b.into = netip.PrefixFrom(a, n.SubnetBits)
+		*b.into = a
 	}
-	if n.Max.Addr().Less(n.Min.Addr()) {
+	if n.Max.Less(n.Min) {
 		return n, Invalid("ipam: subnetMin %s is above subnetMax %s", n.Min, n.Max)
 	}
 	return n, nil
@@ -251,22 +230,16 @@ func (c Config) nodesSubnets(i int, n Network, before []Network) (Network, error
 
 func (c Config) rest(p *Pool) error {
 	for _, text := range c.Exclude {
-		if why := objection(text); why != "" {
-			return Invalid("ipam: exclude %q %s", text, why)
-		}
-		x, err := parsePrefixOrAddr(text)
+		x, err := parse(parsePrefixOrAddr, "exclude", text, "is neither an address nor a CIDR")
 		if err != nil {
-			return Invalid("ipam: exclude %q is neither an address nor a CIDR", text)
+			return err
 		}
 		p.Exclude = append(p.Exclude, x)
 	}
 	if c.Gateway != "" {
-		if why := objection(c.Gateway); why != "" {
-			return Invalid("ipam: gateway %q %s", c.Gateway, why)
-		}
 		a, err := netip.ParseAddr(c.Gateway)
-		if err != nil || p.networkOf(a) == nil {
-			return Invalid("ipam: gateway %q is not an address of the pool", c.Gateway)
+		if err != nil || !slices.ContainsFunc(p.Networks, func(n Network) bool { return n.Prefix.Contains(a) }) {
+			return Invalid("ipam: gateway %q %s", c.Gateway, cmp.Or(objection(c.Gateway), "is not an address of the pool"))
 		}
 		p.Gateway = a
 	}
@@ -280,19 +253,18 @@ func (c Config) rest(p *Pool) error {
 	if c.Overlap != "" && c.Overlap != overlapAllow {
 		return Invalid("ipam: overlap %q must be %q, or left out: then no other pool may have addresses of this one", c.Overlap, overlapAllow)
 	}
-	p.Overlap = c.Overlap == overlapAllow
 	return nil
 }
 
-const overlapAllow = "allow"
-
-func (p *Pool) networkOf(a netip.Addr) *Network {
-	for i := range p.Networks {
-		if p.Networks[i].Prefix.Contains(a) {
-			return &p.Networks[i]
-		}
+// parse reads a field's text with read. An error says that no pool can have what is there, or, if it can't
+// be read, what the caller makes of it: otherwise.
+func parse[T any](read func(string) (T, error), field, text, otherwise string) (T, error) {
+	value, err := read(text)
+	why := objection(text)
+	if err == nil && why == "" {
+		return value, nil
 	}
-	return nil
+	return value, Invalid("ipam: %s %q %s", field, text, cmp.Or(why, otherwise))
 }
 
 // ErrInvalid marks a configuration or a request that can't be honoured as it is.

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,19 +13,22 @@ import (
 
 // A Spec is what makes a pool the pool it is, the same on every node: the value of its spec key.
 type Spec struct {
-	Mode     string        `json:"mode"`
-	Networks []NetworkSpec `json:"networks"`
-	Exclude  []string      `json:"exclude,omitempty"`
-	Gateway  string        `json:"gateway,omitempty"`
-	Overlap  string        `json:"overlap,omitempty"`
+	Mode     string         `json:"mode"`
+	Networks []Network      `json:"networks"`
+	Exclude  []netip.Prefix `json:"exclude,omitempty"`
+	Gateway  netip.Addr     `json:"gateway,omitzero"` // zero: each subnet's first address
+	Overlap  string         `json:"overlap,omitempty"`
 }
 
-// A NetworkSpec is one network of a Spec.
-type NetworkSpec struct {
-	Network   netip.Prefix `json:"network"`
-	SubnetLen int          `json:"subnetLen"`
-	Min       netip.Addr   `json:"subnetMin"` // first addresses of the first and the last subnet
-	Max       netip.Addr   `json:"subnetMax"`
+// overlapAllow says that other pools that say so, too, may have the same addresses.
+const overlapAllow = "allow"
+
+// A Network is one network of a pool, cut into the nodes' subnets.
+type Network struct {
+	Prefix     netip.Prefix `json:"network"`
+	SubnetBits int          `json:"subnetLen"` // length of a node's subnet
+	Min        netip.Addr   `json:"subnetMin"` // first addresses of the first and the last subnet to hand out
+	Max        netip.Addr   `json:"subnetMax"`
 }
 
 // ParseSpec reads the value of a spec key.
@@ -35,33 +39,15 @@ func ParseSpec(value []byte) (Spec, error) {
 	}
 	for _, n := range s.Networks {
 		for _, a := range []netip.Addr{n.Min, n.Max} {
-			if a.IsValid() && !n.Network.Contains(a) {
-				return Spec{}, fmt.Errorf("%s is not an address of network %s", a, n.Network)
+			if a.IsValid() && !n.Prefix.Contains(a) {
+				return Spec{}, fmt.Errorf("%s is not an address of network %s", a, n.Prefix)
 			}
 		}
-		if !n.Network.IsValid() || n.SubnetLen != 0 && (n.SubnetLen < n.Network.Bits() || n.SubnetLen > n.Network.Addr().BitLen()) {
-			return Spec{}, fmt.Errorf("network %s can't be cut into subnets of /%d", n.Network, n.SubnetLen)
+		if !n.Prefix.IsValid() || n.SubnetBits != 0 && (n.SubnetBits < n.Prefix.Bits() || n.SubnetBits > n.Prefix.Addr().BitLen()) {
+			return Spec{}, fmt.Errorf("network %s can't be cut into subnets of /%d", n.Prefix, n.SubnetBits)
 		}
 	}
 	return s, nil
-}
-
-// Spec returns the pool's specification.
-func (p *Pool) Spec() Spec {
-	s := Spec{Mode: p.Mode}
-	for _, n := range p.Networks {
-		s.Networks = append(s.Networks, NetworkSpec{n.Prefix, n.SubnetBits, n.Min.Addr(), n.Max.Addr()})
-	}
-	for _, x := range p.Exclude {
-		s.Exclude = append(s.Exclude, x.String())
-	}
-	if p.Gateway.IsValid() {
-		s.Gateway = p.Gateway.String()
-	}
-	if p.Overlap {
-		s.Overlap = overlapAllow
-	}
-	return s
 }
 
 // Value is the specification as its key holds it.
@@ -85,7 +71,8 @@ func (s Spec) Clash(pool, otherPool string, other Spec) error {
 	}
 	for _, a := range s.Networks {
 		for _, b := range other.Networks {
-			if first, last := a.bounds(); !b.overlaps(first, last) {
+			first, last := a.bounds()
+			if f, l := b.bounds(); f.BitLen() != first.BitLen() || last.Less(f) || l.Less(first) {
 				continue
 			}
 			return Invalid("pool %s (%s) overlaps pool %s (%s), so that an address could be given twice: let both networks name one \"pool\" and the same values, or say \"overlap\": \"allow\" in both, or, if no address of it is in use any more, remove it with \"patchctl ipam rm %s\"",
@@ -99,24 +86,19 @@ func (s Spec) Clash(pool, otherPool string, other Spec) error {
 func (s Spec) String() string {
 	var t []string
 	for _, n := range s.Networks {
-		t = append(t, fmt.Sprintf("%s in subnets of /%d", n.Network, n.SubnetLen))
+		t = append(t, fmt.Sprintf("%s in subnets of /%d", n.Prefix, n.SubnetBits))
 	}
 	return strings.Join(t, ", ")
 }
 
-func (n NetworkSpec) overlaps(first, last netip.Addr) bool {
-	f, l := n.bounds()
-	return f.BitLen() == first.BitLen() && !last.Less(f) && !l.Less(first)
-}
-
 // bounds are the first and last address that can be handed out.
-func (n NetworkSpec) bounds() (first, last netip.Addr) {
-	first, last = n.Network.Addr(), lastAddr(n.Network)
+func (n Network) bounds() (first, last netip.Addr) {
+	first, last = n.Prefix.Addr(), lastAddr(n.Prefix)
 	if n.Min.IsValid() {
 		first = n.Min
 	}
-	if n.Max.IsValid() && n.SubnetLen > 0 {
-		last = lastAddr(netip.PrefixFrom(n.Max, n.SubnetLen))
+	if n.Max.IsValid() && n.SubnetBits > 0 {
+		last = lastAddr(netip.PrefixFrom(n.Max, n.SubnetBits))
 	}
 	return first.Unmap(), last.Unmap() // an older release let pools have IPv4 addresses written as IPv6 ones
 }
@@ -128,7 +110,8 @@ func (s Spec) Differences(o Spec) string {
 	for i := range was {
 		derived := len(parts) > 0 && strings.HasPrefix(was[i].name, "subnetM") // they follow from network and subnetLen
 		if was[i].value != is[i].value && !derived {
-			parts = append(parts, fmt.Sprintf("%s is %s, and this asks for %s", was[i].name, was[i].value, is[i].value))
+			parts = append(parts, fmt.Sprintf("%s is %s, and this asks for %s",
+				was[i].name, cmp.Or(was[i].value, "not set"), cmp.Or(is[i].value, "not set")))
 		}
 	}
 	return strings.Join(parts, "; ")
@@ -138,19 +121,16 @@ type field struct{ name, value string }
 
 // fields are what a specification says, by the names that a configuration has for it.
 func (s Spec) fields() []field {
-	var networks, lengths, mins, maxs []string
+	var networks, lengths, mins, maxs, exclude []string
 	for _, n := range s.Networks {
-		networks, lengths = append(networks, n.Network.String()), append(lengths, fmt.Sprint(n.SubnetLen))
+		networks, lengths = append(networks, n.Prefix.String()), append(lengths, fmt.Sprint(n.SubnetBits))
 		mins, maxs = append(mins, n.Min.String()), append(maxs, n.Max.String())
 	}
+	for _, x := range s.Exclude {
+		exclude = append(exclude, x.String())
+	}
+	gateway, _ := s.Gateway.MarshalText() // empty if there is none
 	return []field{{"mode", s.Mode}, {"network", strings.Join(networks, ", ")}, {"subnetLen", strings.Join(lengths, ", ")},
 		{"subnetMin", strings.Join(mins, ", ")}, {"subnetMax", strings.Join(maxs, ", ")},
-		{"exclude", orUnset(strings.Join(s.Exclude, ", "))}, {"gateway", orUnset(s.Gateway)}, {"overlap", orUnset(s.Overlap)}}
-}
-
-func orUnset(s string) string {
-	if s == "" {
-		return "not set"
-	}
-	return s
+		{"exclude", strings.Join(exclude, ", ")}, {"gateway", string(gateway)}, {"overlap", s.Overlap}}
 }

@@ -85,15 +85,12 @@ type Subnet struct {
 
 // NewSubnet returns the pool's subnet with the claims that are in it.
 func NewSubnet(p *Pool, prefix netip.Prefix, claims map[netip.Addr]Owner) *Subnet {
-	s := &Subnet{Prefix: prefix, used: map[netip.Addr]Owner{}, resting: map[netip.Addr]time.Time{}}
+	s := &Subnet{Prefix: prefix, used: map[netip.Addr]Owner{}, resting: map[netip.Addr]time.Time{}, cursor: prefix.Addr()}
 	s.Follow(p)
-	s.cursor = prefix.Addr()
-	for a, o := range claims {
-		if prefix.Contains(a) {
-			s.used[a] = o
-			if s.cursor.Less(a) {
-				s.cursor = a
-			}
+	s.Mark(claims)
+	for a := range claims {
+		if s.cursor.Less(a) {
+			s.cursor = a
 		}
 	}
 	return s
@@ -155,42 +152,36 @@ func (s *Subnet) take(a netip.Addr, o Owner) {
 	delete(s.resting, a)
 }
 
-// Mark records an owner found in etcd.
-func (s *Subnet) Mark(a netip.Addr, o Owner) { s.take(a, o) }
+// Mark takes over who has addresses of the subnet, as it was found in etcd.
+func (s *Subnet) Mark(claims map[netip.Addr]Owner) {
+	for a, o := range claims {
+		s.take(a, o)
+	}
+}
 
 // Release frees the address if the owner still has it; it then rests.
 func (s *Subnet) Release(a netip.Addr, o Owner, now time.Time) {
-	if have, ok := s.used[a]; !ok || !have.SameInterface(o) {
-		return
+	if s.Forget(a, o) {
+		s.resting[a] = now
 	}
-	delete(s.used, a)
-	s.resting[a] = now
 }
 
-// Forget frees an address that was chosen but never claimed: nobody has seen it, it needs no rest.
-func (s *Subnet) Forget(a netip.Addr, o Owner) {
-	if have, ok := s.used[a]; ok && have.SameInterface(o) {
+// Forget frees an address, if the owner still has it, that was chosen but never claimed: nobody has seen
+// it, so that it needs no rest. It reports whether the owner had it.
+func (s *Subnet) Forget(a netip.Addr, o Owner) bool {
+	had := s.used[a].SameInterface(o)
+	if had {
 		delete(s.used, a)
 	}
+	return had
 }
 
-// Of returns the addresses that the owner has.
-func (s *Subnet) Of(o Owner) []netip.Addr {
-	var addrs []netip.Addr
-	for a, have := range s.used {
-		if have.SameInterface(o) {
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs
-}
-
-// Persistent returns the addresses that IPAMClaims keep.
-func (s *Subnet) Persistent(pool string) []Claim {
+// Claims returns the claims of the owners that are wanted.
+func (s *Subnet) Claims(wanted func(Owner) bool) []Claim {
 	var claims []Claim
 	for a, o := range s.used {
-		if o.IPAMClaim != "" {
-			claims = append(claims, Claim{Pool: pool, Addr: a, Owner: o})
+		if wanted(o) {
+			claims = append(claims, Claim{Pool: s.pool.Name, Addr: a, Owner: o})
 		}
 	}
 	return claims
@@ -198,9 +189,6 @@ func (s *Subnet) Persistent(pool string) []Claim {
 
 // Owner returns who has the address.
 func (s *Subnet) Owner(a netip.Addr) Owner { return s.used[a] }
-
-// InUse returns how many addresses are claimed.
-func (s *Subnet) InUse() int { return len(s.used) }
 
 // Size is the number of addresses that pods can have, excluded ones counted in; it is capped at
 // 2^24, which no node fills.
@@ -289,14 +277,14 @@ func spans(prefixes []netip.Prefix) []span {
 
 // Offers reports whether s is one of the subnets that the network is cut into.
 func (n Network) Offers(s netip.Prefix) bool {
-	return s.Bits() == n.SubnetBits && s == s.Masked() && n.Prefix.Contains(s.Addr()) && !s.Addr().Less(n.Min.Addr()) && !n.Max.Addr().Less(s.Addr())
+	return s.Bits() == n.SubnetBits && s == s.Masked() && n.Prefix.Contains(s.Addr()) && !s.Addr().Less(n.Min) && !n.Max.Less(s.Addr())
 }
 
 // FirstFree returns the lowest subnet of the network that is not taken.
 func (n Network) FirstFree(pool string, taken map[netip.Prefix]string) (netip.Prefix, error) {
 	count := 0
-	for s := n.Min; ; s = netip.PrefixFrom(lastAddr(s).Next(), n.SubnetBits) {
-		if !s.Addr().IsValid() || n.Max.Addr().Less(s.Addr()) {
+	for s := netip.PrefixFrom(n.Min, n.SubnetBits); ; s = netip.PrefixFrom(lastAddr(s).Next(), n.SubnetBits) {
+		if !s.Addr().IsValid() || n.Max.Less(s.Addr()) {
 			return netip.Prefix{}, fmt.Errorf("pool %s: %w subnet: all %d /%d subnets of %s belong to nodes", pool, ErrExhausted, count, n.SubnetBits, n.Prefix)
 		}
 		if taken[s] == "" {

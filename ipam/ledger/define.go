@@ -47,11 +47,8 @@ func (l *Ledger) Define(ctx context.Context, pool string, want ipam.Spec) (revis
 
 // Revision returns the revision of a pool's specification, 0 if there is none.
 func (l *Ledger) Revision(ctx context.Context, pool string) (int64, error) {
-	resp, err := l.kv.Get(ctx, l.specKey(pool))
-	if err != nil {
-		return 0, fmt.Errorf("read pool %s: %w: %w", pool, txn.ErrUnavailable, err)
-	}
-	return revisionOf(resp.Kvs), nil
+	kvs, err := l.get(ctx, "pool "+pool, l.specKey(pool))
+	return revisionOf(kvs), err
 }
 
 func revisionOf(kvs []*mvccpb.KeyValue) int64 {
@@ -61,8 +58,8 @@ func revisionOf(kvs []*mvccpb.KeyValue) int64 {
 	return kvs[0].ModRevision
 }
 
-// mayChange refuses to make another pool of one that is there. Only whether it may overlap others can be
-// changed.
+// mayChange refuses to make another pool of one that is there: only whether it may overlap others can be
+// changed. The error says in which fields they differ, who uses the pool, and the ways out.
 func (l *Ledger) mayChange(ctx context.Context, pool string, value []byte, want ipam.Spec) error {
 	have, err := ipam.ParseSpec(value)
 	switch {
@@ -71,16 +68,6 @@ func (l *Ledger) mayChange(ctx context.Context, pool string, value []byte, want 
 	case have.OnlyOverlapDiffers(want):
 		return nil
 	}
-	return l.redefined(ctx, pool, have, want)
-}
-
-func (l *Ledger) damaged(pool string, err error) error {
-	return ipam.Invalid("the record of pool %s can't be read, so that nobody knows which addresses it has (key %s: %v): put it right, or, if no address of it is in use any more, remove it with \"patchctl ipam rm %s\"",
-		pool, l.specKey(pool), err, pool)
-}
-
-// redefined says in which fields a pool differs from what it is, who uses it, and the ways out.
-func (l *Ledger) redefined(ctx context.Context, pool string, have, want ipam.Spec) error {
 	users := "no node has a subnet of it"
 	if taken, err := l.Subnets(ctx, pool); err == nil && len(taken) > 0 {
 		users = "in use on node " + strings.Join(slices.Compact(slices.Sorted(maps.Values(taken))), ", ")
@@ -89,47 +76,36 @@ func (l *Ledger) redefined(ctx context.Context, pool string, have, want ipam.Spe
 		users, have.Differences(want), pool)
 }
 
-// clash looks at every other pool.
+func (l *Ledger) damaged(pool string, err error) error {
+	return ipam.Invalid("the record of pool %s can't be read, so that nobody knows which addresses it has (key %s: %v): put it right, or, if no address of it is in use any more, remove it with \"patchctl ipam rm %s\"",
+		pool, l.specKey(pool), err, pool)
+}
+
+// clash looks at every other pool. It steps from pool to pool, over the claims of each.
 func (l *Ledger) clash(ctx context.Context, pool string, want ipam.Spec) error {
-	names, err := l.poolNames(ctx)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
+	for from, end := l.root, clientv3.GetPrefixRangeEnd(l.root); ; {
+		next, err := l.get(ctx, "pools", from, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+		if err != nil || len(next) == 0 {
+			return err
+		}
+		name := l.record(next[0]).pool
+		from = clientv3.GetPrefixRangeEnd(l.poolPrefix(name))
 		if name == pool {
 			continue
 		}
-		resp, err := l.kv.Get(ctx, l.specKey(name))
+		spec, err := l.get(ctx, "pool "+name, l.specKey(name))
 		if err != nil {
-			return fmt.Errorf("read pool %s: %w: %w", name, txn.ErrUnavailable, err)
+			return err
 		}
-		if len(resp.Kvs) == 0 {
+		if len(spec) == 0 {
 			continue
 		}
-		other, err := ipam.ParseSpec(resp.Kvs[0].Value)
+		other, err := ipam.ParseSpec(spec[0].Value)
 		if err != nil {
 			return l.damaged(name, err)
 		}
 		if err := want.Clash(pool, name, other); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// poolNames steps from pool to pool, over the claims of each.
-func (l *Ledger) poolNames(ctx context.Context) ([]string, error) {
-	var names []string
-	for from, end := l.root, clientv3.GetPrefixRangeEnd(l.root); ; {
-		resp, err := l.kv.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
-		if err != nil {
-			return nil, fmt.Errorf("list pools: %w: %w", txn.ErrUnavailable, err)
-		}
-		if len(resp.Kvs) == 0 {
-			return names, nil
-		}
-		name := l.record(resp.Kvs[0]).pool
-		names = append(names, name)
-		from = clientv3.GetPrefixRangeEnd(l.poolPrefix(name))
 	}
 }

@@ -55,17 +55,23 @@ func (l *Ledger) record(kv *mvccpb.KeyValue) record {
 	return r
 }
 
-// list reads the keys that begin with the prefix; what says in an error what was to be read.
-func (l *Ledger) list(ctx context.Context, what, prefix string) ([]record, error) {
-	resp, err := l.kv.Get(ctx, prefix, clientv3.WithPrefix())
+// get reads a key, or a range of them; what says in an error what was to be read.
+func (l *Ledger) get(ctx context.Context, what, key string, opts ...clientv3.OpOption) ([]*mvccpb.KeyValue, error) {
+	resp, err := l.kv.Get(ctx, key, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w: %w", what, txn.ErrUnavailable, err)
 	}
-	all := make([]record, len(resp.Kvs))
-	for i, kv := range resp.Kvs {
+	return resp.Kvs, nil
+}
+
+// list reads the keys that begin with the prefix.
+func (l *Ledger) list(ctx context.Context, what, prefix string) ([]record, error) {
+	kvs, err := l.get(ctx, what, prefix, clientv3.WithPrefix())
+	all := make([]record, len(kvs))
+	for i, kv := range kvs {
 		all[i] = l.record(kv)
 	}
-	return all, nil
+	return all, err
 }
 
 // UnknownNode has the subnets whose records can't be read: they are no other node's to take.

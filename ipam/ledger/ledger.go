@@ -50,12 +50,9 @@ func (l *Ledger) Commit(ctx context.Context, t txn.Txn) error { return l.commit.
 // ClaimSubnet gives a subnet of a pool to this node, if nobody has it and the pool's specification is
 // still that of the revision; else the error is txn.ErrConflict.
 func (l *Ledger) ClaimSubnet(ctx context.Context, pool string, s netip.Prefix, revision int64) error {
-	value, err := json.Marshal(subnetValue{Node: l.node})
-	if err != nil {
-		return err
-	}
+	value, _ := json.Marshal(subnetValue{Node: l.node}) // a string always marshals
 	key := l.subnetKey(pool, s)
-	err = l.commit.Commit(ctx, etcd.Txn{}.IfAbsent(key).IfRevision(l.specKey(pool), revision).Put(key, string(value)))
+	err := l.commit.Commit(ctx, etcd.Txn{}.IfAbsent(key).IfRevision(l.specKey(pool), revision).Put(key, string(value)))
 	if err != nil {
 		return fmt.Errorf("claim subnet %s of pool %s: %w", s, pool, err)
 	}

@@ -29,6 +29,8 @@ type Allocator struct {
 
 // pool is the node's part of a pool. Its lock covers a first use's reads from etcd.
 type pool struct {
+	name string
+
 	mu       sync.Mutex
 	spec     string // what it is settled by; empty if it is not
 	revision int64  // of the spec's key then
@@ -41,8 +43,8 @@ func New(l *ledger.Ledger) *Allocator { return &Allocator{ledger: l, pools: map[
 
 // A hold is the mode's part of a reservation.
 type hold struct {
-	a        *Allocator
-	pool     string
+	ledger   *ledger.Ledger
+	pool     *pool
 	owner    ipam.Owner
 	revision int64 // of the spec that the addresses were chosen by
 	claims   []ipam.Claim
@@ -59,25 +61,27 @@ func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, req
 		return nil, err
 	}
 	defer st.mu.Unlock()
-	h := &hold{a: a, pool: p.Name, owner: o, revision: st.revision}
-	left := slices.Clone(requested)
+	h := &hold{ledger: a.ledger, pool: st, owner: o, revision: st.revision}
+	left := requested
 	for _, s := range st.subnets {
-		var err error
 		if left, err = h.reserve(s, left); err != nil {
-			h.forget(st)
+			h.forget()
 			return nil, err
 		}
 	}
 	if len(left) > 0 {
-		h.forget(st)
+		h.forget()
 		return nil, a.outside(ctx, p, st, left[0].Addr)
 	}
 	return ipam.NewReservation(p, h.claims, h.bits, h.gateways, h), nil
 }
 
+// reserve takes the requested addresses that are in a subnet, or else what the owner has there, or any.
 func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Request, err error) {
-	had := s.Of(h.owner)
-	var got []netip.Addr
+	var had, got []netip.Addr
+	for _, c := range s.Claims(h.owner.SameInterface) {
+		had = append(had, c.Addr)
+	}
 	for _, want := range requested {
 		if !s.Prefix.Contains(want.Addr) {
 			left = append(left, want)
@@ -103,15 +107,15 @@ func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Re
 		if !slices.Contains(had, a) {
 			h.chosen = append(h.chosen, a)
 		}
-		h.claims = append(h.claims, ipam.Claim{Pool: h.pool, Addr: a, Owner: s.Owner(a)})
+		h.claims = append(h.claims, ipam.Claim{Pool: h.pool.name, Addr: a, Owner: s.Owner(a)})
 		h.bits, h.gateways = append(h.bits, s.Prefix.Bits()), append(h.gateways, s.Gateway)
 	}
 	return left, nil
 }
 
-func (h *hold) forget(st *pool) {
+func (h *hold) forget() {
 	for _, a := range h.chosen {
-		for _, s := range st.subnets {
+		for _, s := range h.pool.subnets {
 			s.Forget(a, h.owner)
 		}
 	}
@@ -129,48 +133,37 @@ func (a *Allocator) outside(ctx context.Context, p *ipam.Pool, st *pool, addr ne
 			whose = "node " + taken[subnet]
 		}
 		return ipam.Invalid("requested address %s of pool %s is in subnet %s of %s; node %s has %s",
-			addr, p.Name, subnet, whose, a.ledger.Node(), prefixes(st))
+			addr, p.Name, subnet, whose, a.ledger.Node(), prefixes(st.subnets, func(s *ipam.Subnet) netip.Prefix { return s.Prefix }))
 	}
-	return ipam.Invalid("requested address %s is outside pool %s (%s)", addr, p.Name, networks(p))
+	return ipam.Invalid("requested address %s is outside pool %s (%s)",
+		addr, p.Name, prefixes(p.Networks, func(n ipam.Network) netip.Prefix { return n.Prefix }))
 }
 
-func prefixes(st *pool) string {
+func prefixes[T any](all []T, of func(T) netip.Prefix) string {
 	var t []string
-	for _, s := range st.subnets {
-		t = append(t, s.Prefix.String())
-	}
-	return strings.Join(t, ", ")
-}
-
-func networks(p *ipam.Pool) string {
-	var t []string
-	for _, n := range p.Networks {
-		t = append(t, n.Prefix.String())
+	for _, x := range all {
+		t = append(t, of(x).String())
 	}
 	return strings.Join(t, ", ")
 }
 
 // Txn implements ipam.Hold. It conflicts, too, when the pool has been redefined or removed meanwhile, with
 // this node's subnets.
-func (h *hold) Txn() txn.Txn { return h.a.ledger.Claiming(h.pool, h.revision, h.claims, h.chosen) }
+func (h *hold) Txn() txn.Txn {
+	return h.ledger.Claiming(h.pool.name, h.revision, h.claims, h.chosen)
+}
 
 // Cancel implements ipam.Hold.
 func (h *hold) Cancel() {
-	if st := h.a.known(h.pool); st != nil {
-		st.mu.Lock()
-		h.forget(st)
-		st.mu.Unlock()
-	}
+	h.pool.mu.Lock()
+	defer h.pool.mu.Unlock()
+	h.forget()
 }
 
 // Released implements ipam.Mode: the addresses rest.
 func (a *Allocator) Released(claims []ipam.Claim) {
 	for _, c := range claims {
-		st := a.known(c.Pool)
-		if st == nil {
-			continue
-		}
-		st.mu.Lock()
+		st := a.lock(c.Pool)
 		for _, s := range st.subnets {
 			s.Release(c.Addr, c.Owner, time.Now())
 		}
@@ -185,23 +178,17 @@ func (a *Allocator) Owned(ctx context.Context, poolName string, o ipam.Owner) ([
 	st := a.lock(poolName)
 	defer st.mu.Unlock()
 	if st.subnets == nil {
-		if err := a.load(ctx, poolName, st); err != nil {
+		if err := a.load(ctx, st); err != nil {
 			return nil, err
 		}
 	}
-	var claims []ipam.Claim
-	for _, s := range st.subnets {
-		for _, addr := range s.Of(o) {
-			claims = append(claims, ipam.Claim{Pool: poolName, Addr: addr, Owner: s.Owner(addr)})
-		}
-	}
-	return claims, nil
+	return st.claims(o.SameInterface), nil
 }
 
 // load reads what this node has of a pool. It is kept, so that what is freed before the pool is settled
 // rests afterwards.
-func (a *Allocator) load(ctx context.Context, poolName string, st *pool) error {
-	taken, err := a.ledger.Subnets(ctx, poolName)
+func (a *Allocator) load(ctx context.Context, st *pool) error {
+	taken, err := a.ledger.Subnets(ctx, st.name)
 	if err != nil {
 		return err
 	}
@@ -210,11 +197,11 @@ func (a *Allocator) load(ctx context.Context, poolName string, st *pool) error {
 		if node != a.ledger.Node() && node != ledger.UnknownNode { // which may be this one
 			continue
 		}
-		claims, err := a.ledger.Owners(ctx, poolName, prefix)
+		claims, err := a.ledger.Owners(ctx, st.name, prefix)
 		if err != nil {
 			return err
 		}
-		subnets = append(subnets, ipam.NewSubnet(&ipam.Pool{Name: poolName}, prefix, claims))
+		subnets = append(subnets, ipam.NewSubnet(&ipam.Pool{Name: st.name}, prefix, claims))
 	}
 	st.subnets = subnets
 	return nil
@@ -226,12 +213,19 @@ func (a *Allocator) Persistent() []ipam.Claim {
 	pools := maps.Clone(a.pools)
 	a.mu.Unlock()
 	var claims []ipam.Claim
-	for name, st := range pools {
+	for _, st := range pools {
 		st.mu.Lock()
-		for _, s := range st.subnets {
-			claims = append(claims, s.Persistent(name)...)
-		}
+		claims = append(claims, st.claims(func(o ipam.Owner) bool { return o.IPAMClaim != "" })...)
 		st.mu.Unlock()
+	}
+	return claims
+}
+
+// claims returns the claims of the owners that are wanted.
+func (st *pool) claims(wanted func(ipam.Owner) bool) []ipam.Claim {
+	var claims []ipam.Claim
+	for _, s := range st.subnets {
+		claims = append(claims, s.Claims(wanted)...)
 	}
 	return claims
 }
@@ -241,11 +235,7 @@ func (a *Allocator) Persistent() []ipam.Claim {
 func (a *Allocator) Refresh(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	st := a.known(name)
-	if st == nil {
-		return nil
-	}
-	st.mu.Lock()
+	st := a.lock(name)
 	defer st.mu.Unlock()
 	revision, err := a.ledger.Revision(ctx, name)
 	if err != nil {
@@ -260,17 +250,9 @@ func (a *Allocator) Refresh(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		for addr, o := range claims {
-			s.Mark(addr, o)
-		}
+		s.Mark(claims)
 	}
 	return nil
-}
-
-func (a *Allocator) known(name string) *pool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.pools[name]
 }
 
 // lock returns the pool, locked.
@@ -278,7 +260,7 @@ func (a *Allocator) lock(name string) *pool {
 	a.mu.Lock()
 	st := a.pools[name]
 	if st == nil {
-		st = &pool{}
+		st = &pool{name: name}
 		a.pools[name] = st
 	}
 	a.mu.Unlock()

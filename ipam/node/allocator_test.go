@@ -56,7 +56,7 @@ func specOf(t *testing.T, config string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.Spec().Value()
+	return p.Spec.Value()
 }
 
 // A service is the IPAM of one node's daemon; pools are given by their configuration.

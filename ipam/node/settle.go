@@ -12,52 +12,42 @@ import (
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
-// open returns the pool, locked. On first use it settles the pool's spec and the node's subnets.
+// open returns the pool, locked, and settled by p's specification. It settles it as often as the pool is
+// redefined or removed, or another node is faster, meanwhile.
 func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	st := a.lock(p.Name)
-	if st.spec == p.Spec().Value() {
-		return st, nil
-	}
-	err := a.settle(ctx, p, st)
-	if err != nil {
-		st.mu.Unlock()
-		return nil, err
+	for spec := p.Value(); st.spec != spec; {
+		if err := a.settle(ctx, p, st); err != nil && !errors.Is(err, txn.ErrConflict) {
+			st.mu.Unlock()
+			return nil, err
+		}
 	}
 	return st, nil
 }
 
-// settle defines the pool and claims this node's subnets of it, as often as the pool is redefined or
-// removed, or another node is faster, meanwhile.
+// settle defines the pool and claims this node's subnets of it. If it fails halfway, some subnets go by p's
+// rules already, but nothing is claimed by them: the revision that the pool is settled by is no longer that
+// of the specification in etcd.
 func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
-	for {
-		if err := a.trySettle(ctx, p, st); !errors.Is(err, txn.ErrConflict) {
-			return err
-		}
-	}
-}
-
-func (a *Allocator) trySettle(ctx context.Context, p *ipam.Pool, st *pool) error {
-	revision, err := a.ledger.Define(ctx, p.Name, p.Spec())
+	revision, err := a.ledger.Define(ctx, p.Name, p.Spec)
 	if err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
-	prefixes := make([]netip.Prefix, len(p.Networks))
-	owners := make([]map[netip.Addr]ipam.Owner, len(p.Networks))
-	for i, n := range p.Networks {
-		if prefixes[i], err = a.subnet(ctx, p.Name, n, st, revision); err != nil {
-			return err
-		}
-		if owners[i], err = a.ledger.Owners(ctx, p.Name, prefixes[i]); err != nil {
-			return err
-		}
-	}
 	subnets := make([]*ipam.Subnet, len(p.Networks))
-	for i, prefix := range prefixes {
-		subnets[i] = st.keep(p, prefix, owners[i])
+	for i, n := range p.Networks {
+		prefix, err := a.subnet(ctx, n, st, revision)
+		if err != nil {
+			return err
+		}
+		owners, err := a.ledger.Owners(ctx, p.Name, prefix)
+		if err != nil {
+			return err
+		}
+		subnets[i] = st.keep(p, prefix, owners)
 	}
-	st.spec, st.revision, st.subnets = p.Spec().Value(), revision, subnets
+	st.spec, st.revision, st.subnets = p.Value(), revision, subnets
 	return nil
 }
 
@@ -66,9 +56,7 @@ func (st *pool) keep(p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ip
 	for _, s := range st.subnets {
 		if s.Prefix == prefix {
 			s.Follow(p)
-			for addr, o := range owners {
-				s.Mark(addr, o)
-			}
+			s.Mark(owners)
 			return s
 		}
 	}
@@ -77,8 +65,8 @@ func (st *pool) keep(p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ip
 
 // subnet returns the node's subnet of a network: the one it has, or a new claim, if it can be of the one
 // that it had before the pool was removed.
-func (a *Allocator) subnet(ctx context.Context, poolName string, n ipam.Network, st *pool, revision int64) (netip.Prefix, error) {
-	taken, err := a.ledger.Subnets(ctx, poolName)
+func (a *Allocator) subnet(ctx context.Context, n ipam.Network, st *pool, revision int64) (netip.Prefix, error) {
+	taken, err := a.ledger.Subnets(ctx, st.name)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
@@ -87,7 +75,7 @@ func (a *Allocator) subnet(ctx context.Context, poolName string, n ipam.Network,
 			return s, nil
 		}
 	}
-	s, err := n.FirstFree(poolName, taken)
+	s, err := n.FirstFree(st.name, taken)
 	if err != nil {
 		return s, err
 	}
@@ -96,5 +84,5 @@ func (a *Allocator) subnet(ctx context.Context, poolName string, n ipam.Network,
 			s = had.Prefix
 		}
 	}
-	return s, a.ledger.ClaimSubnet(ctx, poolName, s, revision)
+	return s, a.ledger.ClaimSubnet(ctx, st.name, s, revision)
 }
