@@ -4,9 +4,11 @@ package explain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
 	"slices"
@@ -27,7 +29,8 @@ func JSON(b []byte, err error) string {
 		if typ.Field != "" {
 			what = fmt.Sprintf("%q", typ.Field)
 		}
-		return fmt.Sprintf("%s must be %s, not %s, at %s", what, wanted(typ.Type), found(typ.Value), position(b, int(typ.Offset)))
+		return fmt.Sprintf("%s must be %s, not %s, at %s", what, cmp.Or(wanted[typ.Type.Kind()], "a whole number"),
+			cmp.Or(found[typ.Value], typ.Value), position(b, int(typ.Offset)))
 	}
 	return err.Error()
 }
@@ -37,7 +40,7 @@ func JSON(b []byte, err error) string {
 func explainSyntax(b []byte, offset int) string {
 	offset = min(max(offset, 1), len(b))
 	at := position(b, offset)
-	if offset >= len(bytes.TrimRight(b, " \t\r\n")) && opened(b) {
+	if opened(b) {
 		return "it ends before it is complete, at " + at + ": a bracket or a quote is not closed"
 	}
 	c := b[offset-1]
@@ -56,58 +59,20 @@ func explainSyntax(b []byte, offset int) string {
 
 // opened reports whether brackets or a quote are still open at the end.
 func opened(b []byte) bool {
-	depth, text := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case text && c == '\\':
-			i++
-		case c == '"':
-			text = !text
-		case text:
-		case c == '{' || c == '[':
-			depth++
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return text || depth > 0
+	err := json.NewDecoder(bytes.NewReader(b)).Decode(new(json.RawMessage))
+	return errors.Is(err, io.ErrUnexpectedEOF) && bytes.ContainsAny(b, `{["`) // else it is half a number or word
 }
 
-// found is what JSON has, in words; the decoder calls it "string", "number 1.5", "array".
-func found(value string) string {
-	switch value {
-	case "string":
-		return "a text"
-	case "number":
-		return "a number"
-	case "array":
-		return "a list"
-	case "object":
-		return "an object"
-	case "bool":
-		return "true or false"
-	}
-	return value
-}
+// found is what JSON has, in words, by what the decoder calls it. It calls a number "number 1.5" if there
+// should be a whole one.
+var found = map[string]string{"string": "a text", "number": "a number", "array": "a list", "object": "an object", "bool": "true or false"}
 
-// wanted is what a Go type is in JSON, in words.
-func wanted(t reflect.Type) string {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	switch t.Kind() {
-	case reflect.String:
-		return "a text in double quotes"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Slice, reflect.Array:
-		return "a list in square brackets"
-	case reflect.Map, reflect.Struct:
-		return "an object in braces"
-	case reflect.Float32, reflect.Float64:
-		return "a number"
-	}
-	return "a whole number"
+// wanted is what a Go type is in JSON, in words. All others are whole numbers.
+var wanted = map[reflect.Kind]string{
+	reflect.String: "a text in double quotes", reflect.Bool: "true or false",
+	reflect.Slice: "a list in square brackets", reflect.Array: "a list in square brackets",
+	reflect.Map: "an object in braces", reflect.Struct: "an object in braces",
+	reflect.Float32: "a number", reflect.Float64: "a number",
 }
 
 // Strict reads an object into a struct. A key that the struct does not have is an error, which names
@@ -127,12 +92,7 @@ func unknownKey(b json.RawMessage, t reflect.Type, at string) error {
 	if reflect.PointerTo(t).Implements(unmarshaler) || t.Kind() != reflect.Struct || json.Unmarshal(b, &keys) != nil {
 		return nil
 	}
-	known := map[string]reflect.Type{}
-	for f := range t.Fields() {
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
-			known[name] = f.Type
-		}
-	}
+	known := Keys(t, "json")
 	names := slices.Sorted(maps.Keys(known))
 	for _, k := range slices.Sorted(maps.Keys(keys)) {
 		i := slices.IndexFunc(names, func(n string) bool { return strings.EqualFold(n, k) }) // as encoding/json takes them
@@ -144,6 +104,17 @@ func unknownKey(b json.RawMessage, t reflect.Type, at string) error {
 		}
 	}
 	return nil
+}
+
+// Keys returns the types of a struct's fields by the keys that a tag, such as json, gives them.
+func Keys(t reflect.Type, tag string) map[string]reflect.Type {
+	known := map[string]reflect.Type{}
+	for f := range t.Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get(tag), ","); name != "" && name != "-" {
+			known[name] = f.Type
+		}
+	}
+	return known
 }
 
 // maxKey is how much of a key an error shows.
@@ -203,14 +174,10 @@ func distance(a, b string) int {
 }
 
 func position(b []byte, offset int) string {
-	offset = min(max(offset, 1), len(b))
-	if offset == 0 {
-		return "character 1"
-	}
-	before := b[:offset]
-	line := bytes.Count(before[:offset-1], []byte("\n")) + 1
+	before := b[:min(max(offset, 1), len(b))-1]
+	line, character := bytes.Count(before, []byte("\n"))+1, len(before)-bytes.LastIndexByte(before, '\n')
 	if line == 1 {
-		return fmt.Sprintf("character %d", offset)
+		return fmt.Sprintf("character %d", character)
 	}
-	return fmt.Sprintf("line %d, character %d", line, offset-1-bytes.LastIndexByte(before[:offset-1], '\n'))
+	return fmt.Sprintf("line %d, character %d", line, character)
 }

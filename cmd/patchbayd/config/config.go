@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	yaml "go.yaml.in/yaml/v3"
-
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -79,18 +77,18 @@ type Listen struct {
 
 // Meta is how pods' networks are found.
 type Meta struct {
-	ClusterNetwork     string   `yaml:"clusterNetwork"`
-	DefaultNetworks    []string `yaml:"defaultNetworks"`
-	SystemNamespaces   []string `yaml:"systemNamespaces"`
-	NamespaceIsolation bool     `yaml:"namespaceIsolation"`
-	GlobalNamespaces   []string `yaml:"globalNamespaces"`
-	ReadinessFile      string   `yaml:"readinessFile"`
-	Multus             string   `yaml:"multus"` // file of a Multus configuration, read over this one
-	CNIBinDirs         []string `yaml:"cniBinDirs"`
-	CNIConfDir         string   `yaml:"cniConfDir"`
-	DelegateRoot       string   `yaml:"delegateRoot"` // where executed plugins see /; in a container, the host's
-	DelegateTimeout    Duration `yaml:"delegateTimeout"`
-	DelegateLimit      int      `yaml:"delegateLimit"` // delegates in flight
+	ClusterNetwork     string        `yaml:"clusterNetwork"`
+	DefaultNetworks    []string      `yaml:"defaultNetworks"`
+	SystemNamespaces   []string      `yaml:"systemNamespaces"`
+	NamespaceIsolation bool          `yaml:"namespaceIsolation"`
+	GlobalNamespaces   []string      `yaml:"globalNamespaces"`
+	ReadinessFile      string        `yaml:"readinessFile"`
+	Multus             string        `yaml:"multus"` // file of a Multus configuration, read over this one
+	CNIBinDirs         []string      `yaml:"cniBinDirs"`
+	CNIConfDir         string        `yaml:"cniConfDir"`
+	DelegateRoot       string        `yaml:"delegateRoot"` // where executed plugins see /; in a container, the host's
+	DelegateTimeout    time.Duration `yaml:"delegateTimeout"`
+	DelegateLimit      int           `yaml:"delegateLimit"` // delegates in flight
 }
 
 // OVS is the switch and the bridges of this node, by role.
@@ -118,8 +116,8 @@ type IPAM struct {
 
 // GC is how leftovers are collected.
 type GC struct {
-	Interval Duration `yaml:"interval"`
-	Grace    Duration `yaml:"grace"`
+	Interval time.Duration `yaml:"interval"`
+	Grace    time.Duration `yaml:"grace"`
 	// Mend says whether interfaces that lost their port, an address or a route are mended.
 	Mend bool `yaml:"mend"`
 	// GiveUp bounds how long a pod's end waits for a DEL that fails.
@@ -128,8 +126,8 @@ type GC struct {
 
 // GiveUp says how often, and for how long, a DEL must have failed to be given up.
 type GiveUp struct {
-	Attempts int      `yaml:"attempts"`
-	After    Duration `yaml:"after"`
+	Attempts int           `yaml:"attempts"`
+	After    time.Duration `yaml:"after"`
 }
 
 // Install says where the CNI plugin and its configuration go when the daemon starts; empty: nowhere.
@@ -149,16 +147,6 @@ type Log struct {
 	Format string `yaml:"format"`
 }
 
-// A Duration is written as 60s.
-type Duration time.Duration
-
-// UnmarshalYAML reads a Go duration.
-func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
-	v, err := time.ParseDuration(n.Value)
-	*d = Duration(v)
-	return err
-}
-
 // Default returns the configuration of an empty file: a standalone node.
 func Default() Config {
 	node := os.Getenv("NODE_NAME")
@@ -172,9 +160,9 @@ func Default() Config {
 		Listen:     Listen{CNI: "/run/patchbay/cni.sock", API: "/run/patchbay/api.sock"},
 		Meta: Meta{SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true, GlobalNamespaces: []string{"default"},
 			CNIBinDirs: []string{"/opt/cni/bin"}, CNIConfDir: "/etc/cni/net.d",
-			DelegateTimeout: Duration(30 * time.Second), DelegateLimit: 16},
+			DelegateTimeout: 30 * time.Second, DelegateLimit: 16},
 		OVS: OVS{DB: "unix:/var/run/openvswitch/db.sock"},
-		GC:  GC{Interval: Duration(time.Minute), Grace: Duration(time.Minute), Mend: true, GiveUp: GiveUp{Attempts: 5, After: Duration(5 * time.Minute)}},
+		GC:  GC{Interval: time.Minute, Grace: time.Minute, Mend: true, GiveUp: GiveUp{Attempts: 5, After: 5 * time.Minute}},
 		Log: Log{Level: "info", Format: "text"},
 	}
 }
@@ -258,13 +246,12 @@ func (c *Config) validate() error {
 			return fmt.Errorf("ipam.pools.%s: %w", name, err)
 		}
 	}
-	if c.Meta.DelegateTimeout < Duration(time.Second) || c.Meta.DelegateLimit < 1 {
+	switch gc := c.GC; {
+	case c.Meta.DelegateTimeout < time.Second || c.Meta.DelegateLimit < 1:
 		return errors.New("meta.delegateTimeout must be 1s or more, and meta.delegateLimit 1 or more")
-	}
-	if c.GC.Interval < Duration(time.Second) || c.GC.Grace < Duration(time.Second) {
+	case gc.Interval < time.Second || gc.Grace < time.Second:
 		return errors.New("gc.interval and gc.grace must be 1s or more")
-	}
-	if c.GC.GiveUp.Attempts < 1 || c.GC.GiveUp.After < 0 {
+	case gc.GiveUp.Attempts < 1 || gc.GiveUp.After < 0:
 		return errors.New("gc.giveUp.attempts must be 1 or more, and gc.giveUp.after 0s or more")
 	}
 	return nil

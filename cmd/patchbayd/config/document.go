@@ -20,24 +20,23 @@ import (
 func document(b []byte) (*yaml.Node, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	var doc yaml.Node
-	err := dec.Decode(&doc)
-	if errors.Is(err, io.EOF) {
-		return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}, nil
-	}
-	if err != nil {
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		return null(), nil
+	case err != nil:
 		return nil, fmt.Errorf("%s (is the indentation right, with spaces only?)", plain(err))
 	}
 	if err := dec.Decode(&yaml.Node{}); !errors.Is(err, io.EOF) {
 		return nil, errors.New("it has more than one document (---): there can be one")
 	}
-	switch root := doc.Content[0]; {
-	case root.Kind == yaml.MappingNode:
-		return root, nil
-	case root.Tag != "!!null":
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode && root.Tag != "!!null" {
 		return nil, wrong(root, "", "keys with values")
 	}
-	return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}, nil
+	return root, nil
 }
+
+func null() *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"} }
 
 // plain is an error of the YAML parser without its name.
 func plain(err error) string {
@@ -59,10 +58,9 @@ func put(at *yaml.Node, setting string) error {
 	for _, p := range parts {
 		at = entry(at, p)
 	}
+	*at = *null()
 	if len(value.Content) > 0 {
 		*at = *value.Content[0]
-	} else {
-		*at = yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
 	}
 	at.Line = 0
 	return nil
@@ -78,7 +76,7 @@ func entry(n *yaml.Node, key string) *yaml.Node {
 			return n.Content[i+1]
 		}
 	}
-	made := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
+	made := null()
 	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, made)
 	return made
 }
@@ -92,15 +90,16 @@ func check(n *yaml.Node, t reflect.Type, at string) error {
 	if n.Tag == "!!null" {
 		return nil
 	}
-	if t == reflect.TypeFor[Duration]() {
+	if t == reflect.TypeFor[time.Duration]() {
 		if _, err := time.ParseDuration(n.Value); err != nil {
 			return wrong(n, at, "a duration, such as 60s")
 		}
+		n.Tag = "!!str" // the decoder takes no number for a duration, and 0 is one
 		return nil
 	}
 	switch t.Kind() {
 	case reflect.Struct:
-		return checkKeys(n, at, fields(t))
+		return checkKeys(n, at, explain.Keys(t, "yaml"))
 	case reflect.Map:
 		return checkKeys(n, at, map[string]reflect.Type{"": t.Elem()})
 	case reflect.Slice:
@@ -151,16 +150,6 @@ func checkKeys(n *yaml.Node, at string, known map[string]reflect.Type) error {
 		}
 	}
 	return nil
-}
-
-func fields(t reflect.Type) map[string]reflect.Type {
-	known := map[string]reflect.Type{}
-	for f := range t.Fields() {
-		if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
-			known[name] = f.Type
-		}
-	}
-	return known
 }
 
 func wrong(n *yaml.Node, at, want string) error {

@@ -15,7 +15,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/attach"
-	"github.com/patchbay-cni/patchbay/attach/api"
 	"github.com/patchbay-cni/patchbay/attach/cni"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
@@ -96,7 +95,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		d.delQueue(),
 		{Name: "serving", Ready: d.open},
 	}, d.installation(), []Task{
-		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, time.Duration(cfg.GC.Interval)) })},
+		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval) })},
 	})
 	servers, err := d.listen(cniListener, apiListener)
 	if err != nil {
@@ -129,7 +128,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 		return err
 	}
 	d.delegates = delegates.NewChain(exec.New(exec.Options{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
-		Deadline: time.Duration(d.cfg.Meta.DelegateTimeout), Limit: d.cfg.Meta.DelegateLimit,
+		Deadline: d.cfg.Meta.DelegateTimeout, Limit: d.cfg.Meta.DelegateLimit,
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
 	book := ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.ipam = ipam.NewService(ipam.Options{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
@@ -143,8 +142,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.records, Delegates: d.delegates, IPAM: d.ipam,
-		GCGrace: time.Duration(d.cfg.GC.Grace),
-		GiveUp:  attach.GiveUp{Attempts: d.cfg.GC.GiveUp.Attempts, After: time.Duration(d.cfg.GC.GiveUp.After)}, Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics})
+		GCGrace: d.cfg.GC.Grace, GiveUp: attach.GiveUp(d.cfg.GC.GiveUp), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics})
 	if err != nil {
 		return err
 	}
@@ -161,8 +159,12 @@ func (d *Daemon) probe(ctx context.Context) error {
 		if !t.Vital {
 			continue
 		}
-		if _, err := t.Check(ctx); err != nil {
-			return unavailable(err)
+		_, err := t.Check(ctx)
+		if coded := (*types.Error)(nil); errors.As(err, &coded) {
+			return err
+		}
+		if err != nil {
+			return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
 		}
 	}
 	wanted, err := d.planner.Plan(ctx, meta.Pod{}, "eth0", nil)
@@ -175,14 +177,6 @@ func (d *Daemon) probe(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// unavailable gives an error without a CNI code that of a plugin that can't serve.
-func unavailable(err error) error {
-	if coded := (*types.Error)(nil); errors.As(err, &coded) {
-		return err
-	}
-	return types.NewError(cniwire.ErrPluginNotAvailable, err.Error(), "")
 }
 
 func (d *Daemon) checkOVS(context.Context) (string, error) {
@@ -201,9 +195,4 @@ func (d *Daemon) countAttachments() (n int) {
 
 func (d *Daemon) countStuck(phase attach.Phase) func() int {
 	return func() int { return len(d.engine.Stuck(phase)) }
-}
-
-func (d *Daemon) apiOptions() api.Options {
-	return api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.ipam, Nodes: d.store.Nodes, Networks: d.pods.catalog.Networks,
-		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe}
 }

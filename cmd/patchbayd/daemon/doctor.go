@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -50,7 +52,7 @@ func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, strin
 	ports := slices.DeleteFunc(slices.Clone(left.Ports), func(n string) bool { return slices.Contains(kept, n) })
 	if n := len(ports) + len(left.Claims) + len(left.Unclaimed) + len(left.Abandoned); err == nil && n > 0 {
 		err = fmt.Errorf("ports or links without a record: %s; addresses without an owner: %d; owners without an address: %d; given up: %s; patchctl leftovers lists them, and patchctl leftovers rm removes one",
-			orNone(ports), len(left.Claims), len(left.Unclaimed), orNone(texts(left.Abandoned)))
+			cmp.Or(strings.Join(ports, ", "), "none"), len(left.Claims), len(left.Unclaimed), cmp.Or(strings.Join(texts(left.Abandoned), ", "), "none"))
 	}
 	report("leftovers", "none", err)
 	err = nil
@@ -79,7 +81,7 @@ func (d *Daemon) examineDetach(report func(string, string, error)) {
 	var err error
 	if len(failing) > 0 {
 		err = fmt.Errorf("%s; it is tried again, and given up after %d attempts in %s (gc.giveUp); patchctl leftovers rm attachment/CONTAINER/INTERFACE discards one at once",
-			strings.Join(texts(failing), "; "), d.cfg.GC.GiveUp.Attempts, time.Duration(d.cfg.GC.GiveUp.After))
+			strings.Join(texts(failing), "; "), d.cfg.GC.GiveUp.Attempts, d.cfg.GC.GiveUp.After)
 	}
 	report("detach", "no DEL fails", err)
 }
@@ -93,19 +95,14 @@ func texts(all []attach.Stuck) []string {
 }
 
 func (d *Daemon) examineBridges(report func(string, string, error)) {
-	roles := []string{}
-	for role := range d.cfg.OVS.Bridges {
-		roles = append(roles, role)
-	}
-	slices.Sort(roles)
-	for _, role := range roles {
+	for _, role := range slices.Sorted(maps.Keys(d.cfg.OVS.Bridges)) {
 		b := d.cfg.OVS.Bridges[role]
 		datapath, err := d.native.BridgeDatapath(b.Name)
 		report("bridge "+b.Name, fmt.Sprintf("role %s, datapath %s", role, datapath), err)
 		for _, u := range b.Uplinks {
 			link, err := netlink.LinkByName(u)
 			if err == nil && link.Attrs().OperState == netlink.OperDown {
-				err = fmt.Errorf("uplink is down")
+				err = errors.New("uplink is down")
 			}
 			report("uplink "+u, "up", err)
 		}
@@ -121,11 +118,4 @@ func checkSocket(path string) error {
 		return fmt.Errorf("%s has mode %o, not 600", path, fi.Mode().Perm())
 	}
 	return nil
-}
-
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
 }

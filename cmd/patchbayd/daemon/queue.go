@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
 )
@@ -17,7 +16,7 @@ func (d *Daemon) delQueue() Task {
 	drained := make(chan struct{})
 	first := sync.OnceFunc(func() { close(drained) })
 	return Task{Name: "del-queue", Ready: closed(drained),
-		Run: every(time.Duration(d.cfg.GC.Interval), func(ctx context.Context) {
+		Run: every(d.cfg.GC.Interval, func(ctx context.Context) {
 			if d.countQueue() != 0 {
 				d.drain(ctx)
 			}

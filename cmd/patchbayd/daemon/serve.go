@@ -22,7 +22,9 @@ type servers struct {
 func (d *Daemon) listen(cniListener, apiListener net.Listener) (*servers, error) {
 	s := &servers{}
 	s.serve(cniListener, d.metrics.Inflight(d.cni))
-	s.serve(apiListener, d.withHealth(d.whenReady(d.metrics.Inflight(api.New(d.apiOptions())))))
+	rest := api.New(api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.ipam, Nodes: d.store.Nodes, Networks: d.pods.catalog.Networks,
+		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe})
+	s.serve(apiListener, d.withHealth(d.whenReady(d.metrics.Inflight(rest))))
 	if d.cfg.Listen.Metrics != "" {
 		l, err := net.Listen("tcp", d.cfg.Listen.Metrics)
 		if err != nil {
