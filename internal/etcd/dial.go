@@ -24,6 +24,9 @@ type Options struct {
 	PasswordFile  string
 }
 
+// dialTimeout bounds one attempt to connect; requests have their own limits.
+const dialTimeout = 5 * time.Second
+
 // Dial returns a client of the cluster. It does not wait for a connection: each request has a
 // limit of its own.
 func Dial(o Options) (*clientv3.Client, error) {

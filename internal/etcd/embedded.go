@@ -7,13 +7,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // An Embedded is a single-member etcd inside this process.
@@ -84,14 +82,5 @@ func (e *Embedded) Err() <-chan error { return e.etcd.Err() }
 // quietLogger passes on only what ends etcd: its chatter, at level error too, is not an operator's,
 // and what fails reaches us as an error.
 func quietLogger() *zap.Logger {
-	cfg := zap.NewProductionConfig()
-	cfg.Level = zap.NewAtomicLevelAt(zapcore.PanicLevel)
-	l, err := cfg.Build()
-	if err != nil {
-		return zap.NewNop()
-	}
-	return l
+	return zap.Must(zap.NewProduction(zap.IncreaseLevel(zap.PanicLevel))) // standard error is always there
 }
-
-// dialTimeout bounds one attempt to connect; requests have their own limits.
-const dialTimeout = 5 * time.Second

@@ -13,7 +13,7 @@ import (
 	"slices"
 )
 
-// Names are those under which the plugin is installed; the first is the file, the others lead to it.
+// names are those under which the plugin is installed.
 var names = []string{"patchbay", "patchbay-ovs", "patchbay-ipam"}
 
 // capabilities are what the runtime is asked to hand over: the pod's annotations, for us; the rest
@@ -30,18 +30,32 @@ func NetConf(socket, delQueue string) []byte {
 	return append(b, '\n')
 }
 
-// Plugin puts the plugin into binDir, by rename: a running one is replaced without "text file busy",
-// and nobody ever sees half of it.
-func Plugin(from, binDir string) error {
+// Plugin puts the plugin into binDir.
+func Plugin(from, binDir string) error { return program(from, binDir, names) }
+
+// The names under which kubectl finds a plugin, and what completes its words.
+const (
+	KubectlPlugin     = "kubectl-patchbay"
+	KubectlCompletion = "kubectl_complete-patchbay"
+)
+
+// Kubectl puts patchctl into a directory, with the names by which it is kubectl's plugin beside it.
+func Kubectl(patchctl, dir string) error {
+	return program(patchctl, dir, []string{"patchctl", KubectlPlugin, KubectlCompletion})
+}
+
+// program puts a program into a directory, by rename: a running one is replaced without "text file busy",
+// and nobody ever sees half of it. The first of the names is the file, the others lead to it.
+func program(from, dir string, names []string) error {
 	b, err := os.ReadFile(from)
 	if err != nil {
-		return fmt.Errorf("install the plugin: %w", err)
+		return fmt.Errorf("install %s: %w", names[0], err)
 	}
-	if err := replace(filepath.Join(binDir, names[0]), b, 0o755); err != nil {
-		return fmt.Errorf("install the plugin: %w", err)
+	if err := replace(filepath.Join(dir, names[0]), b, 0o755); err != nil {
+		return fmt.Errorf("install %s: %w", names[0], err)
 	}
 	for _, n := range names[1:] {
-		if err := relink(names[0], filepath.Join(binDir, n)); err != nil {
+		if err := relink(names[0], filepath.Join(dir, n)); err != nil {
 			return fmt.Errorf("install %s: %w", n, err)
 		}
 	}

@@ -26,7 +26,7 @@ func Listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
@@ -37,11 +37,11 @@ func Listen(path string) (net.Listener, error) {
 }
 
 // rootOnly drops connections of anybody but root, whatever has become of the file's mode.
-type rootOnly struct{ net.Listener }
+type rootOnly struct{ *net.UnixListener }
 
 func (l rootOnly) Accept() (net.Conn, error) {
 	for {
-		c, err := l.Listener.Accept()
+		c, err := l.AcceptUnix()
 		if err != nil {
 			return nil, err
 		}
@@ -52,12 +52,8 @@ func (l rootOnly) Accept() (net.Conn, error) {
 	}
 }
 
-func peer(c net.Conn) (uint32, error) {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return 0, errors.New("not a unix socket")
-	}
-	raw, err := u.SyscallConn()
+func peer(c *net.UnixConn) (uid uint32, err error) {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return 0, err
 	}
