@@ -34,7 +34,7 @@ type podSource struct {
 	ipamClaims ipam.IPAMClaims // nil: there are none
 	// tasks follow the source, and tell it what has become of its pods.
 	tasks func() []Task
-	// await waits for the first answers, as long as it is worth it.
+	// await waits for the first answers, as long as it is worth it; nil: all is known from the start.
 	await func(ctx context.Context) error
 }
 
@@ -67,8 +67,8 @@ func (d *Daemon) standalone() (podSource, error) {
 		}
 		return d.cfg.Standalone.Manifests + " is readable", errors.Join(all...)
 	}
-	return podSource{catalog: manifests, await: func(context.Context) error { return nil },
-		tasks: func() []Task { return []Task{{Name: "manifests", Run: until(manifests.Run), Check: check}} }}, nil
+	tasks := []Task{{Name: "manifests", Run: until(manifests.Run), Check: check}}
+	return podSource{catalog: manifests, tasks: func() []Task { return tasks }}, nil
 }
 
 func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
@@ -87,14 +87,14 @@ func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
 	if s.ipamClaims, err = kube.NewIPAMClaims(cfg); err != nil {
 		return s, err
 	}
-	marking, err := d.marking(cfg)
+	clients, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
-		return s, err
+		return s, fmt.Errorf("client for the node's resources: %w", err)
 	}
 	s.catalog = catalog
 	s.devices = kube.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: published}
 	s.tasks = func() []Task {
-		return append([]Task{
+		tasks := []Task{
 			{Name: "kubernetes", Vital: true, Run: until(catalog.Run), Check: func(context.Context) (string, error) {
 				if !catalog.Synced() {
 					return "", errors.New("the API server has not answered since patchbayd started")
@@ -107,7 +107,11 @@ func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
 					d.log.Error("network-status is not kept", "error", err)
 				}
 			})},
-		}, marking...)
+		}
+		if d.cfg.OVS.Marker {
+			tasks = append(tasks, d.marking(clients))
+		}
+		return tasks
 	}
 	// A pod whose annotations the runtime hands over, and every DEL, need no answer.
 	s.await = func(ctx context.Context) error {
@@ -123,15 +127,8 @@ func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
 	return s, nil
 }
 
-// marking publishes the bridges, if that is wanted.
-func (d *Daemon) marking(cfg *rest.Config) ([]Task, error) {
-	if !d.cfg.OVS.Marker {
-		return nil, nil
-	}
-	clients, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return nil, fmt.Errorf("client for the node's resources: %w", err)
-	}
+// marking publishes the bridges as resources of the node.
+func (d *Daemon) marking(clients kubernetes.Interface) Task {
 	uplinks := map[string][]string{}
 	for _, b := range d.cfg.OVS.Bridges {
 		if len(b.Uplinks) > 0 {
@@ -139,7 +136,6 @@ func (d *Daemon) marking(cfg *rest.Config) ([]Task, error) {
 		}
 	}
 	m := marker.New(marker.Options{Node: d.cfg.Node, Clients: clients, Uplinks: uplinks, Log: d.log,
-		Bridges: func() ([]string, bool, <-chan struct{}) { return d.native.Bridges() },
-		HasPort: func(name string) bool { return d.native.HasPort(name) }})
-	return []Task{{Name: "marker", Run: until(m.Run)}}, nil
+		Bridges: d.native.Bridges, HasPort: d.native.HasPort})
+	return Task{Name: "marker", Run: until(m.Run)}
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/store"
@@ -12,13 +13,14 @@ const ovsWait = 10 * time.Second
 
 func (d *Daemon) recovery() Task {
 	done := make(chan struct{})
-	return Task{Name: "recovery", Ready: closed(done), Run: func(ctx context.Context) error { return d.recover(ctx, done) }}
+	serve := sync.OnceFunc(func() { close(done) })
+	return Task{Name: "recovery", Ready: closed(done), Run: func(ctx context.Context) error { return d.recover(ctx, serve) }}
 }
 
-// recover brings what is to what is recorded, and closes done as soon as the daemon may serve. Only
+// recover brings what is to what is recorded, and calls serve as soon as the daemon may. Only
 // records that can't be read from etcd keep it from serving: what can't be mended now, GC tries again,
 // and without Open vSwitch recovery goes on once it is back.
-func (d *Daemon) recover(ctx context.Context, done chan<- struct{}) error {
+func (d *Daemon) recover(ctx context.Context, serve func()) error {
 	hadRecords := d.records.had()
 	if err := d.engine.Load(ctx); err != nil {
 		return err
@@ -32,19 +34,17 @@ func (d *Daemon) recover(ctx context.Context, done chan<- struct{}) error {
 	if err := d.register(ctx, lost); err != nil {
 		return err
 	}
-	if d.native.Await(ctx, ovsWait) {
-		d.mend(ctx, lost)
-		close(done)
-		return nil
-	}
-	d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
-	close(done)
-	for !d.native.Await(ctx, ovsWait) {
-		if ctx.Err() != nil {
-			return nil
+	if !d.native.Await(ctx, ovsWait) {
+		d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
+		serve()
+		for !d.native.Await(ctx, ovsWait) {
+			if ctx.Err() != nil {
+				return nil
+			}
 		}
 	}
 	d.mend(ctx, lost)
+	serve()
 	return nil
 }
 
