@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -56,9 +57,6 @@ func (k *Committer) commit(items []item) []error {
 			live = append(live, i)
 		}
 	}
-	if len(live) == 0 {
-		return errs
-	}
 	done, lost := false, false
 	if len(live) > 1 {
 		if done, lost = k.commitGroup(items, live, errs); done {
@@ -109,29 +107,27 @@ func (k *Committer) commitOne(t Txn, lost bool) error {
 // lost: then every key holds what was to be put. A transaction that puts nothing has nothing to tell by, and
 // is a conflict.
 func outcome(t Txn, resp *clientv3.TxnResponse, lost bool) error {
-	if resp.Succeeded || len(t.conditions) == 0 {
+	if resp.Succeeded {
 		return nil
 	}
-	if !lost {
+	found := resp.Responses // what reads asked for
+	if !lost || len(found) == 0 {
 		return txn.ErrConflict
 	}
-	puts := 0
 	for _, op := range t.operations {
 		if !op.IsPut() {
 			continue
 		}
-		r := resp.Responses[puts].GetResponseRange()
-		puts++
-		if len(r.Kvs) != 1 || !bytes.Equal(r.Kvs[0].Value, op.ValueBytes()) {
+		kvs := found[0].GetResponseRange().Kvs
+		found = found[1:]
+		if len(kvs) != 1 || !bytes.Equal(kvs[0].Value, op.ValueBytes()) {
 			return txn.ErrConflict
 		}
-	}
-	if puts == 0 {
-		return txn.ErrConflict
 	}
 	return nil
 }
 
+// reads asks for the keys that operations put.
 func reads(then []clientv3.Op) []clientv3.Op {
 	var gets []clientv3.Op
 	for _, op := range then {
@@ -168,17 +164,10 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 }
 
 func transient(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return true
-	}
-	for _, e := range []error{
-		rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
+	known := []error{
+		context.DeadlineExceeded, context.Canceled, rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
 		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
 	}
-	s, ok := status.FromError(err)
-	return ok && (s.Code() == codes.Unavailable || s.Code() == codes.DeadlineExceeded || s.Code() == codes.Canceled)
+	return slices.ContainsFunc(known, func(e error) bool { return errors.Is(err, e) }) ||
+		slices.Contains([]codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}, status.Code(err))
 }

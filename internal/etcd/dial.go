@@ -2,18 +2,16 @@ package etcd
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"k8s.io/client-go/util/cert"
 )
 
 // Options say how to reach an etcd cluster.
@@ -47,7 +45,8 @@ func Dial(o Options) (*clientv3.Client, error) {
 		cfg.Password = strings.TrimSpace(string(b))
 	}
 	if o.Cert != "" || o.Key != "" || o.CA != "" {
-		t, err := tlsConfig(o)
+		// The client's certificate is read at each handshake: a renewed one is used without a restart.
+		t, err := transport.TLSInfo{CertFile: o.Cert, KeyFile: o.Key, TrustedCAFile: o.CA}.ClientConfig()
 		if err != nil {
 			return nil, fmt.Errorf("etcd TLS: %w", err)
 		}
@@ -58,27 +57,6 @@ func Dial(o Options) (*clientv3.Client, error) {
 		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(o.Endpoints, ","), err)
 	}
 	return c, nil
-}
-
-func tlsConfig(o Options) (*tls.Config, error) {
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.CA != "" {
-		var err error
-		if t.RootCAs, err = cert.NewPool(o.CA); err != nil {
-			return nil, err
-		}
-	}
-	if (o.Cert == "") != (o.Key == "") {
-		return nil, errors.New("cert and key go together")
-	}
-	if o.Cert != "" {
-		// Read at each handshake: a renewed certificate is used without a restart.
-		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			c, err := tls.LoadX509KeyPair(o.Cert, o.Key)
-			return &c, err
-		}
-	}
-	return t, nil
 }
 
 // Ready asks etcd for a linearizable read within the context's limit.
