@@ -17,14 +17,13 @@ import (
 
 // JSON says what is wrong with the JSON in b, and where: line and character.
 func JSON(b []byte, err error) string {
-	var syntax *json.SyntaxError
-	var typ *json.UnmarshalTypeError
-	switch {
-	case len(bytes.TrimSpace(b)) == 0:
+	if len(bytes.TrimSpace(b)) == 0 {
 		return "it is empty"
-	case errors.As(err, &syntax):
+	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return explainSyntax(b, int(syntax.Offset))
-	case errors.As(err, &typ):
+	}
+	if typ, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		what := "it"
 		if typ.Field != "" {
 			what = fmt.Sprintf("%q", typ.Field)

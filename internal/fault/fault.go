@@ -48,7 +48,7 @@ func Of(err error) Class {
 	case *classified:
 		return e.class
 	case *types.Error:
-		return ofCode(e.Code)
+		return ofCode[e.Code]
 	case interface{ Unwrap() error }:
 		return Of(e.Unwrap())
 	case interface{ Unwrap() []error }:
@@ -64,16 +64,11 @@ func Of(err error) Class {
 	return Internal
 }
 
-func ofCode(code uint) Class {
-	switch code {
-	case types.ErrTryAgainLater:
-		return RetryLater
-	case cniwire.ErrPluginNotAvailable, cniwire.ErrLimitedConnection:
-		return Unavailable
-	case types.ErrUnsupportedField, types.ErrIncompatibleCNIVersion, types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, cniwire.ErrRefused:
-		return Invalid
-	case types.ErrUnknownContainer, types.ErrInvalidEnvironmentVariables:
-		return NotFound
-	}
-	return Internal
+// ofCode are the classes of CNI codes; all others are Internal.
+var ofCode = map[uint]Class{
+	types.ErrTryAgainLater:        RetryLater,
+	cniwire.ErrPluginNotAvailable: Unavailable, cniwire.ErrLimitedConnection: Unavailable,
+	types.ErrUnsupportedField: Invalid, types.ErrIncompatibleCNIVersion: Invalid, types.ErrDecodingFailure: Invalid,
+	types.ErrInvalidNetworkConfig: Invalid, cniwire.ErrRefused: Invalid,
+	types.ErrUnknownContainer: NotFound, types.ErrInvalidEnvironmentVariables: NotFound,
 }

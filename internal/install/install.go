@@ -112,7 +112,7 @@ func gone(err error) error {
 }
 
 // replace writes a file beside path, has it on disk, and renames it.
-func replace(path string, b []byte, mode fs.FileMode) (err error) {
+func replace(path string, b []byte, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
@@ -120,15 +120,13 @@ func replace(path string, b []byte, mode fs.FileMode) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
 	}
 	return err
 }
