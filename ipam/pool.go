@@ -141,8 +141,8 @@ func (c Config) mode() (string, cutter, error) {
 // or looks at a claim needs no more.
 func NameOf(raw json.RawMessage) (string, error) {
 	var c Config
-	var field *json.UnmarshalTypeError // the other fields are read all the same
-	if err := json.Unmarshal(raw, &c); err != nil && !errors.As(err, &field) {
+	err := json.Unmarshal(raw, &c)
+	if _, typed := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !typed { // else the other fields are read all the same
 		return "", Invalid("ipam: %s", explain.JSON(raw, err))
 	}
 	return c.name()

@@ -3,7 +3,6 @@ package ipam
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 )
 
 // A Request is an address that a pod asks for. Bits is the prefix length that it expects with it, 0 if
@@ -49,5 +48,5 @@ func (r Request) String() string {
 	if r.Bits == 0 {
 		return r.Addr.String()
 	}
-	return r.Addr.String() + "/" + strconv.Itoa(r.Bits)
+	return netip.PrefixFrom(r.Addr, r.Bits).String()
 }

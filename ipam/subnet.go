@@ -212,8 +212,9 @@ func (s *Subnet) bounds() (first, last netip.Addr) {
 	return s.Prefix.Addr().Next(), last
 }
 
+// free reports whether an address that is not excluded can be given out.
 func (s *Subnet) free(a netip.Addr, now time.Time) bool {
-	if _, used := s.used[a]; used || a == s.Gateway || s.excluded(a) {
+	if _, used := s.used[a]; used || a == s.Gateway {
 		return false
 	}
 	if freed, ok := s.resting[a]; ok {
@@ -242,15 +243,12 @@ func (s *Subnet) exclusion(a netip.Addr) (span, bool) {
 // firstFree returns the first free address of a part of the subnet; it steps over exclusions, however
 // many addresses they have.
 func (s *Subnet) firstFree(part span, now time.Time) (netip.Addr, bool) {
-	for a := part.first; a.IsValid() && !part.last.Less(a); {
+	for a := part.first; a.IsValid() && !part.last.Less(a); a = a.Next() {
 		if x, is := s.exclusion(a); is {
-			a = x.last.Next()
-			continue
-		}
-		if s.free(a, now) {
+			a = x.last
+		} else if s.free(a, now) {
 			return a, true
 		}
-		a = a.Next()
 	}
 	return netip.Addr{}, false
 }

@@ -37,7 +37,7 @@ func (l *Ledger) Define(ctx context.Context, pool string, want ipam.Spec) (revis
 		if err := l.clash(ctx, pool, want); err != nil {
 			return 0, err
 		}
-		err = l.commit.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(pool), revisionOf(have)).IfRevision(l.guard, revisionOf(guard)).
+		err = l.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(pool), revisionOf(have)).IfRevision(l.guard, revisionOf(guard)).
 			Put(l.specKey(pool), want.Value()).Put(l.guard, pool))
 		if err != nil && !errors.Is(err, txn.ErrConflict) {
 			return 0, err

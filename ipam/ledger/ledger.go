@@ -29,30 +29,27 @@ const readTimeout = 10 * time.Second
 
 // A Ledger is IPAM's part of etcd, as a node uses it.
 type Ledger struct {
-	kv     clientv3.KV
-	commit *etcd.Committer
-	root   string // <prefix>/ipam/
-	guard  string // <prefix>/ipam-pools: the pool that was defined last
-	node   string
+	*etcd.Committer // applies the ledger's transactions, too, that others put together
+	kv              clientv3.KV
+	root            string // <prefix>/ipam/
+	guard           string // <prefix>/ipam-pools: the pool that was defined last
+	node            string
 }
 
 // New returns the ledger for a node; prefix is etcd.prefix of the configuration.
 func New(kv clientv3.KV, c *etcd.Committer, prefix, node string) *Ledger {
-	return &Ledger{kv: kv, commit: c, root: prefix + "/ipam/", guard: prefix + "/ipam-pools", node: node}
+	return &Ledger{Committer: c, kv: kv, root: prefix + "/ipam/", guard: prefix + "/ipam-pools", node: node}
 }
 
 // Node is the node that the ledger is used by.
 func (l *Ledger) Node() string { return l.node }
-
-// Commit applies a transaction of the ledger's by itself.
-func (l *Ledger) Commit(ctx context.Context, t txn.Txn) error { return l.commit.Commit(ctx, t) }
 
 // ClaimSubnet gives a subnet of a pool to this node, if nobody has it and the pool's specification is
 // still that of the revision; else the error is txn.ErrConflict.
 func (l *Ledger) ClaimSubnet(ctx context.Context, pool string, s netip.Prefix, revision int64) error {
 	value, _ := json.Marshal(subnetValue{Node: l.node}) // a string always marshals
 	key := l.subnetKey(pool, s)
-	err := l.commit.Commit(ctx, etcd.Txn{}.IfAbsent(key).IfRevision(l.specKey(pool), revision).Put(key, string(value)))
+	err := l.Commit(ctx, etcd.Txn{}.IfAbsent(key).IfRevision(l.specKey(pool), revision).Put(key, string(value)))
 	if err != nil {
 		return fmt.Errorf("claim subnet %s of pool %s: %w", s, pool, err)
 	}

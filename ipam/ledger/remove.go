@@ -51,7 +51,7 @@ func (l *Ledger) tryRemovePool(ctx context.Context, name string) error {
 	if resp.Responses[2].GetResponseRange().Count == 0 {
 		return fmt.Errorf("pool %s: %w", name, ipam.ErrNoPool)
 	}
-	return l.commit.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(name), revisionOf(spec.Kvs)).IfEmpty(claims).DeleteAll(all))
+	return l.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(name), revisionOf(spec.Kvs)).IfEmpty(claims).DeleteAll(all))
 }
 
 func (l *Ledger) inUse(name string, users *etcdserverpb.RangeResponse) error {
