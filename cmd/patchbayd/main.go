@@ -51,10 +51,7 @@ standalone node with an embedded etcd.`,
 				return err
 			}
 			level := &slog.LevelVar{}
-			log, err := logger(cfg.Log, level)
-			if err != nil {
-				return err
-			}
+			log := logger(cfg.Log, level)
 			hup := make(chan os.Signal, 1)
 			signal.Notify(hup, syscall.SIGHUP)
 			defer signal.Stop(hup)
@@ -69,13 +66,12 @@ standalone node with an embedded etcd.`,
 	return cmd
 }
 
-func logger(c config.Log, level *slog.LevelVar) (*slog.Logger, error) {
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		return nil, err
-	}
+// logger sets the level, of which Load has seen that it is one.
+func logger(c config.Log, level *slog.LevelVar) *slog.Logger {
+	_ = level.UnmarshalText([]byte(c.Level))
 	opts := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
 }

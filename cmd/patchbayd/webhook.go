@@ -26,10 +26,6 @@ everything in while it is away.`,
 			if err != nil {
 				return err
 			}
-			log, err := logger(c.Log, &slog.LevelVar{})
-			if err != nil {
-				return err
-			}
 			cfg, err := kube.Config(c.Kubernetes.Kubeconfig, "patchbay-webhook/"+version)
 			if err != nil {
 				return err
@@ -37,7 +33,7 @@ everything in while it is away.`,
 			o.Meta = meta.Config{DefaultNetworks: c.Meta.DefaultNetworks, SystemNamespaces: c.Meta.SystemNamespaces,
 				NamespaceIsolation: c.Meta.NamespaceIsolation, GlobalNamespaces: c.Meta.GlobalNamespaces, CNIConfDir: c.Meta.CNIConfDir}
 			o.Pools = c.IPAM.Pools
-			return admission.Run(cmd.Context(), cfg, o, log)
+			return admission.Run(cmd.Context(), cfg, o, logger(c.Log, &slog.LevelVar{}))
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "the daemons' configuration file")

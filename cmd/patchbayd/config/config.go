@@ -149,12 +149,9 @@ type Log struct {
 
 // Default returns the configuration of an empty file: a standalone node.
 func Default() Config {
-	node := os.Getenv("NODE_NAME")
-	if node == "" {
-		node, _ = os.Hostname() // Validate refuses an empty name
-	}
+	host, _ := os.Hostname() // an empty name is refused
 	return Config{
-		Node: node, StateDir: "/var/lib/patchbay",
+		Node: cmp.Or(os.Getenv("NODE_NAME"), host), StateDir: "/var/lib/patchbay",
 		Etcd:       Etcd{Prefix: "/patchbay/v1"},
 		Kubernetes: Kubernetes{Enabled: "auto", Events: "changes", PodResources: "/var/lib/kubelet/pod-resources/kubelet.sock"},
 		Listen:     Listen{CNI: "/run/patchbay/cni.sock", API: "/run/patchbay/api.sock"},

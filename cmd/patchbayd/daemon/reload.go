@@ -24,9 +24,7 @@ func Reload(ctx context.Context, signals <-chan os.Signal, now config.Config, lo
 			log.Error("configuration is not taken over", "error", err)
 			continue
 		}
-		if err := level.UnmarshalText([]byte(next.Log.Level)); err != nil {
-			log.Error("log level is not taken over", "error", err)
-		}
+		_ = level.UnmarshalText([]byte(next.Log.Level)) // load has seen that it is one
 		now.Log.Level = next.Log.Level
 		if waiting := differences(now, next); len(waiting) > 0 {
 			log.Warn("these sections of the configuration need a restart", "sections", strings.Join(waiting, ","))
