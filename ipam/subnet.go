@@ -77,7 +77,7 @@ type Subnet struct {
 	Gateway netip.Addr
 
 	pool    *Pool
-	exclude []span // sorted, apart from each other
+	exclude []netip.Prefix // in order, none within another
 	used    map[netip.Addr]Owner
 	resting map[netip.Addr]time.Time // freed then
 	cursor  netip.Addr               // the address given out last
@@ -99,7 +99,7 @@ func NewSubnet(p *Pool, prefix netip.Prefix, claims map[netip.Addr]Owner) *Subne
 // Follow makes the subnet go by the pool's rules from now on. Who has which address, and which ones
 // rest, stays as it is.
 func (s *Subnet) Follow(p *Pool) {
-	s.pool, s.exclude, s.Gateway = p, spans(p.Exclude), s.Prefix.Addr().Next()
+	s.pool, s.exclude, s.Gateway = p, outermost(p.Exclude), s.Prefix.Addr().Next()
 	if p.Gateway.IsValid() && s.Prefix.Contains(p.Gateway) {
 		s.Gateway = p.Gateway
 	}
@@ -113,8 +113,8 @@ func (s *Subnet) Choose(o Owner, now time.Time) (netip.Addr, error) {
 	if !from.IsValid() || from.Less(first) {
 		from = first
 	}
-	for _, part := range []span{{from, last}, {first, s.cursor}} {
-		if a, ok := s.firstFree(part, now); ok {
+	for _, part := range [][2]netip.Addr{{from, last}, {first, s.cursor}} {
+		if a, ok := s.firstFree(part[0], part[1], now); ok {
 			s.take(a, o)
 			s.cursor = a
 			return a, nil
@@ -226,26 +226,26 @@ func (s *Subnet) free(a netip.Addr, now time.Time) bool {
 	return true
 }
 
-func (s *Subnet) excluded(a netip.Addr) bool {
-	_, is := s.exclusion(a)
-	return is
-}
+func (s *Subnet) excluded(a netip.Addr) bool { return s.exclusion(a).IsValid() }
 
-// exclusion returns the excluded addresses that a is among.
-func (s *Subnet) exclusion(a netip.Addr) (span, bool) {
-	i, _ := slices.BinarySearchFunc(s.exclude, a, func(x span, a netip.Addr) int { return x.last.Compare(a) })
-	if i == len(s.exclude) || a.Less(s.exclude[i].first) {
-		return span{}, false
+// exclusion returns the excluded prefix that has the address; the zero prefix if none has.
+func (s *Subnet) exclusion(a netip.Addr) netip.Prefix {
+	i, first := slices.BinarySearchFunc(s.exclude, a, func(x netip.Prefix, a netip.Addr) int { return x.Addr().Compare(a) })
+	if !first {
+		i-- // the one that begins below the address
 	}
-	return s.exclude[i], true
+	if i < 0 || !s.exclude[i].Contains(a) {
+		return netip.Prefix{}
+	}
+	return s.exclude[i]
 }
 
 // firstFree returns the first free address of a part of the subnet; it steps over exclusions, however
 // many addresses they have.
-func (s *Subnet) firstFree(part span, now time.Time) (netip.Addr, bool) {
-	for a := part.first; a.IsValid() && !part.last.Less(a); a = a.Next() {
-		if x, is := s.exclusion(a); is {
-			a = x.last
+func (s *Subnet) firstFree(first, last netip.Addr, now time.Time) (netip.Addr, bool) {
+	for a := first; a.IsValid() && !last.Less(a); a = a.Next() {
+		if x := s.exclusion(a); x.IsValid() {
+			a = lastAddr(x)
 		} else if s.free(a, now) {
 			return a, true
 		}
@@ -253,22 +253,14 @@ func (s *Subnet) firstFree(part span, now time.Time) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// A span is addresses from first to last.
-type span struct{ first, last netip.Addr }
-
-// spans are the prefixes' addresses, in order, those that touch or overlap as one. netip.Addr has IPv4
-// before IPv6.
-func spans(prefixes []netip.Prefix) []span {
-	var all []span
+// outermost returns the prefixes in order, without those that are within others: their order has the shorter
+// one of two with the same first address first.
+func outermost(prefixes []netip.Prefix) []netip.Prefix {
+	var all []netip.Prefix
 	for _, p := range slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare) {
-		x := span{p.Masked().Addr(), lastAddr(p)}
-		if n := len(all) - 1; n >= 0 && (!all[n].last.Less(x.first) || all[n].last.Next() == x.first) {
-			if all[n].last.Less(x.last) {
-				all[n].last = x.last
-			}
-			continue
+		if n := len(all); n == 0 || !all[n-1].Overlaps(p) {
+			all = append(all, p.Masked())
 		}
-		all = append(all, x)
 	}
 	return all
 }
