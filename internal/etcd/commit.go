@@ -57,11 +57,9 @@ func (k *Committer) commit(items []item) []error {
 			live = append(live, i)
 		}
 	}
-	done, lost := false, false
+	lost := false
 	if len(live) > 1 {
-		if done, lost = k.commitGroup(items, live, errs); done {
-			return errs
-		}
+		live, lost = k.commitGroup(items, live, errs)
 	}
 	for _, i := range live {
 		errs[i] = k.commitOne(items[i].Txn, lost)
@@ -69,29 +67,24 @@ func (k *Committer) commit(items []item) []error {
 	return errs
 }
 
-// commitGroup nests the transactions in one, so that each has its own outcome. It is not done
-// when etcd refuses the group as a whole (a key twice, too many operations); lost says that an answer was
-// lost before.
-func (k *Committer) commitGroup(items []item, live []int, errs []error) (done, lost bool) {
+// commitGroup nests the transactions in one, so that each has its own outcome. If etcd refuses the group as a
+// whole (a key twice, too many operations), all of them are left; lost says that an answer was lost before.
+func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []int, lost bool) {
 	ops := make([]clientv3.Op, len(live))
 	for n, i := range live {
 		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
 	}
 	resp, lost, err := k.try(Txn{operations: ops}, nil)
-	if err != nil {
-		if !errors.Is(err, txn.ErrUnavailable) {
-			return false, lost
-		}
-		for _, i := range live {
-			errs[i] = err
-		}
-		return true, lost
+	if err != nil && !errors.Is(err, txn.ErrUnavailable) {
+		return live, lost
 	}
 	for n, i := range live {
-		sub := resp.Responses[n].GetResponseTxn()
-		errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub), lost)
+		if errs[i] = err; err == nil {
+			sub := resp.Responses[n].GetResponseTxn()
+			errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub), lost)
+		}
 	}
-	return true, lost
+	return nil, lost
 }
 
 // commitOne commits a transaction by itself. Lost says that it may have been committed before.

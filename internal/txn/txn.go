@@ -18,16 +18,13 @@ type Txn interface {
 	Join(Txn) Txn
 }
 
-// Join joins any number of transactions, of which some may be nil; nil if all are.
-func Join(all ...Txn) Txn {
-	var joined Txn
-	for _, t := range all {
-		switch {
-		case joined == nil:
-			joined = t
-		case t != nil:
-			joined = joined.Join(t)
-		}
+// Join joins two transactions, of which either may be nil; nil if both are.
+func Join(a, b Txn) Txn {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
 	}
-	return joined
+	return a.Join(b)
 }
