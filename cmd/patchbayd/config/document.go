@@ -111,21 +111,15 @@ func check(n *yaml.Node, t reflect.Type, at string) error {
 				return err
 			}
 		}
-	case reflect.Bool:
-		if n.Decode(new(bool)) != nil {
-			return wrong(n, at, "true or false")
-		}
-	case reflect.Int:
-		if n.Decode(new(int)) != nil {
-			return wrong(n, at, "a whole number")
-		}
 	default:
-		if n.Kind != yaml.ScalarNode {
-			return wrong(n, at, "a text")
+		if n.Decode(reflect.New(t).Interface()) != nil {
+			return wrong(n, at, scalars[t.Kind()])
 		}
 	}
 	return nil
 }
+
+var scalars = map[reflect.Kind]string{reflect.Bool: "true or false", reflect.Int: "a whole number", reflect.String: "a text"}
 
 // checkKeys checks a mapping; known has the key "" when any key will do.
 func checkKeys(n *yaml.Node, at string, known map[string]reflect.Type) error {

@@ -41,14 +41,11 @@ type podSource struct {
 // openPods chooses the source.
 func (d *Daemon) openPods() (podSource, error) {
 	enabled := d.cfg.Kubernetes.Enabled
-	if enabled == "false" {
-		return d.standalone()
-	}
 	cfg, err := kube.Config(d.cfg.Kubernetes.Kubeconfig, "patchbayd/"+d.version)
-	if errors.Is(err, kube.ErrNone) && enabled == "auto" {
+	switch {
+	case enabled == "false", enabled == "auto" && errors.Is(err, kube.ErrNone):
 		return d.standalone()
-	}
-	if err != nil {
+	case err != nil:
 		return podSource{}, fmt.Errorf("kubernetes.enabled=%s: %w", enabled, err)
 	}
 	return d.cluster(cfg)
