@@ -91,6 +91,9 @@ func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Re
 			return nil, err
 		}
 		got = append(got, want.Addr)
+		if !slices.Contains(had, want.Addr) {
+			h.chosen = append(h.chosen, want.Addr)
+		}
 	}
 	switch {
 	case len(got) > 0:
@@ -101,12 +104,9 @@ func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Re
 		if err != nil {
 			return nil, err
 		}
-		got = []netip.Addr{a}
+		got, h.chosen = []netip.Addr{a}, append(h.chosen, a)
 	}
 	for _, a := range got {
-		if !slices.Contains(had, a) {
-			h.chosen = append(h.chosen, a)
-		}
 		h.claims = append(h.claims, ipam.Claim{Pool: h.pool.name, Addr: a, Owner: s.Owner(a)})
 		h.bits, h.gateways = append(h.bits, s.Prefix.Bits()), append(h.gateways, s.Gateway)
 	}

@@ -263,6 +263,23 @@ func TestARequestedLengthMustBeTheSubnets(t *testing.T) {
 	}
 }
 
+// Of two requested addresses the second one is taken: the first one is nobody's, then.
+func TestARefusedReservationKeepsNoAddress(t *testing.T) {
+	a := open(startEtcd(t), "n1")
+	ctx := context.Background()
+	p := newPool(t, `{"network": "10.50.0.0/16", "subnetLen": 24}`)
+	taken, free := ipam.Request{Addr: netip.MustParseAddr("10.50.0.9")}, ipam.Request{Addr: netip.MustParseAddr("10.50.0.8")}
+	if _, err := a.Claim(ctx, p, owner(1), []ipam.Request{taken}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Claim(ctx, p, owner(2), []ipam.Request{free, taken}); !errors.Is(err, ipam.ErrTaken) {
+		t.Errorf("%v, want %v", err, ipam.ErrTaken)
+	}
+	if _, err := a.Claim(ctx, p, owner(3), []ipam.Request{free}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestHistoryIsLinearizable records what 32 clients of two allocators for one node, as if a second
 // daemon had been started by mistake, claim and release of 12 addresses, and has porcupine look for
 // an order in which no address ever has two owners.
