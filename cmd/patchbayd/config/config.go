@@ -26,31 +26,34 @@ type Config struct {
 	StateDir   string     `yaml:"stateDir"`
 	Etcd       Etcd       `yaml:"etcd"`
 	Kubernetes Kubernetes `yaml:"kubernetes"`
-	Standalone Standalone `yaml:"standalone"`
-	Listen     Listen     `yaml:"listen"`
-	Meta       Meta       `yaml:"meta"`
-	OVS        OVS        `yaml:"ovs"`
-	IPAM       IPAM       `yaml:"ipam"`
-	GC         GC         `yaml:"gc"`
-	Install    Install    `yaml:"install"`
-	API        API        `yaml:"api"`
-	Log        Log        `yaml:"log"`
+	Standalone struct {
+		Manifests string `yaml:"manifests"` // a directory of pods and networks, for a node without Kubernetes
+	} `yaml:"standalone"`
+	Listen Listen `yaml:"listen"`
+	Meta   Meta   `yaml:"meta"`
+	OVS    OVS    `yaml:"ovs"`
+	IPAM   struct {
+		Pools map[string]ipam.Config `yaml:"pools"` // those that networks refer to by name
+	} `yaml:"ipam"`
+	GC      GC      `yaml:"gc"`
+	Install Install `yaml:"install"`
+	API     struct {
+		InlineTypes []string `yaml:"inlineTypes"` // plugin types that an inline configuration may have; none: all
+	} `yaml:"api"`
+	Log Log `yaml:"log"`
 }
 
 // Etcd says where the records are.
 type Etcd struct {
-	Endpoints    []string `yaml:"endpoints"`
-	Prefix       string   `yaml:"prefix"`
-	TLS          TLS      `yaml:"tls"`
-	Username     string   `yaml:"username"`
-	PasswordFile string   `yaml:"passwordFile"`
-}
-
-// TLS names files.
-type TLS struct {
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
-	CA   string `yaml:"ca"`
+	Endpoints []string `yaml:"endpoints"`
+	Prefix    string   `yaml:"prefix"`
+	TLS       struct { // files
+		Cert string `yaml:"cert"`
+		Key  string `yaml:"key"`
+		CA   string `yaml:"ca"`
+	} `yaml:"tls"`
+	Username     string `yaml:"username"`
+	PasswordFile string `yaml:"passwordFile"`
 }
 
 // Kubernetes says whether pods and networks come from an API server.
@@ -61,11 +64,6 @@ type Kubernetes struct {
 	PodResources string `yaml:"podResources"`
 	// Events are raised for changes of running pods and failures, or for all attachments.
 	Events string `yaml:"events"`
-}
-
-// Standalone is for a node without Kubernetes.
-type Standalone struct {
-	Manifests string `yaml:"manifests"`
 }
 
 // Listen says where the daemon listens.
@@ -109,11 +107,6 @@ type Bridge struct {
 	FailMode     string   `yaml:"failMode"`
 }
 
-// IPAM holds pools that networks refer to by name.
-type IPAM struct {
-	Pools map[string]ipam.Config `yaml:"pools"`
-}
-
 // GC is how leftovers are collected.
 type GC struct {
 	Interval time.Duration `yaml:"interval"`
@@ -134,11 +127,6 @@ type GiveUp struct {
 type Install struct {
 	BinDir   string `yaml:"binDir"`
 	ConfFile string `yaml:"confFile"`
-}
-
-// API limits the REST API.
-type API struct {
-	InlineTypes []string `yaml:"inlineTypes"`
 }
 
 // Log is the daemon's log.
