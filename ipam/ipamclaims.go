@@ -27,9 +27,9 @@ type IPAMClaims interface {
 	SetIPs(ctx context.Context, namespace, name string, ips []string) error
 }
 
-// kept makes an IPAMClaim the owner of the addresses that are asked for, which are those that it has, if
-// it has any. It is refused to two pods at once, and for another network or interface than its own.
-func (s *Service) kept(ctx context.Context, a *Ask, h Holders) error {
+// askAsIPAMClaim makes the IPAMClaim of an ask the owner, and asks for the addresses that it has already, if it
+// has any. An IPAMClaim is refused while another pod uses it, and for another network or interface than its own.
+func (s *Service) askAsIPAMClaim(ctx context.Context, a *Ask, h Holders) error {
 	refused := func(format string, args ...any) error {
 		return Invalid("IPAMClaim %s %s", a.IPAMClaim, fmt.Sprintf(format, args...))
 	}

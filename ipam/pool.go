@@ -119,15 +119,12 @@ func (c Config) Validate() (*Pool, error) {
 	if p.Name, err = c.name(); err != nil {
 		return nil, err
 	}
-	return p, c.rest(p)
+	return p, c.complete(p)
 }
 
-// A cutter says what of a pool's network, the i-th, its mode hands out; before are those it has cut already.
-type cutter func(i int, n Network, before []Network) (Network, error)
-
-// mode returns the configuration's mode, and how it cuts networks. A further mode is added here and in
-// the Modes that the daemon gives to the Service.
-func (c Config) mode() (string, cutter, error) {
+// mode returns the configuration's mode, and what cuts a network for it: the i-th, if those before are cut. A
+// further mode is added here and in the Modes that the daemon gives to the Service.
+func (c Config) mode() (name string, cut func(i int, n Network, before []Network) (Network, error), err error) {
 	switch {
 	case c.Mode == ModeNode, c.Mode == "" && c.SubnetLen > 0:
 		return ModeNode, c.nodesSubnets, nil
@@ -228,7 +225,8 @@ func (c Config) nodesSubnets(i int, n Network, before []Network) (Network, error
 	return n, nil
 }
 
-func (c Config) rest(p *Pool) error {
+// complete reads the fields that don't depend on the mode.
+func (c Config) complete(p *Pool) error {
 	for _, text := range c.Exclude {
 		x, err := parse(parsePrefixOrAddr, "exclude", text, "is neither an address nor a CIDR")
 		if err != nil {
@@ -256,15 +254,15 @@ func (c Config) rest(p *Pool) error {
 	return nil
 }
 
-// parse reads a field's text with read. An error says that no pool can have what is there, or, if it can't
-// be read, what the caller makes of it: otherwise.
-func parse[T any](read func(string) (T, error), field, text, otherwise string) (T, error) {
+// parse reads the text of a field. The error says why no pool can have such an address, or, if the text can't
+// be read, what the complaint says.
+func parse[T any](read func(string) (T, error), field, text, complaint string) (T, error) {
 	value, err := read(text)
 	why := objection(text)
 	if err == nil && why == "" {
 		return value, nil
 	}
-	return value, Invalid("ipam: %s %q %s", field, text, cmp.Or(why, otherwise))
+	return value, Invalid("ipam: %s %q %s", field, text, cmp.Or(why, complaint))
 }
 
 // ErrInvalid marks a configuration or a request that can't be honoured as it is.

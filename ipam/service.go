@@ -91,7 +91,7 @@ type Service struct{ Options }
 // NewService returns a service.
 func NewService(o Options) *Service { return &Service{o} }
 
-// An Ask is what an attachment wants of addresses.
+// An Ask says which addresses an attachment wants.
 type Ask struct {
 	Config     json.RawMessage // the network's "ipam" object; nil if it has none: then only requested addresses are given
 	Network    string          // as users know it
@@ -148,7 +148,7 @@ func (s *Service) Reserve(ctx context.Context, a Ask, h Holders) (*Reservation, 
 		return nil, err
 	}
 	if a.IPAMClaim != "" {
-		if err := s.kept(ctx, &a, h); err != nil {
+		if err := s.askAsIPAMClaim(ctx, &a, h); err != nil {
 			return nil, err
 		}
 	}

@@ -107,20 +107,17 @@ func (n Network) bounds() (first, last netip.Addr) {
 func (s Spec) Differences(o Spec) string {
 	was, is := s.fields(), o.fields()
 	var parts []string
-	for i := range was {
-		derived := len(parts) > 0 && strings.HasPrefix(was[i].name, "subnetM") // they follow from network and subnetLen
-		if was[i].value != is[i].value && !derived {
-			parts = append(parts, fmt.Sprintf("%s is %s, and this asks for %s",
-				was[i].name, cmp.Or(was[i].value, "not set"), cmp.Or(is[i].value, "not set")))
+	for i, f := range was {
+		derived := len(parts) > 0 && strings.HasPrefix(f[0], "subnetM") // they follow from network and subnetLen
+		if f != is[i] && !derived {
+			parts = append(parts, fmt.Sprintf("%s is %s, and this asks for %s", f[0], cmp.Or(f[1], "not set"), cmp.Or(is[i][1], "not set")))
 		}
 	}
 	return strings.Join(parts, "; ")
 }
 
-type field struct{ name, value string }
-
-// fields are what a specification says, by the names that a configuration has for it.
-func (s Spec) fields() []field {
+// fields are the name that a configuration has for each field of a specification, and its value.
+func (s Spec) fields() [][2]string {
 	var networks, lengths, mins, maxs, exclude []string
 	for _, n := range s.Networks {
 		networks, lengths = append(networks, n.Prefix.String()), append(lengths, fmt.Sprint(n.SubnetBits))
@@ -130,7 +127,7 @@ func (s Spec) fields() []field {
 		exclude = append(exclude, x.String())
 	}
 	gateway, _ := s.Gateway.MarshalText() // empty if there is none
-	return []field{{"mode", s.Mode}, {"network", strings.Join(networks, ", ")}, {"subnetLen", strings.Join(lengths, ", ")},
+	return [][2]string{{"mode", s.Mode}, {"network", strings.Join(networks, ", ")}, {"subnetLen", strings.Join(lengths, ", ")},
 		{"subnetMin", strings.Join(mins, ", ")}, {"subnetMax", strings.Join(maxs, ", ")},
 		{"exclude", strings.Join(exclude, ", ")}, {"gateway", string(gateway)}, {"overlap", s.Overlap}}
 }

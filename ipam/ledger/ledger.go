@@ -41,7 +41,7 @@ func New(kv clientv3.KV, c *etcd.Committer, prefix, node string) *Ledger {
 	return &Ledger{Committer: c, kv: kv, root: prefix + "/ipam/", guard: prefix + "/ipam-pools", node: node}
 }
 
-// Node is the node that the ledger is used by.
+// Node implements ipam.Ledger.
 func (l *Ledger) Node() string { return l.node }
 
 // ClaimSubnet gives a subnet of a pool to this node, if nobody has it and the pool's specification is
@@ -72,7 +72,7 @@ func (l *Ledger) Claiming(pool string, revision int64, claims []ipam.Claim, isNe
 	return t
 }
 
-// Releasing frees claims, each only if its owner still has it; nil if there is nothing to free.
+// Releasing implements ipam.Ledger.
 func (l *Ledger) Releasing(claims []ipam.Claim) txn.Txn {
 	var t etcd.Txn
 	known := 0

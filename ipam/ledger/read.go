@@ -15,34 +15,28 @@ import (
 // Subnets returns the nodes that have the subnets of a pool.
 func (l *Ledger) Subnets(ctx context.Context, pool string) (map[netip.Prefix]string, error) {
 	records, err := l.list(ctx, "the subnets of pool "+pool, l.subnetsPrefix(pool))
-	if err != nil {
-		return nil, err
-	}
 	taken := map[netip.Prefix]string{}
 	for _, r := range records {
 		if s, err := netip.ParsePrefix(r.id); err == nil {
 			taken[s], _ = r.node()
 		}
 	}
-	return taken, nil
+	return taken, err
 }
 
 // Owners returns who has the addresses of a subnet.
 func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
 	all, err := l.claims(ctx, l.subnetClaimsPrefix(pool, subnet))
-	if err != nil {
-		return nil, err
-	}
 	owners := map[netip.Addr]ipam.Owner{}
 	for _, c := range all {
 		if subnet.Contains(c.Addr) {
 			owners[c.Addr] = c.Owner
 		}
 	}
-	return owners, nil
+	return owners, err
 }
 
-// Missing returns those of the claims that are not in etcd, or are another owner's there.
+// Missing implements ipam.Ledger.
 func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim, error) {
 	if len(claims) == 0 {
 		return nil, nil
@@ -65,8 +59,7 @@ func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim
 	return missing, nil
 }
 
-// Claims returns all claims of a pool, of every node; of all pools if the name is empty. Those that can't
-// be read have no known owner.
+// Claims implements ipam.Ledger.
 func (l *Ledger) Claims(ctx context.Context, pool string) ([]ipam.Claim, error) {
 	if pool == "" {
 		return l.claims(ctx, l.root)
@@ -74,7 +67,7 @@ func (l *Ledger) Claims(ctx context.Context, pool string) ([]ipam.Claim, error) 
 	return l.claims(ctx, l.claimsPrefix(pool))
 }
 
-// claims are those among the keys that begin with the prefix.
+// claims returns those among the keys that begin with the prefix.
 func (l *Ledger) claims(ctx context.Context, prefix string) ([]ipam.Claim, error) {
 	records, err := l.list(ctx, "claims", prefix)
 	var claims []ipam.Claim
@@ -89,7 +82,7 @@ func (l *Ledger) claims(ctx context.Context, prefix string) ([]ipam.Claim, error
 	return claims, err
 }
 
-// Pools returns every pool.
+// Pools implements ipam.Ledger.
 func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
 	records, err := l.list(ctx, "pools", l.root)
 	var pools []ipam.PoolInfo
@@ -112,4 +105,40 @@ func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
 		}
 	}
 	return pools, err
+}
+
+// Faults implements ipam.Ledger. It finds pools that overlap, as an older release let them, and records that
+// can't be read.
+func (l *Ledger) Faults(ctx context.Context) ([]string, error) {
+	records, err := l.list(ctx, "pools", l.root)
+	if err != nil {
+		return nil, err
+	}
+	var faults, names []string
+	specs := map[string]ipam.Spec{}
+	for _, r := range records {
+		switch r.kind {
+		case specKind:
+			spec, err := ipam.ParseSpec(r.value)
+			if err != nil {
+				faults = append(faults, l.damaged(r.pool, err).Error())
+				continue
+			}
+			for _, other := range names {
+				if err := spec.Clash(r.pool, other, specs[other]); err != nil {
+					faults = append(faults, err.Error())
+				}
+			}
+			names, specs[r.pool] = append(names, r.pool), spec
+		case subnetsKind:
+			if _, err := r.node(); err != nil {
+				faults = append(faults, fmt.Sprintf("the record of a node's subnet can't be read (key %s: %v): no node is given the subnet; delete the key once no pod has an address of it", r.key, err))
+			}
+		case claimsKind:
+			if _, err := r.claim(); err != nil {
+				faults = append(faults, fmt.Sprintf("a claim can't be read (key %s: %v): its address is given to nobody; delete the key once no pod has the address", r.key, err))
+			}
+		}
+	}
+	return faults, nil
 }

@@ -17,9 +17,8 @@ import (
 // usersShown is how many owners the refusal to remove a pool names.
 const usersShown = 5
 
-// RemovePool removes a pool, with the nodes' subnets. If an address of it is in use, the error is
-// ipam.ErrInUse and names owners; if there is no such pool, ipam.ErrNoPool. A network that still has the
-// pool defines it again with its next pod.
+// RemovePool implements ipam.Ledger. The nodes' subnets of the pool go with it, and ErrInUse names owners. A
+// network that still has the pool defines it again with its next pod.
 func (l *Ledger) RemovePool(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
