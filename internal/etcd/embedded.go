@@ -34,14 +34,13 @@ func StartEmbedded(ctx context.Context, stateDir string) (*Embedded, error) {
 	if len(socket) > 107 {
 		return nil, fmt.Errorf("etcd socket path %s is longer than the 107 bytes a unix socket can have: choose a shorter stateDir", socket)
 	}
-	peer := url.URL{Scheme: "http", Host: "localhost:2380"} // a name only
 	cfg := embed.NewConfig()
 	cfg.Name = "patchbay"
 	cfg.Dir = filepath.Join(stateDir, "etcd")
 	cfg.ListenClientUrls = []url.URL{{Scheme: "unix", Path: socket}}
 	cfg.AdvertiseClientUrls = cfg.ListenClientUrls
 	cfg.ListenPeerUrls = nil
-	cfg.AdvertisePeerUrls = []url.URL{peer}
+	cfg.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:2380"}} // a name only
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	cfg.MaxTxnOps = 4096
 	cfg.SnapshotCount = 1000 // entries kept in memory; the default of 10000 costs tens of MB

@@ -156,10 +156,7 @@ func Default() Config {
 // file is an error only if required.
 func Load(path string, required bool, set []string) (Config, error) {
 	b, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && required:
-		return Config{}, fmt.Errorf("configuration %s does not exist", path)
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
+	if err != nil && (required || !errors.Is(err, fs.ErrNotExist)) {
 		return Config{}, fmt.Errorf("configuration: %w", err)
 	}
 	c, err := Parse(b, set)

@@ -41,7 +41,11 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	}
 	d.examineDetach(report)
 	d.examineLeftovers(ctx, report)
-	d.examinePools(ctx, report)
+	faults, err := d.ipam.Faults(ctx)
+	if len(faults) > 0 {
+		err = errors.New(strings.Join(faults, "; "))
+	}
+	report("pools", "no two of them overlap", err)
 	return all
 }
 
@@ -64,15 +68,6 @@ func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, strin
 		err = errors.Join(err, fmt.Errorf("records that can't be read, of sandboxes %s: they and what they account for are left alone", strings.Join(lost, ", ")))
 	}
 	report("records", "etcd has this node's records", err)
-}
-
-// examinePools tells of pools that overlap, and of what can't be read of them.
-func (d *Daemon) examinePools(ctx context.Context, report func(string, string, error)) {
-	faults, err := d.ipam.Faults(ctx)
-	if len(faults) > 0 {
-		err = errors.New(strings.Join(faults, "; "))
-	}
-	report("pools", "no two of them overlap", err)
 }
 
 // examineDetach names the interfaces that can't be removed.

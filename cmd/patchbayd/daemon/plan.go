@@ -1,9 +1,7 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 
@@ -23,9 +21,6 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 		return cfg, m.CNIBinDirs, nil
 	}
 	b, err := os.ReadFile(m.Multus)
-	if errors.Is(err, fs.ErrNotExist) {
-		return cfg, nil, fmt.Errorf("meta.multus: %s does not exist", m.Multus)
-	}
 	if err != nil {
 		return cfg, nil, fmt.Errorf("meta.multus: %w", err)
 	}

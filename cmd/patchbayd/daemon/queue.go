@@ -23,10 +23,11 @@ func (d *Daemon) delQueue() Task {
 			first()
 		}),
 		Check: func(context.Context) (string, error) {
-			if n := d.countQueue(); n != 0 {
-				return "", fmt.Errorf("%d DELs wait in %s", n, d.queueDir())
+			n, err := delqueue.Len(d.queueDir())
+			if n > 0 {
+				err = fmt.Errorf("%d DELs wait in %s", n, d.queueDir())
 			}
-			return "empty", nil
+			return "empty", err
 		}}
 }
 
