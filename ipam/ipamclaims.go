@@ -19,11 +19,11 @@ type IPAMClaim struct {
 	IPs                []string // with prefix lengths; empty until IPAM has chosen
 }
 
-// IPAMClaims are those of the API server.
+// IPAMClaims reads and writes the IPAMClaims of the API server.
 type IPAMClaims interface {
 	// IPAMClaim returns one, or ErrNoIPAMClaim.
 	IPAMClaim(ctx context.Context, namespace, name string) (*IPAMClaim, error)
-	// SetIPs writes the addresses that one has, with prefix lengths.
+	// SetIPs writes the addresses of one, with prefix lengths.
 	SetIPs(ctx context.Context, namespace, name string, ips []string) error
 }
 
@@ -85,8 +85,7 @@ func (s *Service) Persistent() []Claim {
 	return all
 }
 
-// ReleaseForgotten frees those of the claims that were kept by IPAMClaims which are gone, and that no
-// pod uses.
+// ReleaseForgotten frees those of the claims whose IPAMClaim is gone, unless a pod uses it still.
 func (s *Service) ReleaseForgotten(ctx context.Context, claims []Claim, h Holders) error {
 	if s.IPAMClaims == nil {
 		return nil

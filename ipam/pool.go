@@ -1,5 +1,5 @@
-// Package ipam says which addresses there are and who may have which. It is pure: no etcd, no
-// Kubernetes. Package ipam/node makes the claims.
+// Package ipam says which addresses there are and who may have which. It knows neither etcd nor Kubernetes: a
+// mode, such as ipam/node, chooses addresses, and ipam/ledger claims them.
 package ipam
 
 import (
@@ -77,7 +77,7 @@ func ParseConfig(raw json.RawMessage, pools map[string]Config) (*Pool, error) {
 	return c.Validate()
 }
 
-// checkRoutes reads the routes as texts: the CNI types' own errors name no field.
+// checkRoutes reads the routes as texts, as the CNI types' own errors name no field.
 func checkRoutes(raw json.RawMessage) error {
 	var c struct {
 		Routes []struct{ Dst, GW string }
@@ -135,11 +135,11 @@ func (c Config) mode() (name string, cut func(i int, n Network, before []Network
 }
 
 // NameOf returns the name of an "ipam" object's pool, whatever else is wrong with the object: what ends
-// or looks at a claim needs no more.
+// or looks at a claim needs no more. A field of a wrong type doesn't keep the others from being read.
 func NameOf(raw json.RawMessage) (string, error) {
 	var c Config
 	err := json.Unmarshal(raw, &c)
-	if _, typed := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !typed { // else the other fields are read all the same
+	if _, typed := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !typed {
 		return "", Invalid("ipam: %s", explain.JSON(raw, err))
 	}
 	return c.name()
@@ -280,8 +280,7 @@ func Invalid(format string, args ...any) error { return invalidError{fmt.Sprintf
 // address, and netip for two.
 var mapped = netip.MustParsePrefix("::ffff:0:0/96")
 
-// objection says what is wrong with an address or CIDR that can be read, but that no pool can have; ""
-// if nothing is.
+// objection says why no pool can have an address or CIDR, although it can be read; "" if a pool can.
 func objection(text string) string {
 	addr, length, hasLength := strings.Cut(text, "/")
 	a, err := netip.ParseAddr(addr)

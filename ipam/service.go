@@ -170,7 +170,7 @@ func (s *Service) Check(config json.RawMessage) error {
 	return err
 }
 
-// static gives the requested addresses for a network without IPAM. Of other nodes' pods nothing is known.
+// static gives the requested addresses on a network without IPAM. It knows nothing of other nodes' pods.
 func static(a Ask, h Holders) (*Reservation, error) {
 	if len(a.Requested) == 0 {
 		return nil, nil
@@ -197,7 +197,7 @@ type unclaimed struct{}
 func (unclaimed) Txn() txn.Txn { return nil }
 func (unclaimed) Cancel()      {}
 
-// Refresh reads who has the addresses of a reservation's pool, after its claim was refused.
+// Refresh has the mode of a reservation's pool read who has which address, after the claim was refused.
 func (s *Service) Refresh(ctx context.Context, r *Reservation) error {
 	if r.Pool == nil {
 		return nil

@@ -63,8 +63,8 @@ func (s Spec) OnlyOverlapDiffers(o Spec) bool {
 	return s.Value() == o.Value()
 }
 
-// Clash reports why pool cannot be, as another pool has addresses of it; nil if it has none, or if
-// both allow it. An address would have two owners.
+// Clash says why there can't be such a pool beside another one: both have an address, which could then have two
+// owners. It is nil if they have none in common, or if both allow it.
 func (s Spec) Clash(pool, otherPool string, other Spec) error {
 	if s.Overlap == overlapAllow && other.Overlap == overlapAllow {
 		return nil

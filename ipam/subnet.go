@@ -284,8 +284,8 @@ func (n Network) FirstFree(pool string, taken map[netip.Prefix]string) (netip.Pr
 	}
 }
 
-// MAC derives a hardware address from an IP address, so that two can't collide: 0a:58 and the IPv4
-// address, or four bytes of a hash of the IPv6 address.
+// MAC derives a hardware address from an IP address: 0a:58 and the IPv4 address, so that no two have one, or
+// four bytes of a hash of the IPv6 address.
 func MAC(a netip.Addr) net.HardwareAddr {
 	four := a.AsSlice()
 	if !a.Is4() {

@@ -38,7 +38,7 @@ type item struct {
 // NewCommitter returns a committer that writes through c.
 func NewCommitter(c *clientv3.Client) *Committer {
 	k := &Committer{kv: c}
-	k.batcher = batch.New(groupMax, k.commit)
+	k.batcher = batch.New(groupMax, k.commitAll)
 	return k
 }
 
@@ -49,7 +49,8 @@ func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	return k.batcher.Do(item{t.(Txn), ctx})
 }
 
-func (k *Committer) commit(items []item) []error {
+// commitAll commits what has arrived together, and returns the outcome of each.
+func (k *Committer) commitAll(items []item) []error {
 	errs := make([]error, len(items))
 	var live []int
 	for i := range items {

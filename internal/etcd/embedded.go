@@ -78,8 +78,8 @@ func (e *Embedded) Close() {
 // Err reports that the member has failed.
 func (e *Embedded) Err() <-chan error { return e.etcd.Err() }
 
-// quietLogger passes on only what ends etcd: its chatter, at level error too, is not an operator's,
-// and what fails reaches us as an error.
+// quietLogger passes on only what ends etcd. The rest, even at level error, tells an operator nothing: what
+// fails reaches us as an error.
 func quietLogger() *zap.Logger {
 	return zap.Must(zap.NewProduction(zap.IncreaseLevel(zap.PanicLevel))) // standard error is always there
 }

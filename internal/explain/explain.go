@@ -62,11 +62,11 @@ func opened(b []byte) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) && bytes.ContainsAny(b, `{["`) // else it is half a number or word
 }
 
-// found is what JSON has, in words, by what the decoder calls it. It calls a number "number 1.5" if there
-// should be a whole one.
+// found says in words what stands in JSON, by what the decoder calls it. Where a whole number is wanted, it
+// calls another one "number 1.5", which may stay as it is.
 var found = map[string]string{"string": "a text", "number": "a number", "array": "a list", "object": "an object", "bool": "true or false"}
 
-// wanted is what a Go type is in JSON, in words. All others are whole numbers.
+// wanted says in words what a kind of Go types is in JSON. All other kinds are whole numbers.
 var wanted = map[reflect.Kind]string{
 	reflect.String: "a text in double quotes", reflect.Bool: "true or false",
 	reflect.Slice: "a list in square brackets", reflect.Array: "a list in square brackets",
@@ -85,7 +85,8 @@ func Strict(b []byte, into any) error {
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
 
-// unknownKey looks into structs within structs; what reads itself has its own rules.
+// unknownKey returns an error for a key that a struct, or one within it, does not have. A type that unmarshals
+// itself knows its keys best.
 func unknownKey(b json.RawMessage, t reflect.Type, at string) error {
 	var keys map[string]json.RawMessage
 	if reflect.PointerTo(t).Implements(unmarshaler) || t.Kind() != reflect.Struct || json.Unmarshal(b, &keys) != nil {
@@ -127,8 +128,7 @@ func Key(key string) string {
 	return fmt.Sprintf("%q...", strings.ToValidUTF8(key[:maxKey], ""))
 }
 
-// Hint names what a mistyped key was probably meant to be, or what there is: an ending for an error's
-// text.
+// Hint returns the end of an error's text: what a mistyped key was probably meant to be, or which keys there are.
 func Hint(key string, known []string) string {
 	slices.Sort(known)
 	best, least := "", 3

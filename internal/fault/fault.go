@@ -16,7 +16,7 @@ type Class int
 
 // The classes.
 const (
-	Internal    Class = iota // a fault of ours, or of nobody who has said more: read the log
+	Internal    Class = iota // a fault of ours, or an error that nobody has classified: read the log
 	NotFound                 // what the request is about is not there
 	Forbidden                // the caller may not
 	Conflict                 // what is there stands against the request
@@ -26,7 +26,7 @@ const (
 	TimedOut                 // the request was not finished in time: it is undone, and will do in a moment
 )
 
-// Passes reports whether time alone can mend an error of the class.
+// Passes reports whether time alone can end an error of the class.
 func (c Class) Passes() bool { return c == RetryLater || c == Unavailable || c == TimedOut }
 
 // classified is an error that knows its class.
@@ -41,8 +41,7 @@ func (e *classified) Error() string { return e.text }
 func New(c Class, text string) error { return &classified{c, text} }
 
 // Of returns the class of an error: that of the first error of its tree that has one. A CNI error, a
-// plugin's for instance, is classified by its code (CNI 1.1.0 section 5); an error that nobody has
-// classified is Internal.
+// plugin's for instance, is classified by its code (CNI 1.1.0 section 5).
 func Of(err error) Class {
 	switch e := err.(type) {
 	case *classified:
@@ -64,7 +63,7 @@ func Of(err error) Class {
 	return Internal
 }
 
-// ofCode are the classes of CNI codes; all others are Internal.
+// ofCode has the classes of CNI codes; all others are Internal.
 var ofCode = map[uint]Class{
 	types.ErrTryAgainLater:        RetryLater,
 	cniwire.ErrPluginNotAvailable: Unavailable, cniwire.ErrLimitedConnection: Unavailable,

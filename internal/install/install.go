@@ -94,17 +94,18 @@ func Before(path string) ([]string, error) {
 func Remove(binDir, confFile string) error {
 	var errs []error
 	if confFile != "" {
-		errs = append(errs, gone(os.Remove(confFile)))
+		errs = append(errs, unlessMissing(os.Remove(confFile)))
 	}
 	if binDir != "" {
 		for _, n := range slices.Backward(names) {
-			errs = append(errs, gone(os.Remove(filepath.Join(binDir, n))))
+			errs = append(errs, unlessMissing(os.Remove(filepath.Join(binDir, n))))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func gone(err error) error {
+// unlessMissing drops an error that says that there is no such file.
+func unlessMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -136,7 +137,7 @@ func relink(target, path string) error {
 		return nil
 	}
 	temp := path + ".new"
-	if err := gone(os.Remove(temp)); err != nil {
+	if err := unlessMissing(os.Remove(temp)); err != nil {
 		return err
 	}
 	if err := os.Symlink(target, temp); err != nil {

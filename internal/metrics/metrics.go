@@ -67,7 +67,7 @@ func (m *Metrics) Observe(command, stage string, d time.Duration) {
 // Repaired counts interfaces that were mended.
 func (m *Metrics) Repaired(kind string) { m.repaired.WithLabelValues(kind).Inc() }
 
-// Leaked counts what was found without an owner.
+// Leaked counts leftovers that were found and removed.
 func (m *Metrics) Leaked(kind string, n int) { m.leaked.WithLabelValues(kind).Add(float64(n)) }
 
 // Inflight counts the calls that h answers.

@@ -1,5 +1,5 @@
-// Package txn is the transaction of a store as those see it who only pass it on: changes of records
-// that happen together or not at all. What is in one is known to the store that it is made for.
+// Package txn describes a store's transactions to packages that only pass them on: changes of records that
+// happen together or not at all. Only the store that one is made for knows what is in it.
 package txn
 
 import "github.com/patchbay-cni/patchbay/internal/fault"

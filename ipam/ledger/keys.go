@@ -74,7 +74,7 @@ func (l *Ledger) list(ctx context.Context, what, prefix string) ([]record, error
 	return all, err
 }
 
-// UnknownNode has the subnets whose records can't be read: they are no other node's to take.
+// UnknownNode is said to have the subnets whose records can't be read, so that no other node takes them.
 const UnknownNode = "unknown (its record can't be read)"
 
 type subnetValue struct {
@@ -93,8 +93,8 @@ func (r record) node() (string, error) {
 	return v.Node, nil
 }
 
-// claim reads a claim. On an error the claim has no owner, or, if not even its address can be read, no
-// address.
+// claim reads a claim. If there is an error, the claim lacks its owner, or, if not even the address can be read,
+// both.
 func (r record) claim() (ipam.Claim, error) {
 	addr, err := netip.ParseAddr(r.id)
 	if err != nil {

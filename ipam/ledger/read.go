@@ -26,7 +26,7 @@ func (l *Ledger) Subnets(ctx context.Context, pool string) (map[netip.Prefix]str
 
 // Owners returns who has the addresses of a subnet.
 func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
-	all, err := l.claims(ctx, l.subnetClaimsPrefix(pool, subnet))
+	all, err := l.claimsBelow(ctx, l.subnetClaimsPrefix(pool, subnet))
 	owners := map[netip.Addr]ipam.Owner{}
 	for _, c := range all {
 		if subnet.Contains(c.Addr) {
@@ -62,13 +62,13 @@ func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim
 // Claims implements ipam.Ledger.
 func (l *Ledger) Claims(ctx context.Context, pool string) ([]ipam.Claim, error) {
 	if pool == "" {
-		return l.claims(ctx, l.root)
+		return l.claimsBelow(ctx, l.root)
 	}
-	return l.claims(ctx, l.claimsPrefix(pool))
+	return l.claimsBelow(ctx, l.claimsPrefix(pool))
 }
 
-// claims returns those among the keys that begin with the prefix.
-func (l *Ledger) claims(ctx context.Context, prefix string) ([]ipam.Claim, error) {
+// claimsBelow returns the claims among the keys that begin with the prefix.
+func (l *Ledger) claimsBelow(ctx context.Context, prefix string) ([]ipam.Claim, error) {
 	records, err := l.list(ctx, "claims", prefix)
 	var claims []ipam.Claim
 	for _, r := range records {

@@ -32,8 +32,8 @@ type pool struct {
 	name string
 
 	mu       sync.Mutex
-	spec     string // what it is settled by; empty if it is not
-	revision int64  // of the spec's key then
+	spec     string // the specification that it is settled by; empty if it is not settled
+	revision int64  // of that specification in etcd
 	// subnets are one per network of a settled pool, and else what this node has; nil if none were read.
 	subnets []*ipam.Subnet
 }
@@ -64,7 +64,7 @@ func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, req
 	h := &hold{ledger: a.ledger, pool: st, owner: o, revision: st.revision}
 	left := requested
 	for _, s := range st.subnets {
-		if left, err = h.reserve(s, left); err != nil {
+		if left, err = h.take(s, left); err != nil {
 			h.forget()
 			return nil, err
 		}
@@ -76,8 +76,9 @@ func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, req
 	return ipam.NewReservation(p, h.claims, h.bits, h.gateways, h), nil
 }
 
-// reserve takes the requested addresses that are in a subnet, or else what the owner has there, or any.
-func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Request, err error) {
+// take takes those of the requested addresses that are in a subnet. If none are, it takes what the owner has
+// there already, or else any. What is requested elsewhere is left.
+func (h *hold) take(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Request, err error) {
 	var had, got []netip.Addr
 	for _, c := range s.Claims(h.owner.SameInterface) {
 		had = append(had, c.Addr)
@@ -113,6 +114,7 @@ func (h *hold) reserve(s *ipam.Subnet, requested []ipam.Request) (left []ipam.Re
 	return left, nil
 }
 
+// forget gives back what was chosen.
 func (h *hold) forget() {
 	for _, a := range h.chosen {
 		for _, s := range h.pool.subnets {

@@ -73,7 +73,7 @@ type Listen struct {
 	Metrics string `yaml:"metrics"`
 }
 
-// Meta is how pods' networks are found.
+// Meta says how pods' networks are found.
 type Meta struct {
 	ClusterNetwork     string        `yaml:"clusterNetwork"`
 	DefaultNetworks    []string      `yaml:"defaultNetworks"`
@@ -97,7 +97,7 @@ type OVS struct {
 	Marker bool `yaml:"marker"`
 }
 
-// Bridge is one bridge.
+// A Bridge is how the bridge of a role is to be.
 type Bridge struct {
 	Name         string   `yaml:"name"`
 	Uplinks      []string `yaml:"uplinks"`

@@ -38,7 +38,7 @@ func document(b []byte) (*yaml.Node, error) {
 
 func null() *yaml.Node { return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"} }
 
-// plain is an error of the YAML parser without its name.
+// plain is the text of an error of the YAML parser, without the parser's name.
 func plain(err error) string {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), "unmarshal errors:\n  ")
 	return strings.ReplaceAll(text, "\n  ", "; ")
@@ -66,7 +66,8 @@ func put(at *yaml.Node, setting string) error {
 	return nil
 }
 
-// entry is what a mapping has under a key, made if it is missing; what is no mapping gives way.
+// entry returns what a mapping has under a key, which it makes if it is missing. A node that is no mapping
+// becomes one.
 func entry(n *yaml.Node, key string) *yaml.Node {
 	if n.Kind != yaml.MappingNode {
 		*n = yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
@@ -81,8 +82,8 @@ func entry(n *yaml.Node, key string) *yaml.Node {
 	return made
 }
 
-// check holds a document against what it is to be decoded into, and says in words what can't be,
-// with its key and line.
+// check compares a document with the type that it is to be decoded into. The error says in words what doesn't
+// fit, with its key and line.
 func check(n *yaml.Node, t reflect.Type, at string) error {
 	if n.Kind == yaml.AliasNode {
 		n = n.Alias
@@ -94,7 +95,7 @@ func check(n *yaml.Node, t reflect.Type, at string) error {
 		if _, err := time.ParseDuration(n.Value); err != nil {
 			return wrong(n, at, "a duration, such as 60s")
 		}
-		n.Tag = "!!str" // the decoder takes no number for a duration, and 0 is one
+		n.Tag = "!!str" // as a number, the decoder would refuse 0
 		return nil
 	}
 	switch t.Kind() {
@@ -121,7 +122,7 @@ func check(n *yaml.Node, t reflect.Type, at string) error {
 
 var scalars = map[reflect.Kind]string{reflect.Bool: "true or false", reflect.Int: "a whole number", reflect.String: "a text"}
 
-// checkKeys checks a mapping; known has the key "" when any key will do.
+// checkKeys checks a mapping. If known has the key "", the mapping can have any keys.
 func checkKeys(n *yaml.Node, at string, known map[string]reflect.Type) error {
 	if n.Kind != yaml.MappingNode {
 		return wrong(n, at, "keys with values")
@@ -160,7 +161,7 @@ func wrong(n *yaml.Node, at, want string) error {
 	return fmt.Errorf("%s%s must be %s, not %s", line(n), at, want, have)
 }
 
-// line begins an error; what --set gave has none.
+// line is the begin of an error's text; what --set has given has no line.
 func line(n *yaml.Node) string {
 	if n.Line == 0 {
 		return ""

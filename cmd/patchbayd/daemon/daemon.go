@@ -101,7 +101,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	if err != nil {
 		return err
 	}
-	return d.run(ctx, d.tasks, func() error {
+	return d.runTasks(ctx, d.tasks, func() error {
 		d.ready.Store(false)
 		return servers.shutdown(drainTimeout)
 	})

@@ -49,7 +49,7 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	return all
 }
 
-// examineLeftovers tells what has no record from what was kept as records were lost.
+// examineLeftovers reports leftovers, and, apart from them, what was kept when records were lost.
 func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, string, error)) {
 	left, err := d.engine.Inspect(ctx)
 	kept := slices.DeleteFunc(slices.Clone(left.Ports), func(n string) bool { return !slices.Contains(d.engine.Kept(), n) })

@@ -11,7 +11,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/install"
 )
 
-// installCheck is how often the runtime's configuration is looked at; others write there too.
+// installCheck is how often the runtime's configuration is looked at, as others write there, too.
 const installCheck = 10 * time.Second
 
 // installPlugin puts the plugin in place, from beside this program.

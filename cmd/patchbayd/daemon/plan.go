@@ -10,8 +10,8 @@ import (
 	"github.com/patchbay-cni/patchbay/meta/multus"
 )
 
-// planConfig is the "meta" section, with a configuration of Multus over it if there is one, and the
-// permitted directories of plugins.
+// planConfig returns the "meta" section, with a configuration of Multus over it if there is one, and the
+// directories that plugins may be in.
 func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 	m := d.cfg.Meta
 	cfg = meta.Config{ClusterNetwork: m.ClusterNetwork, DefaultNetworks: m.DefaultNetworks, SystemNamespaces: m.SystemNamespaces,

@@ -110,7 +110,7 @@ func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
 		}
 		return tasks
 	}
-	// A pod whose annotations the runtime hands over, and every DEL, need no answer.
+	// Some calls need no answer: every DEL, and an ADD with the pod's annotations from the runtime.
 	s.await = func(ctx context.Context) error {
 		if !catalog.Await(ctx, syncWait) && ctx.Err() == nil {
 			d.log.Error("the API server does not answer: serving from what is recorded, its answers follow once it is back")

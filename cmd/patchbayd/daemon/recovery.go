@@ -23,9 +23,9 @@ func (d *Daemon) recovery() Task {
 	return Task{Name: "recovery", Ready: closed(done), Run: func(ctx context.Context) error { return d.recover(ctx, serve) }}
 }
 
-// recover brings what is to what is recorded, and calls serve as soon as the daemon may. Only
-// records that can't be read from etcd keep it from serving: what can't be mended now, GC tries again,
-// and without Open vSwitch recovery goes on once it is back.
+// recover reads the records and makes the node as they say. It calls serve as soon as the daemon may serve: only
+// an etcd that can't be read keeps it from that. What can't be mended now, GC tries again, and without Open
+// vSwitch recovery goes on once it is back.
 func (d *Daemon) recover(ctx context.Context, serve func()) error {
 	hadRecords := d.records.had()
 	if err := d.engine.Load(ctx); err != nil {
@@ -49,12 +49,13 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 			}
 		}
 	}
-	d.mend(ctx, lost)
+	d.restore(ctx, lost)
 	serve()
 	return nil
 }
 
-func (d *Daemon) mend(ctx context.Context, lost bool) {
+// restore makes interfaces as they are recorded. The records are no longer lost once no interface lacks one.
+func (d *Daemon) restore(ctx context.Context, lost bool) {
 	kept, err := d.engine.Recover(ctx, lost)
 	if err != nil {
 		d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
@@ -68,6 +69,7 @@ func (d *Daemon) mend(ctx context.Context, lost bool) {
 	}
 }
 
+// register writes the node's record.
 func (d *Daemon) register(ctx context.Context, lost bool) error {
 	bridges := map[string]string{}
 	for role, b := range d.cfg.OVS.Bridges {

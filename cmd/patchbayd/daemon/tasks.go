@@ -22,9 +22,9 @@ type Task struct {
 	Vital bool
 }
 
-// run starts the tasks in order, each once those before it are ready. When the context ends, or a task
+// runTasks starts the tasks in order, each once those before it are ready. When the context ends, or a task
 // fails, it calls stop, has all tasks end, and waits for them.
-func (d *Daemon) run(ctx context.Context, tasks []Task, stop func() error) error {
+func (d *Daemon) runTasks(ctx context.Context, tasks []Task, stop func() error) error {
 	started, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	working, end := context.WithCancel(context.WithoutCancel(ctx))

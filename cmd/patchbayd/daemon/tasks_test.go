@@ -60,7 +60,7 @@ func TestTasks(t *testing.T) {
 			}
 			ctx, told := context.WithCancel(t.Context())
 			defer told()
-			err := d.run(ctx, c.tasks(told, did), func() error {
+			err := d.runTasks(ctx, c.tasks(told, did), func() error {
 				did("stopped")
 				return nil
 			})
