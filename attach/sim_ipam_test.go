@@ -127,6 +127,6 @@ func (m *fakeMode) Released(claims []ipam.Claim) {
 
 // addresses is the IPAM of one daemon.
 func (s *simulation) addresses(gen int) *ipam.Service {
-	return ipam.NewService(ipam.Options{Ledger: fakeLedger{s.world, gen},
-		Modes: map[string]ipam.Mode{ipam.ModeNode: &fakeMode{w: s.world, used: map[netip.Addr]ipam.Owner{}}}})
+	return &ipam.Service{Ledger: fakeLedger{s.world, gen},
+		Modes: map[string]ipam.Mode{ipam.ModeNode: &fakeMode{w: s.world, used: map[netip.Addr]ipam.Owner{}}}}
 }

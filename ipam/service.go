@@ -74,22 +74,16 @@ type Holders interface {
 	UserOf(ipamClaim, containerID string) string
 }
 
-// Options are what a Service is made of.
-type Options struct {
+// A Service gives attachments their addresses: it knows who may have which, and leaves the choice to
+// the pool's mode. A mode that has something to do besides, such as renewing leases, is run by the daemon,
+// and tells the engine what has become of an attachment's addresses (attach.Engine.Update).
+type Service struct {
 	Ledger
 	Modes      map[string]Mode   // by the name that a configuration has for it
 	Defined    map[string]Config // pools of the daemon's configuration
 	IPAMClaims IPAMClaims        // nil without Kubernetes
 	Log        *slog.Logger
 }
-
-// A Service gives attachments their addresses: it knows who may have which, and leaves the choice to
-// the pool's mode. A mode that has something to do besides, such as renewing leases, is run by the daemon,
-// and tells the engine what has become of an attachment's addresses (attach.Engine.Update).
-type Service struct{ Options }
-
-// NewService returns a service.
-func NewService(o Options) *Service { return &Service{o} }
 
 // An Ask says which addresses an attachment wants.
 type Ask struct {

@@ -133,7 +133,7 @@ func (f fakeIPAMClaims) SetIPs(_ context.Context, ns, name string, ips []string)
 
 func fakeService(c IPAMClaims) (*Service, *fakeLedger, *fakeMode) {
 	l, m := &fakeLedger{}, &fakeMode{next: netip.MustParseAddr("10.0.0.1")}
-	return NewService(Options{Ledger: l, Modes: map[string]Mode{ModeNode: m}, IPAMClaims: c, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}), l, m
+	return &Service{Ledger: l, Modes: map[string]Mode{ModeNode: m}, IPAMClaims: c, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, l, m
 }
 
 func requests(t *testing.T, texts ...string) []Request {

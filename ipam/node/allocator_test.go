@@ -64,7 +64,7 @@ type service struct{ *ipam.Service }
 
 func open(kv *clientv3.Client, node string) service {
 	l := ledger.New(kv, etcd.NewCommitter(kv), "/p", node)
-	return service{ipam.NewService(ipam.Options{Ledger: l, Modes: map[string]ipam.Mode{ipam.ModeNode: New(l)}})}
+	return service{&ipam.Service{Ledger: l, Modes: map[string]ipam.Mode{ipam.ModeNode: New(l)}}}
 }
 
 // A reserved is a reservation with its addresses in a form to compare.

@@ -131,8 +131,8 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 		Deadline: d.cfg.Meta.DelegateTimeout, Limit: d.cfg.Meta.DelegateLimit,
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
 	book := ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
-	d.ipam = ipam.NewService(ipam.Options{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
-		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log})
+	d.ipam = &ipam.Service{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
+		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log}
 	d.store = store.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
 	boot, err := netns.BootID()
 	if err != nil {
