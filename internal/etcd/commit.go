@@ -63,7 +63,10 @@ func (k *Committer) commitAll(items []item) []error {
 		live, lost = k.commitGroup(items, live, errs)
 	}
 	for _, i := range live {
-		errs[i] = k.commitOne(items[i].Txn, lost)
+		resp, again, err := k.try(items[i].Txn, reads(items[i].operations))
+		if errs[i] = err; err == nil {
+			errs[i] = outcome(items[i].Txn, resp, lost || again)
+		}
 	}
 	return errs
 }
@@ -86,15 +89,6 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []
 		}
 	}
 	return nil, lost
-}
-
-// commitOne commits a transaction by itself. Lost says that it may have been committed before.
-func (k *Committer) commitOne(t Txn, lost bool) error {
-	resp, again, err := k.try(t, reads(t.operations))
-	if err != nil {
-		return err
-	}
-	return outcome(t, resp, lost || again)
 }
 
 // outcome tells a conflict from a transaction that had been committed by an earlier try, whose answer was

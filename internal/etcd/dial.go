@@ -27,7 +27,7 @@ const dialTimeout = 5 * time.Second
 
 // Dial returns a client of the cluster. It does not wait for a connection: each request has a
 // limit of its own.
-func Dial(o Options) (*clientv3.Client, error) {
+func Dial(o Options) (c *clientv3.Client, err error) {
 	cfg := clientv3.Config{
 		Endpoints: o.Endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop(),
 		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
@@ -46,14 +46,12 @@ func Dial(o Options) (*clientv3.Client, error) {
 	}
 	if o.Cert != "" || o.Key != "" || o.CA != "" {
 		// The client's certificate is read at each handshake: a renewed one is used without a restart.
-		t, err := transport.TLSInfo{CertFile: o.Cert, KeyFile: o.Key, TrustedCAFile: o.CA}.ClientConfig()
+		cfg.TLS, err = transport.TLSInfo{CertFile: o.Cert, KeyFile: o.Key, TrustedCAFile: o.CA}.ClientConfig()
 		if err != nil {
 			return nil, fmt.Errorf("etcd TLS: %w", err)
 		}
-		cfg.TLS = t
 	}
-	c, err := clientv3.New(cfg)
-	if err != nil {
+	if c, err = clientv3.New(cfg); err != nil {
 		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(o.Endpoints, ","), err)
 	}
 	return c, nil

@@ -55,16 +55,14 @@ func StartEmbedded(ctx context.Context, stateDir string) (*Embedded, error) {
 	}
 	select {
 	case <-e.Server.ReadyNotify():
-	case err := <-e.Err():
+		err = os.Chmod(socket, 0o600)
+	case err = <-e.Err():
+	case <-ctx.Done():
+		err = fmt.Errorf("it is not ready: %w", context.Cause(ctx))
+	}
+	if err != nil {
 		e.Close()
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
-	case <-ctx.Done():
-		e.Close()
-		return nil, fmt.Errorf("embedded etcd in %s is not ready: %w", cfg.Dir, context.Cause(ctx))
-	}
-	if err := os.Chmod(socket, 0o600); err != nil {
-		e.Close()
-		return nil, err
 	}
 	return &Embedded{etcd: e, Client: v3client.New(e.Server)}, nil
 }

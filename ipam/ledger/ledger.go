@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -23,9 +22,6 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
-
-// readTimeout bounds what is read to remove a pool.
-const readTimeout = 10 * time.Second
 
 // A Ledger is IPAM's part of etcd, as a node uses it.
 type Ledger struct {
