@@ -116,7 +116,7 @@ func (s *Sandbox) Interfaces() []string {
 func (s *Sandbox) Made() []meta.Made {
 	var made []meta.Made
 	for _, a := range s.Attachments {
-		m := meta.Made{Source: a.Spec.Source, Network: a.Spec.Network, Config: a.Spec.Config.Name, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device}
+		m := meta.Made{Network: a.Spec.Network, Config: a.Spec.Config.Name, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device}
 		if a.hasInterface() {
 			m.Interface = a.Spec.Interface
 		}

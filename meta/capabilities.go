@@ -7,36 +7,29 @@ import (
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
-// A capability is a request of a selection element, with the name of its capability argument (CNI
-// CONVENTIONS.md).
-type capability struct{ key, name string }
-
-// requests are the element's requests; it is valid.
-func (s *Selection) requests() (delegates.Requests, []capability) {
+// requests are what the element, which is valid, asks of the plugins.
+func (s *Selection) requests() delegates.Requests {
 	r := delegates.Requests{Bandwidth: s.Bandwidth, Others: map[string]any{}}
-	var cs []capability
-	asked := func(is bool, key, name string, value any) {
-		if !is {
-			return
-		}
-		cs = append(cs, capability{key, name})
-		if value != nil {
-			r.Others[name] = value
-		}
-	}
-	for _, ip := range s.IPs {
-		if want, err := ipam.ParseRequest(ip); err == nil {
-			r.IPs = append(r.IPs, want)
-		}
-	}
+	r.IPs, _ = ipam.ParseRequests(s.IPs)
 	r.MAC, _ = net.ParseMAC(s.MAC)
-	asked(len(r.IPs) > 0, "ips", "ips", nil)
-	asked(len(r.MAC) > 0, "mac", "mac", nil)
-	asked(s.InfinibandGUID != "", "infiniband-guid", "infinibandGUID", s.InfinibandGUID)
-	asked(len(s.PortMappings) > 0, "portMappings", "portMappings", s.PortMappings)
-	asked(s.Bandwidth != nil, "bandwidth", "bandwidth", nil)
-	asked(s.DeviceID != "", "deviceID", "deviceID", s.DeviceID)
-	return r, cs
+	if s.InfinibandGUID != "" {
+		r.Others["infinibandGUID"] = s.InfinibandGUID
+	}
+	if len(s.PortMappings) > 0 {
+		r.Others["portMappings"] = s.PortMappings
+	}
+	if s.DeviceID != "" {
+		r.Others["deviceID"] = s.DeviceID
+	}
+	return r
+}
+
+// elementKey is the selection element's key for a capability. All but one have the same name.
+func elementKey(capability string) string {
+	if capability == "infinibandGUID" {
+		return "infiniband-guid"
+	}
+	return capability
 }
 
 // inArgs reports whether a request is handed to plugins in CNI_ARGS besides its capability: IP and

@@ -23,7 +23,7 @@ func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
 			continue
 		}
 		if p.cfg.Devices == nil {
-			return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, and there is no kubelet to ask", w.Network, w.Resource), "")
+			return needsDevice(w, "there is no kubelet to ask", "")
 		}
 		if devices == nil {
 			var err error
@@ -33,58 +33,59 @@ func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
 		}
 		left, has := devices[w.Resource]
 		if !has {
-			handed, err := p.cfg.Devices.Hands(ctx, w.Resource)
+			handed, err := p.handed(ctx, w)
 			if err != nil {
 				return err
 			}
 			if !handed {
-				w.Resource = "" // for the scheduler alone: it has put the pod where the network is
 				continue
 			}
 		}
 		if len(left) == 0 {
-			return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, and the pod has none left", w.Network, w.Resource),
-				fmt.Sprintf("request one %q in the pod's resources for each such network", w.Resource))
+			return needsDevice(w, "the pod has none left", fmt.Sprintf("request one %q in the pod's resources for each such network", w.Resource))
 		}
 		w.DeviceID, devices[w.Resource] = left[0], left[1:]
 	}
 	for i := range all {
-		if err := all[i].useDevice(); err != nil {
-			return err
-		}
+		all[i].useDevice()
 	}
 	return nil
 }
 
-// noDevice refuses a network that needs a device to a pod that runs. A resource that nobody hands out
-// is for the scheduler, and the pod has its node.
+// noDevice refuses a network that needs a device to a pod that runs.
 func (p *Planner) noDevice(ctx context.Context, w *Wanted) error {
 	if w.Resource == "" || w.DeviceID != "" {
 		return nil
 	}
-	if p.cfg.Devices != nil && !p.cfg.AnyDevice {
-		handed, err := p.cfg.Devices.Hands(ctx, w.Resource)
-		if err != nil {
+	if p.cfg.Devices != nil {
+		if handed, err := p.handed(ctx, w); err != nil || !handed {
 			return err
 		}
-		if !handed {
-			w.Resource = ""
-			return nil
-		}
 	}
-	return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, which kubelet gives to pods that start only", w.Network, w.Resource), "")
+	return needsDevice(w, "kubelet gives them to pods that start only", "")
+}
+
+// handed reports whether anybody hands out devices of the network's resource. If nobody does, the
+// resource is for the scheduler alone, which has put the pod where the network is, and w needs none.
+func (p *Planner) handed(ctx context.Context, w *Wanted) (bool, error) {
+	handed, err := p.cfg.Devices.Hands(ctx, w.Resource)
+	if err == nil && !handed {
+		w.Resource = ""
+	}
+	return handed, err
+}
+
+func needsDevice(w *Wanted, why, details string) error {
+	return types.NewError(cniwire.ErrRefused, fmt.Sprintf("network %s needs a device of %s, and %s", w.Network, w.Resource, why), details)
 }
 
 // useDevice tells the plugins of the device, as Multus does: by the keys deviceID and pciBusID, and
 // by the capability for those that declare it.
-func (w *Wanted) useDevice() error {
+func (w *Wanted) useDevice() {
 	if w.Resource == "" || w.DeviceID == "" {
-		return nil
+		return
 	}
-	id, err := json.Marshal(w.DeviceID)
-	if err != nil {
-		return err
-	}
+	id, _ := json.Marshal(w.DeviceID) // a string always marshals
 	for i := range w.Config.Plugins {
 		for _, key := range []string{"deviceID", "pciBusID"} {
 			w.Config.Plugins[i].Raw[key] = id
@@ -93,5 +94,4 @@ func (w *Wanted) useDevice() error {
 	if w.Config.Declares("deviceID") {
 		w.Requests.Others["deviceID"] = w.DeviceID
 	}
-	return nil
 }

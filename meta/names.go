@@ -1,37 +1,17 @@
 package meta
 
-import "fmt"
+import "strconv"
 
-// names gives interfaces their names: those asked for, else net1, net2, ... by position.
-type names struct{ taken map[string]bool }
+// names are the interface names of a pod that can't be given to an attachment that asks for none:
+// those that are in use, and those that another one asks for.
+type names map[string]bool
 
-func newNames(made []Wanted, own []Selection) *names {
-	n := &names{taken: map[string]bool{}}
-	for _, w := range made {
-		n.taken[w.Interface] = true
+// free returns the first free one of net1, net2, ... from a position on, and takes it.
+func (n names) free(position int) string {
+	for n["net"+strconv.Itoa(position)] {
+		position++
 	}
-	for _, s := range own {
-		// A name asked for anywhere in the pod is not given to an element without one.
-		if s.Interface != "" && !n.taken[s.Interface] {
-			n.taken["="+s.Interface] = true
-		}
-	}
-	return n
-}
-
-func (n *names) pick(asked string, position int) (string, error) {
-	if asked != "" {
-		if n.taken[asked] {
-			return "", malformed("interface name %q is taken by an earlier attachment", asked)
-		}
-		n.taken[asked] = true
-		return asked, nil
-	}
-	for i := position; ; i++ {
-		name := fmt.Sprintf("net%d", i)
-		if !n.taken[name] && !n.taken["="+name] {
-			n.taken[name] = true
-			return name, nil
-		}
-	}
+	name := "net" + strconv.Itoa(position)
+	n[name] = true
+	return name
 }

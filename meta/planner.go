@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,10 +58,20 @@ type Network struct {
 	Version         string // another one for another Config; "" if the catalog has no versions
 }
 
+// ByName compares networks by namespace and name.
+func ByName(a, b Network) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
 // A Catalog knows pods and networks. It returns ErrNotFound for what it does not have.
 type Catalog interface {
+	Networks
 	// Pod returns the pod of that name and UID, any UID if it is empty, or ErrReplaced.
 	Pod(ctx context.Context, namespace, name, uid string) (*Pod, error)
+}
+
+// Networks is the part of a Catalog that a Planner asks.
+type Networks interface {
 	Network(ctx context.Context, namespace, name string) (*Network, error)
 }
 
@@ -125,21 +136,21 @@ type Wanted struct {
 
 // A Planner works out what a pod is to have.
 type Planner struct {
-	catalog Catalog
-	cfg     Config
-	parsed  *parsed
+	networks Networks
+	cfg      Config
+	parsed   *parsed
 }
 
 // NewPlanner returns a planner.
-func NewPlanner(catalog Catalog, cfg Config) *Planner {
-	return &Planner{catalog: catalog, cfg: cfg, parsed: newParsed()}
+func NewPlanner(networks Networks, cfg Config) *Planner {
+	return &Planner{networks: networks, cfg: cfg, parsed: newParsed()}
 }
 
 // Config returns the planner's configuration.
 func (p *Planner) Config() Config { return p.cfg }
 
 // With returns a planner with another configuration.
-func (p *Planner) With(cfg Config) *Planner { return &Planner{p.catalog, cfg, p.parsed} }
+func (p *Planner) With(cfg Config) *Planner { return &Planner{p.networks, cfg, p.parsed} }
 
 // Plan returns the attachments of a pod that starts, in order: cluster network as ifName, default
 // networks, the pod's own. runtime holds the capability arguments of the container runtime, which
@@ -148,34 +159,32 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 	if err := p.ready(); err != nil {
 		return nil, err
 	}
-	var all []Wanted
-	cluster, err := p.cluster(ctx, pod, ifName, runtime)
+	own, err := ParseNetworks(pod.Annotations[NetworksAnnotation], pod.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	if cluster != nil {
-		all = append(all, *cluster)
+	all, err := p.cluster(ctx, pod, ifName, runtime)
+	if err != nil {
+		return nil, err
+	}
+	hasCluster := len(all) > 0
+	names := names{ifName: hasCluster}
+	for _, s := range own {
+		names[s.Interface] = true
+	}
+	for i, list := range p.cfg.Inline[min(1, len(p.cfg.Inline)):] { // the first is the cluster network
+		w, err := p.want(list, Selection{}, SourceDefault, "default network "+list.Name)
+		if err != nil {
+			return nil, err
+		}
+		w.Interface = names.free(i + 1)
+		all = append(all, w)
 	}
 	var sels []Selection
 	if !slices.Contains(p.cfg.SystemNamespaces, pod.Namespace) {
 		for _, n := range p.cfg.DefaultNetworks {
 			sels = append(sels, p.reference(n))
 		}
-	}
-	own, err := ParseNetworks(pod.Annotations[NetworksAnnotation], pod.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	names := newNames(all, own)
-	for i, list := range p.inlineDefaults() {
-		w, err := p.want(list, Selection{}, SourceDefault, "default network "+list.Name)
-		if err != nil {
-			return nil, err
-		}
-		if w.Interface, err = names.pick("", i+1); err != nil {
-			return nil, err
-		}
-		all = append(all, w)
 	}
 	for i, s := range slices.Concat(sels, own) {
 		source := SourceAnnotation
@@ -189,27 +198,25 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		if s.IPAMClaim != "" {
 			w.IPAMClaim = pod.Namespace + "/" + s.IPAMClaim
 		}
-		if w.Interface, err = names.pick(s.Interface, i+1); err != nil {
-			return nil, fmt.Errorf("network %s: %w", s.Ref(), err)
+		switch w.Interface = s.Interface; {
+		case s.Interface == "":
+			w.Interface = names.free(i + 1)
+		case hasCluster && s.Interface == ifName:
+			return nil, fmt.Errorf("network %s: %w", s.Ref(), malformed("interface name %q is taken by the cluster network", ifName))
 		}
 		all = append(all, w)
 	}
-	chain, err := p.auxiliary()
+	chain, err := p.auxiliary(names.free(len(all)))
 	if err != nil {
 		return nil, err
 	}
-	if chain != nil {
-		if chain.Interface, err = names.pick("", len(all)); err != nil {
-			return nil, err
-		}
-		all = append(all, *chain)
-	}
+	all = append(all, chain...)
 	return all, p.allot(ctx, pod, all)
 }
 
-// auxiliary plans the auxiliary chain, nil if there is none or it has no plugins, as Multus does for
+// auxiliary plans the auxiliary chain, if there is one and it has plugins, as Multus does for
 // auxiliaryCNIChainName.
-func (p *Planner) auxiliary() (*Wanted, error) {
+func (p *Planner) auxiliary(ifName string) ([]Wanted, error) {
 	name := p.cfg.AuxiliaryChain
 	if name == "" {
 		return nil, nil
@@ -226,7 +233,8 @@ func (p *Planner) auxiliary() (*Wanted, error) {
 		return nil, err
 	}
 	w, err := p.want(list, Selection{}, SourceChain, "auxiliary chain "+name)
-	return &w, err
+	w.Interface = ifName
+	return []Wanted{w}, err
 }
 
 // ready reports whether the cluster network is (multi-network specification 6.1).
@@ -238,14 +246,6 @@ func (p *Planner) ready() error {
 		return types.NewError(types.ErrTryAgainLater, "the cluster network is not ready", err.Error()+"; its maker writes it (meta.readinessFile)")
 	}
 	return nil
-}
-
-// inlineDefaults are the networks behind the first, which is the cluster network.
-func (p *Planner) inlineDefaults() []*cniconf.List {
-	if len(p.cfg.Inline) < 2 {
-		return nil
-	}
-	return p.cfg.Inline[1:]
 }
 
 // One plans a single attachment for a running pod that has the interfaces taken.
@@ -260,10 +260,8 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 	if err == nil {
 		err = p.noDevice(ctx, &w)
 	}
-	if err != nil {
-		return w, err
-	}
-	return w, w.name(s, taken)
+	w.name(s, taken)
+	return w, err
 }
 
 // Inline plans an attachment whose configuration is given with the request.
@@ -277,28 +275,26 @@ func (p *Planner) Inline(config json.RawMessage, s Selection, taken []string) (W
 		return Wanted{}, err
 	}
 	w, err := p.want(list, s, SourceAPI, "inline configuration "+list.Name)
-	if err != nil {
-		return w, err
-	}
-	return w, w.name(s, taken)
+	w.name(s, taken)
+	return w, err
 }
 
-func (w *Wanted) name(s Selection, taken []string) error {
-	names := &names{taken: map[string]bool{}}
+// name names the interface. One that is asked for may be taken: by this very attachment, which the
+// engine finds out.
+func (w *Wanted) name(s Selection, taken []string) {
+	if w.Interface = s.Interface; w.Interface != "" {
+		return
+	}
+	names := names{}
 	for _, t := range taken {
-		names.taken[t] = true
+		names[t] = true
 	}
-	w.Interface = s.Interface
-	if s.Interface == "" {
-		var err error
-		w.Interface, err = names.pick("", 1)
-		return err
-	}
-	return nil // an interface that exists is the engine's to judge: it may be this very attachment
+	w.Interface = names.free(1)
 }
 
-// cluster plans the pod's eth0: the configured network, or the pod's default-network annotation.
-func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime map[string]json.RawMessage) (*Wanted, error) {
+// cluster plans the pod's eth0, if it has one: the network that the pod's default-network annotation
+// names, or else the configured one.
+func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime map[string]json.RawMessage) ([]Wanted, error) {
 	var w Wanted
 	var err error
 	switch override := strings.TrimSpace(pod.Annotations[DefaultNetworkAnnotation]); {
@@ -320,7 +316,7 @@ func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime m
 	if w.Requests, err = w.Requests.With(declared); err != nil {
 		return nil, fmt.Errorf("runtime's arguments for the cluster network: %w", err)
 	}
-	return &w, nil
+	return []Wanted{w}, nil
 }
 
 func (p *Planner) override(ctx context.Context, pod Pod, annotation string) (Wanted, error) {
@@ -340,8 +336,7 @@ func (p *Planner) override(ctx context.Context, pod Pod, annotation string) (Wan
 // configured finds a network that the daemon's configuration names: a NAD, or a file on disk.
 func (p *Planner) configured(ctx context.Context, name string) (Wanted, error) {
 	if !strings.HasPrefix(name, "/") {
-		s := p.reference(name)
-		w, err := p.lookUp(ctx, s, SourceCluster)
+		w, err := p.lookUp(ctx, p.reference(name), SourceCluster)
 		if !errors.Is(err, ErrNotFound) || strings.Contains(name, "/") {
 			return w, err
 		}
@@ -361,13 +356,7 @@ func (p *Planner) reference(name string) Selection {
 }
 
 func (p *Planner) systemNamespace() string {
-	if p.cfg.Namespace != "" {
-		return p.cfg.Namespace
-	}
-	if len(p.cfg.SystemNamespaces) > 0 {
-		return p.cfg.SystemNamespaces[0]
-	}
-	return "kube-system"
+	return cmp.Or(slices.Concat([]string{p.cfg.Namespace}, p.cfg.SystemNamespaces, []string{"kube-system"})...)
 }
 
 // selected looks up a network for a pod, if the pod may use it.
@@ -390,7 +379,7 @@ func (p *Planner) Allowed(podNamespace, networkNamespace string) error {
 }
 
 func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wanted, error) {
-	n, err := p.catalog.Network(ctx, s.Namespace, s.Name)
+	n, err := p.networks.Network(ctx, s.Namespace, s.Name)
 	if err != nil {
 		if errors.Is(err, ErrNotFound) {
 			p.parsed.drop(s.Ref())
@@ -414,8 +403,7 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wante
 // want joins a configuration and what the pod asked of it. A request that no plugin of the
 // configuration can honour is refused, never dropped.
 func (p *Planner) want(list *cniconf.List, s Selection, source Source, what string) (Wanted, error) {
-	requests, capabilities := s.requests()
-	w := Wanted{Source: source, Config: list, DefaultRoute: s.DefaultRoute, Requests: requests}
+	w := Wanted{Source: source, Config: list, DefaultRoute: s.DefaultRoute, Requests: s.requests()}
 	for _, t := range list.Types() {
 		if cniconf.IsMeta(t) {
 			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
@@ -429,12 +417,13 @@ func (p *Planner) want(list *cniconf.List, s Selection, source Source, what stri
 			return w, fmt.Errorf("%s: %w", what, err)
 		}
 	}
-	for _, c := range capabilities {
+	for _, c := range slices.Sorted(maps.Keys(w.Requests.Arguments())) {
 		// Addresses and the hardware address reach every plugin in CNI_ARGS, too; the engine compares
 		// what comes of it with the request.
-		if !inArgs(c.name) && !list.Declares(c.name) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c.name) {
-			return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour %q: no plugin of it declares the capability %q", what, c.key, c.name),
-				fmt.Sprintf("add \"capabilities\": {%q: true} to a plugin that has it, or drop %q from the request", c.name, c.key))
+		if !inArgs(c) && !list.Declares(c) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c) {
+			key := elementKey(c)
+			return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour %q: no plugin of it declares the capability %q", what, key, c),
+				fmt.Sprintf("add \"capabilities\": {%q: true} to a plugin that has it, or drop %q from the request", c, key))
 		}
 	}
 	return w, nil

@@ -5,6 +5,7 @@ package meta
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/explain"
+	"github.com/patchbay-cni/patchbay/ipam"
 )
 
 // The annotations, multi-network specification sections 4 and 5.
@@ -80,23 +82,25 @@ func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
 	if len(sels) > maxNetworks {
 		return nil, malformed("annotation %s asks for %d networks: %d are the most that one pod can have", NetworksAnnotation, len(sels), maxNetworks)
 	}
-	routes := 0
+	routes, interfaces := 0, map[string]int{}
 	for i := range sels {
 		s := &sels[i]
-		if s.Namespace == "" {
-			s.Namespace = podNamespace
-		}
+		s.Namespace = cmp.Or(s.Namespace, podNamespace)
 		if err := s.Validate(); err != nil {
 			return nil, fmt.Errorf("annotation %s, element %d (%s): %w", NetworksAnnotation, i+1, s.Ref(), err)
 		}
 		if s.DefaultRoute != nil {
 			routes++
 		}
+		if first := interfaces[s.Interface]; first > 0 && s.Interface != "" {
+			return nil, malformed("annotation %s: elements %d and %d both ask for interface %q", NetworksAnnotation, first, i+1, s.Interface)
+		}
+		interfaces[s.Interface] = i + 1
 	}
 	if routes > 1 {
 		return nil, malformed("annotation %s: %d elements have default-route: only one may", NetworksAnnotation, routes)
 	}
-	return sels, duplicateNames(sels)
+	return sels, nil
 }
 
 // parseShort reads [namespace/]name[@interface], separated by commas.
@@ -106,40 +110,32 @@ func parseShort(annotation string) ([]Selection, error) {
 	for item := range strings.SplitSeq(annotation, ",") {
 		begin := at + len(item) - len(strings.TrimLeft(item, " \t\n")) + 1
 		at += len(item) + 1
-		text := strings.TrimSpace(item)
-		s, why := parseShortItem(text)
-		if why != "" && text == "" {
-			return nil, malformed("annotation %s, character %d: %s", NetworksAnnotation, begin, why)
-		}
-		if why != "" {
-			return nil, malformed("annotation %s, character %d: %q: %s", NetworksAnnotation, begin, text, why)
+		s, err := parseShortItem(strings.TrimSpace(item))
+		if err != nil {
+			return nil, malformed("annotation %s, character %d: %s", NetworksAnnotation, begin, err)
 		}
 		sels = append(sels, s)
 	}
 	return sels, nil
 }
 
-func parseShortItem(text string) (s Selection, why string) {
-	if text == "" {
-		return s, "a network's name is missing"
-	}
-	rest, ifName, hasIf := strings.Cut(text, "@")
-	if strings.Contains(ifName, "@") {
-		return s, "it has more than one @: write name@interface"
-	}
-	ns, name, hasNS := strings.Cut(rest, "/")
-	if !hasNS {
-		ns, name = "", rest
+func parseShortItem(text string) (Selection, error) {
+	network, ifName, hasInterface := strings.Cut(text, "@")
+	namespace, name, hasNamespace := strings.Cut(network, "/")
+	if !hasNamespace {
+		namespace, name = "", network
 	}
 	switch {
-	case hasNS && !objectName.MatchString(ns):
-		return s, notName("namespace", ns)
-	case !objectName.MatchString(name):
-		return s, notName("network's name", name)
-	case hasIf && cniwire.CheckIfName(ifName) != "":
-		return s, cniwire.CheckIfName(ifName)
+	case text == "":
+		return Selection{}, errors.New("a network's name is missing")
+	case strings.Contains(ifName, "@"):
+		return Selection{}, fmt.Errorf("%q: it has more than one @: write name@interface", text)
+	case hasNamespace && namespace == "":
+		return Selection{}, fmt.Errorf("%q: %s", text, notName("namespace", ""))
+	case hasInterface && ifName == "":
+		return Selection{}, fmt.Errorf("%q: %s", text, cniwire.CheckIfName(""))
 	}
-	return Selection{Name: name, Namespace: ns, Interface: ifName}, ""
+	return Selection{Name: name, Namespace: namespace, Interface: ifName}, nil
 }
 
 // elementKeys are the keys of a selection element; others must be reverse-DNS names, with a period.
@@ -164,7 +160,7 @@ func parseJSON(annotation string) ([]Selection, error) {
 func parseElement(raw json.RawMessage, s *Selection) error {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &keys); err != nil || keys == nil {
-		return fmt.Errorf("it must be an object, such as {\"name\": \"blue\"}")
+		return errors.New("it must be an object, such as {\"name\": \"blue\"}")
 	}
 	for k := range keys {
 		if !slices.Contains(elementKeys, k) && !strings.Contains(k, ".") {
@@ -175,7 +171,7 @@ func parseElement(raw json.RawMessage, s *Selection) error {
 		return err
 	}
 	if err := json.Unmarshal(raw, s); err != nil {
-		return fmt.Errorf("%s", explain.JSON(raw, err))
+		return errors.New(explain.JSON(raw, err))
 	}
 	if old := keys["interfaceRequest"]; old != nil && s.Interface == "" {
 		if err := json.Unmarshal(old, &s.Interface); err != nil {
@@ -184,13 +180,13 @@ func parseElement(raw json.RawMessage, s *Selection) error {
 	}
 	switch {
 	case s.Name == "":
-		return fmt.Errorf("\"name\" is missing: the network's")
+		return errors.New("\"name\" is missing: the network's")
 	case keys["ips"] != nil && len(s.IPs) == 0:
-		return fmt.Errorf("\"ips\" is empty: give an address, or leave it out")
+		return errors.New("\"ips\" is empty: give an address, or leave it out")
 	case keys["portMappings"] != nil && len(s.PortMappings) == 0:
-		return fmt.Errorf("\"portMappings\" is empty: give a mapping, or leave it out")
+		return errors.New("\"portMappings\" is empty: give a mapping, or leave it out")
 	case keys["interface"] != nil && s.Interface == "":
-		return fmt.Errorf("\"interface\" is empty: give a name, or leave it out")
+		return errors.New("\"interface\" is empty: give a name, or leave it out")
 	}
 	return nil
 }
@@ -202,7 +198,7 @@ func checkGateways(raw json.RawMessage) error {
 	}
 	var texts []string
 	if err := json.Unmarshal(raw, &texts); err != nil || texts == nil {
-		return fmt.Errorf("\"default-route\" must be a list of gateways, such as [\"10.12.0.1\"]")
+		return errors.New("\"default-route\" must be a list of gateways, such as [\"10.12.0.1\"]")
 	}
 	for _, t := range texts {
 		if _, err := netip.ParseAddr(t); err != nil {
@@ -263,18 +259,14 @@ func (s *Selection) validateIPs() error {
 	if len(s.IPs) > 0 && s.IPAMClaim != "" {
 		return malformed("ips and ipam-claim-reference exclude each other: the IPAMClaim has the addresses")
 	}
-	seen := map[netip.Addr]bool{}
-	for _, ip := range s.IPs {
-		a, err := parseIP(ip)
-		switch {
-		case err != nil:
-			return malformed("ips: %q is neither an address nor an address with a prefix length, such as 10.12.0.9/24", ip)
-		case seen[a]:
-			return malformed("ips: address %s is listed twice", a)
-		case a.IsUnspecified() || a.IsMulticast():
-			return malformed("ips: %s is not an address that an interface can have", a)
+	ips, err := ipam.ParseRequests(s.IPs)
+	if err != nil {
+		return malformed("ips: %s", err)
+	}
+	for _, ip := range ips {
+		if ip.Addr.IsUnspecified() || ip.Addr.IsMulticast() {
+			return malformed("ips: %s is not an address that an interface can have", ip.Addr)
 		}
-		seen[a] = true
 	}
 	return nil
 }
@@ -283,10 +275,7 @@ func (m *PortMapping) validate() error {
 	if m.HostPort < 1 || m.HostPort > 65535 || m.ContainerPort < 1 || m.ContainerPort > 65535 {
 		return malformed("portMappings: hostPort %d and containerPort %d must be between 1 and 65535", m.HostPort, m.ContainerPort)
 	}
-	if m.Protocol == "" {
-		m.Protocol = "tcp"
-	}
-	if m.Protocol = strings.ToLower(m.Protocol); !slices.Contains([]string{"tcp", "udp", "sctp"}, m.Protocol) {
+	if m.Protocol = strings.ToLower(cmp.Or(m.Protocol, "tcp")); !slices.Contains([]string{"tcp", "udp", "sctp"}, m.Protocol) {
 		return malformed("portMappings: protocol %q is none of tcp, udp, sctp", m.Protocol)
 	}
 	return nil
@@ -310,39 +299,6 @@ func validBandwidth(b *delegates.Bandwidth) error {
 		return malformed("bandwidth: egressBurst without egressRate")
 	}
 	return nil
-}
-
-func duplicateNames(sels []Selection) error {
-	seen := map[string]int{}
-	for i, s := range sels {
-		if s.Interface == "" {
-			continue
-		}
-		if first, ok := seen[s.Interface]; ok {
-			return malformed("annotation %s: elements %d and %d both ask for interface %q", NetworksAnnotation, first+1, i+1, s.Interface)
-		}
-		seen[s.Interface] = i
-	}
-	return nil
-}
-
-// parseIP reads an address with or without a prefix length. A zone, which is free text, is none of an
-// interface's address, and an IPv4 address is written as one.
-func parseIP(text string) (netip.Addr, error) {
-	p, err := netip.ParsePrefix(text)
-	a := p.Addr()
-	if err != nil {
-		a, err = netip.ParseAddr(text)
-	}
-	switch {
-	case err != nil:
-		return a, err
-	case a.Zone() != "":
-		return a, errors.New("an address of an interface has no zone")
-	case a.Is4In6():
-		return a, fmt.Errorf("write it as %s", a.Unmap())
-	}
-	return a, nil
 }
 
 // Ref is the network's name as users write it.

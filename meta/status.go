@@ -1,18 +1,19 @@
 package meta
 
 import (
+	"cmp"
 	"net/netip"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 )
 
-// A Made is an attachment as far as results and status are concerned.
+// A Made is what results and the network-status tell of an attachment.
 type Made struct {
-	Source       Source
 	Network      string // namespace/name; "" if no NetworkAttachmentDefinition made it
-	Config       string // the configuration's name
+	Config       string // the configuration's name, for what no NetworkAttachmentDefinition made
 	Interface    string // "" for a chain that has none of its own
 	Result       *types100.Result
 	DefaultRoute *[]netip.Addr
@@ -37,16 +38,11 @@ type NetworkStatus struct {
 func Status(made []Made) []NetworkStatus {
 	list := make([]NetworkStatus, 0, len(made))
 	for i, m := range made {
-		s := NetworkStatus{Name: m.Network, Default: i == 0, DefaultRoute: m.DefaultRoute, DeviceInfo: m.Device}
-		if s.Name == "" {
-			s.Name = m.Config // of a cluster network on disk, or an inline configuration
-		}
+		s := NetworkStatus{Name: cmp.Or(m.Network, m.Config), Default: i == 0, DefaultRoute: m.DefaultRoute, DeviceInfo: m.Device}
 		if m.Result != nil {
 			s.fill(m.Result)
 		}
-		if s.Interface == "" {
-			s.Interface = m.Interface
-		}
+		s.Interface = cmp.Or(s.Interface, m.Interface)
 		list = append(list, s)
 	}
 	return list
@@ -55,25 +51,18 @@ func Status(made []Made) []NetworkStatus {
 // fill takes interface and hardware address from the first sandbox interface of the result, and
 // the addresses on it; failing those, the first address that has no interface.
 func (s *NetworkStatus) fill(res *types100.Result) {
-	first := -1
-	for i, nic := range res.Interfaces {
-		if nic.Sandbox != "" {
-			first, s.Interface, s.MAC, s.MTU = i, nic.Name, nic.Mac, nic.Mtu
-			break
-		}
+	first := slices.IndexFunc(res.Interfaces, func(nic *types100.Interface) bool { return nic.Sandbox != "" })
+	if first >= 0 {
+		nic := res.Interfaces[first]
+		s.Interface, s.MAC, s.MTU = nic.Name, nic.Mac, nic.Mtu
 	}
 	for _, ip := range res.IPs {
 		if ip.Interface != nil && *ip.Interface == first {
 			s.IPs = append(s.IPs, ip.Address.IP.String())
 		}
 	}
-	if len(s.IPs) == 0 {
-		for _, ip := range res.IPs {
-			if ip.Interface == nil {
-				s.IPs = []string{ip.Address.IP.String()}
-				break
-			}
-		}
+	if i := slices.IndexFunc(res.IPs, func(ip *types100.IPConfig) bool { return ip.Interface == nil }); i >= 0 && len(s.IPs) == 0 {
+		s.IPs = []string{res.IPs[i].Address.IP.String()}
 	}
 	if !res.DNS.IsEmpty() {
 		s.DNS = &res.DNS
@@ -83,10 +72,9 @@ func (s *NetworkStatus) fill(res *types100.Result) {
 // Result is what the runtime is answered: the cluster network's result, or the first attachment's,
 // in the version it speaks.
 func Result(made []Made, version string) (types.Result, error) {
-	res := &types100.Result{}
+	var res types100.Result
 	if len(made) > 0 && made[0].Result != nil {
-		copied := *made[0].Result
-		res = &copied
+		res = *made[0].Result
 	}
 	res.CNIVersion = types100.ImplementedSpecVersion
 	if version == "1.0.0" {
@@ -96,8 +84,8 @@ func Result(made []Made, version string) (types.Result, error) {
 }
 
 // without110 leaves out what 1.1.0 added: the library knows 1.0.0 by the same types.
-func without110(res *types100.Result) *types100.Result {
-	old := *res
+func without110(res types100.Result) types100.Result {
+	old := res
 	old.Interfaces, old.Routes = nil, nil
 	for _, i := range res.Interfaces {
 		old.Interfaces = append(old.Interfaces, &types100.Interface{Name: i.Name, Mac: i.Mac, Sandbox: i.Sandbox})
@@ -105,5 +93,5 @@ func without110(res *types100.Result) *types100.Result {
 	for _, r := range res.Routes {
 		old.Routes = append(old.Routes, &types.Route{Dst: r.Dst, GW: r.GW})
 	}
-	return &old
+	return old
 }
