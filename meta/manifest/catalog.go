@@ -30,6 +30,7 @@ type Catalog struct {
 
 	mu       sync.Mutex
 	files    map[string]file  // by path
+	inForce  objects          // of all files; of twins, the first file's
 	twins    map[string]error // by path: objects that an earlier file has, too
 	watchErr error            // why nothing tells of changes
 }
@@ -43,15 +44,9 @@ type file struct {
 // is reports whether the file is still the one that was read. Tools that keep the time of what they
 // copy can't keep the time of the change.
 func (f *file) is(info os.FileInfo) bool {
+	changed := func(info os.FileInfo) syscall.Timespec { return info.Sys().(*syscall.Stat_t).Ctim }
 	return f.info != nil && os.SameFile(f.info, info) && f.info.ModTime().Equal(info.ModTime()) && f.info.Size() == info.Size() &&
 		changed(f.info) == changed(info)
-}
-
-func changed(info os.FileInfo) syscall.Timespec {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Ctim
-	}
-	return syscall.Timespec{}
 }
 
 // New returns a catalog for the directory, which need not exist yet; "" has nothing in it.
@@ -89,8 +84,7 @@ func (s *Catalog) unreadable() map[string]error {
 
 // Pod implements meta.Catalog.
 func (s *Catalog) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod, error) {
-	at := key{namespace, name}
-	p, err := find(s, "Pod", at, func(o objects) *meta.Pod { return o.pods[at] })
+	p, err := find(s, "Pod", key{namespace, name}, func(o objects) map[key]*meta.Pod { return o.pods })
 	if err == nil && !p.Is(uid) {
 		return nil, fmt.Errorf("pod %s/%s has UID %s, the sandbox is for %s: %w", namespace, name, p.UID, uid, meta.ErrReplaced)
 	}
@@ -99,8 +93,7 @@ func (s *Catalog) Pod(_ context.Context, namespace, name, uid string) (*meta.Pod
 
 // Network implements meta.Catalog.
 func (s *Catalog) Network(_ context.Context, namespace, name string) (*meta.Network, error) {
-	at := key{namespace, name}
-	return find(s, "NetworkAttachmentDefinition", at, func(o objects) *meta.Network { return o.networks[at] })
+	return find(s, "NetworkAttachmentDefinition", key{namespace, name}, func(o objects) map[key]*meta.Network { return o.networks })
 }
 
 // Networks returns all networks, sorted by namespace and name.
@@ -108,33 +101,27 @@ func (s *Catalog) Networks() []meta.Network {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var all []meta.Network
-	seen := map[key]bool{}
-	for _, path := range slices.Sorted(maps.Keys(s.files)) {
-		for at, n := range s.files[path].objects.networks {
-			if !seen[at] {
-				all = append(all, *n)
-			}
-			seen[at] = true
-		}
+	for _, n := range s.inForce.networks {
+		all = append(all, *n)
 	}
-	slices.SortFunc(all, func(a, b meta.Network) int {
-		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
-	})
+	slices.SortFunc(all, meta.ByName)
 	return all
 }
 
 // find looks in what is known, and once more in the directory itself: the watch may be behind.
-func find[T any](s *Catalog, kind string, at key, pick func(objects) *T) (*T, error) {
-	for range 2 {
+func find[T any](s *Catalog, kind string, at key, of func(objects) map[key]*T) (*T, error) {
+	look := func() *T {
 		s.mu.Lock()
-		for _, path := range slices.Sorted(maps.Keys(s.files)) {
-			if o := pick(s.files[path].objects); o != nil {
-				s.mu.Unlock()
-				return o, nil
-			}
-		}
-		s.mu.Unlock()
+		defer s.mu.Unlock()
+		return of(s.inForce)[at]
+	}
+	o := look()
+	if o == nil {
 		s.scan(nil)
+		o = look()
+	}
+	if o != nil {
+		return o, nil
 	}
 	what := strings.Replace(kind, "Pod", "pod", 1) + " " + at.namespace + "/" + at.name
 	if s.dir == "" {
@@ -206,7 +193,7 @@ func (s *Catalog) scan(suspect func(name string) bool) {
 			delete(s.files, path)
 		}
 	}
-	s.findTwins()
+	s.join()
 }
 
 func (s *Catalog) read(path string, info os.FileInfo) {
@@ -219,10 +206,12 @@ func (s *Catalog) read(path string, info os.FileInfo) {
 	s.files[path] = f
 }
 
-// findTwins looks for objects that two files have.
-func (s *Catalog) findTwins() {
+// join joins what the files have, and finds the objects that two of them have.
+func (s *Catalog) join() {
+	s.inForce = newObjects()
 	first, twins := map[string]string{}, map[string]error{}
-	for _, path := range slices.Sorted(maps.Keys(s.files)) {
+	paths := slices.Sorted(maps.Keys(s.files))
+	for _, path := range paths {
 		lines := s.files[path].objects.lines
 		for _, at := range slices.Sorted(maps.Keys(lines)) {
 			if before := first[at]; before != "" {
@@ -233,6 +222,10 @@ func (s *Catalog) findTwins() {
 			}
 			first[at] = path
 		}
+	}
+	for _, path := range slices.Backward(paths) { // the first file's are the last to be copied
+		maps.Copy(s.inForce.pods, s.files[path].objects.pods)
+		maps.Copy(s.inForce.networks, s.files[path].objects.networks)
 	}
 	for path, err := range twins {
 		s.tell("manifest is not in force as a whole", s.twins[path], err)

@@ -95,8 +95,12 @@ func parse(b []byte) (objects, error) {
 	}
 }
 
+func newObjects() objects {
+	return objects{pods: map[key]*meta.Pod{}, networks: map[key]*meta.Network{}, lines: map[string]int{}}
+}
+
 func parseAll(docs []*yaml.Node) (objects, error) {
-	o := objects{pods: map[key]*meta.Pod{}, networks: map[key]*meta.Network{}, lines: map[string]int{}}
+	o := newObjects()
 	for _, doc := range docs {
 		err := checkAliases(doc)
 		if err == nil {
@@ -119,14 +123,17 @@ type object struct {
 	spec        *yaml.Node
 }
 
-// versions are the kinds that are read, with their apiVersion.
-var versions = map[string]string{"Pod": "v1", "NetworkAttachmentDefinition": nad.SchemeGroupVersion.String()}
+// kinds are the kinds that are read. Their keys are listed, as a misspelt one would be dropped in silence.
+var kinds = map[string]struct {
+	apiVersion string
+	keys       []string
+}{
+	"Pod":                         {"v1", []string{"apiVersion", "kind", "metadata", "spec", "status"}},
+	"NetworkAttachmentDefinition": {nad.SchemeGroupVersion.String(), []string{"apiVersion", "kind", "metadata", "spec"}},
+}
 
-// Keys of our objects; a misspelt one would be dropped in silence.
 var (
 	listKeys     = []string{"apiVersion", "kind", "metadata", "items"}
-	networkKeys  = []string{"apiVersion", "kind", "metadata", "spec"}
-	podKeys      = []string{"apiVersion", "kind", "metadata", "spec", "status"}
 	metadataKeys = []string{"name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation", "creationTimestamp",
 		"deletionTimestamp", "deletionGracePeriodSeconds", "labels", "annotations", "ownerReferences", "finalizers", "managedFields"}
 )
@@ -146,7 +153,7 @@ func (o objects) add(doc *yaml.Node) error {
 	if kind != nil && kind.Value == "List" {
 		return o.addItems(doc)
 	}
-	if kind == nil || versions[kind.Value] == "" {
+	if kind == nil || kinds[kind.Value].keys == nil {
 		return nil // other kinds are none of our business
 	}
 	obj := object{kind: kind.Value, key: key{namespace: metav1.NamespaceDefault}, spec: value(doc, "spec")}
@@ -201,36 +208,28 @@ func (o objects) addItems(list *yaml.Node) error {
 	return nil
 }
 
-// head reads all but the spec. The name comes first: errors tell it.
+// head reads all but the spec.
 func (obj *object) head(doc *yaml.Node) error {
 	m := value(doc, "metadata")
-	for _, f := range []struct {
-		in   *yaml.Node
-		key  string
-		what string
-		into *string
-	}{{m, "namespace", "metadata.namespace", &obj.namespace}, {m, "name", "metadata.name", &obj.name}, {m, "uid", "metadata.uid", &obj.uid},
-		{doc, "apiVersion", "apiVersion", &obj.apiVersion}} {
-		if err := scalar(value(f.in, f.key), f.what, f.into); err != nil {
-			return err
-		}
-	}
-	known := networkKeys
-	if obj.kind == "Pod" {
-		known = podKeys
-	}
-	if err := errors.Join(checkKeys(doc, "the object", known), checkKeys(m, "metadata", metadataKeys)); err != nil {
+	kind := kinds[obj.kind]
+	err := errors.Join(
+		scalar(value(m, "namespace"), "metadata.namespace", &obj.namespace),
+		scalar(value(m, "name"), "metadata.name", &obj.name),
+		scalar(value(m, "uid"), "metadata.uid", &obj.uid),
+		scalar(value(doc, "apiVersion"), "apiVersion", &obj.apiVersion),
+		checkKeys(doc, "the object", kind.keys),
+		checkKeys(m, "metadata", metadataKeys))
+	switch {
+	case err != nil:
 		return err
-	}
-	switch want := versions[obj.kind]; {
 	case obj.name == "":
 		return errors.New("metadata.name is missing")
 	case !objectName.MatchString(obj.name):
 		return fmt.Errorf("metadata.name: %q is not a name: lower-case letters, digits, dashes and dots", obj.name)
 	case !objectName.MatchString(obj.namespace):
 		return fmt.Errorf("metadata.namespace: %q is not a name: lower-case letters, digits and dashes", obj.namespace)
-	case obj.apiVersion != want:
-		return fmt.Errorf("apiVersion must be %s, not %q", want, obj.apiVersion)
+	case obj.apiVersion != kind.apiVersion:
+		return fmt.Errorf("apiVersion must be %s, not %q", kind.apiVersion, obj.apiVersion)
 	}
 	return obj.readAnnotations(value(m, "annotations"))
 }
