@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
@@ -35,11 +34,10 @@ func (j *Judge) Network(n meta.Network) error {
 	if err != nil {
 		return fmt.Errorf("spec.config: %w", err)
 	}
-	if i := slices.IndexFunc(list.Types(), cniconf.IsMeta); i >= 0 {
-		return fmt.Errorf("spec.config: plugin type %q is a meta-plugin: a network can't lead back to it", list.Types()[i])
-	}
 	for i, p := range list.Plugins {
 		switch {
+		case cniconf.IsMeta(p.Type):
+			return fmt.Errorf("spec.config: plugin type %q is a meta-plugin: a network can't lead back to it", p.Type)
 		case p.Type != ovs.Type && p.Type != ovs.ForeignType:
 		case i > 0:
 			return fmt.Errorf("spec.config: plugin %s must be the first of its list", p.Type)
@@ -48,7 +46,7 @@ func (j *Judge) Network(n meta.Network) error {
 				return fmt.Errorf("spec.config: %w", err)
 			}
 		}
-		if strings.Contains(string(p.IPAM), `"`+ipam.Type+`"`) {
+		if p.IPAMType == ipam.Type {
 			if _, err := ipam.ParseConfig(p.IPAM, j.Pools); err != nil {
 				return fmt.Errorf("spec.config: %w", err)
 			}
@@ -57,21 +55,17 @@ func (j *Judge) Network(n meta.Network) error {
 	return nil
 }
 
-// Deletion reports why a network can't be deleted.
-func (j *Judge) Deletion(ctx context.Context, n meta.Network, forced bool) error {
-	if forced {
-		return nil
-	}
-	name := n.Namespace + "/" + n.Name
-	users, err := j.Users(ctx, name)
+// Deletion reports why a network, namespace/name, can't be deleted.
+func (j *Judge) Deletion(ctx context.Context, network string) error {
+	users, err := j.Users(ctx, network)
 	if err != nil || len(users) == 0 {
-		return nil // open: it is known too little to refuse
+		return nil // if it is not known who uses it, too little speaks against it
 	}
 	shown := users[:min(len(users), 5)]
-	return fmt.Errorf("%d pods use network %s: %s; delete them first, or annotate it with %s=true", len(users), name, strings.Join(shown, ", "), ForceAnnotation)
+	return fmt.Errorf("%d pods use network %s: %s; delete them first, or annotate it with %s=true", len(users), network, strings.Join(shown, ", "), ForceAnnotation)
 }
 
-// Pod reports why a pod's annotations can't work, and, as warnings, what may yet come.
+// Pod reports why a pod's annotations can't work. What may yet come is a warning.
 func (j *Judge) Pod(ctx context.Context, p meta.Pod) (warnings []string, err error) {
 	_, err = j.Planner.Plan(ctx, p, "eth0", nil)
 	if errors.Is(err, meta.ErrNotFound) || errors.Is(err, meta.ErrUnavailable) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,18 +25,11 @@ import (
 
 // Options of the webhook's server.
 type Options struct {
-	Listen  string // host:port
-	Host    string // the service's name, as the API server calls it
-	Webhook string // the ValidatingWebhookConfiguration, which is told our certificate
-	Meta    meta.Config
+	Listen  string      // host:port
+	Host    string      // the service's name, as the API server calls it
+	Webhook string      // the ValidatingWebhookConfiguration, which is told our certificate
+	Meta    meta.Config // without the cluster network and the readiness file, which are the nodes' own
 	Pools   map[string]ipam.Config
-}
-
-// networks is the catalog of a judge: networks only.
-type networks struct{ *kube.NetworkCache }
-
-func (networks) Pod(context.Context, string, string, string) (*meta.Pod, error) {
-	return nil, meta.ErrNotFound
 }
 
 // Run serves reviews until the context ends.
@@ -56,37 +50,30 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
-	o.Meta.ClusterNetwork, o.Meta.ReadinessFile, o.Meta.Inline = "", "", nil // the nodes' matter
 	o.Meta.AnyDevice = true
 	o.Meta.Implied = map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}
-	j := &Judge{Planner: meta.NewPlanner(networks{cache}, o.Meta), Pools: o.Pools, Users: func(ctx context.Context, network string) ([]string, error) {
+	j := &Judge{Planner: meta.NewPlanner(cache, o.Meta), Pools: o.Pools, Users: func(ctx context.Context, network string) ([]string, error) {
 		return kube.UsersOf(ctx, cfg, network)
 	}}
-	followed := make(chan struct{})
-	go func() {
-		cache.Run(ctx)
-		close(followed)
-	}()
-	srv := &http.Server{Addr: o.Listen, Handler: mux(j, log), ReadHeaderTimeout: 5 * time.Second,
+	ctx, stop := context.WithCancel(ctx)
+	var followed sync.WaitGroup
+	followed.Go(func() { cache.Run(ctx) })
+	defer followed.Wait()
+	defer stop()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("POST /", Handler(j, log))
+	srv := &http.Server{Addr: o.Listen, Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}
 	if err := publish(ctx, clients, o.Webhook, certificate); err != nil {
 		return err
 	}
 	log.Info("reviewing", "listen", o.Listen, "webhook", o.Webhook)
-	stopped := context.AfterFunc(ctx, func() { _ = srv.Shutdown(context.WithoutCancel(ctx)) })
-	defer stopped()
+	defer context.AfterFunc(ctx, func() { _ = srv.Shutdown(context.WithoutCancel(ctx)) })()
 	if err := srv.ListenAndServeTLS("", ""); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	<-followed
 	return nil
-}
-
-func mux(j *Judge, log *slog.Logger) http.Handler {
-	m := http.NewServeMux()
-	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	m.Handle("POST /", Handler(j, log))
-	return m
 }
 
 // publish tells the API server by which certificates it knows us: ours, and the authority that signed it.

@@ -1,11 +1,9 @@
 package admission
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
+	"errors"
 	"log/slog"
 	"net/http"
 
@@ -22,13 +20,10 @@ const maxBody = 4 << 20
 // Handler answers reviews of the API server (admission.k8s.io/v1) on any path.
 func Handler(j *Judge, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 		var review admissionv1.AdmissionReview
-		if err == nil {
-			err = json.Unmarshal(body, &review)
-		}
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&review)
 		if err == nil && review.Request == nil {
-			err = fmt.Errorf("no request in it")
+			err = errors.New("no request in it")
 		}
 		if err != nil {
 			http.Error(w, "not an AdmissionReview: "+err.Error(), http.StatusBadRequest)
@@ -51,25 +46,23 @@ func judge(ctx context.Context, j *Judge, req *admissionv1.AdmissionRequest) (wa
 	switch req.Kind.Kind {
 	case "NetworkAttachmentDefinition":
 		var o, old nad.NetworkAttachmentDefinition
-		if err := decode(req.Object.Raw, &o); err != nil {
+		if err := decode(req, &o, &old); err != nil {
 			return nil, err
 		}
-		if req.Operation != admissionv1.Delete {
+		switch {
+		case req.Operation != admissionv1.Delete:
 			return nil, j.Network(meta.Network{Namespace: req.Namespace, Name: o.Name, Config: o.Spec.Config})
+		case old.Annotations[ForceAnnotation] == "true":
+			return nil, nil
 		}
-		if err := decode(req.OldObject.Raw, &old); err != nil {
-			return nil, err
-		}
-		return nil, j.Deletion(ctx, meta.Network{Namespace: req.Namespace, Name: req.Name}, old.Annotations[ForceAnnotation] == "true")
+		return nil, j.Deletion(ctx, req.Namespace+"/"+req.Name)
 	case "Pod":
 		var o, old metav1.PartialObjectMetadata
-		if err := decode(req.Object.Raw, &o); err != nil {
+		if err := decode(req, &o, &old); err != nil {
 			return nil, err
 		}
-		if err := decode(req.OldObject.Raw, &old); err != nil {
-			return nil, err
-		}
-		if unchanged(&o, &old) {
+		same := func(annotation string) bool { return o.Annotations[annotation] == old.Annotations[annotation] }
+		if same(meta.NetworksAnnotation) && same(meta.DefaultNetworkAnnotation) {
 			return nil, nil // a pod that is refused now must not be held: it may be on its way out
 		}
 		return j.Pod(ctx, meta.Pod{Namespace: req.Namespace, Name: o.Name, Annotations: o.Annotations})
@@ -77,18 +70,13 @@ func judge(ctx context.Context, j *Judge, req *admissionv1.AdmissionRequest) (wa
 	return nil, nil
 }
 
-func unchanged(o, old *metav1.PartialObjectMetadata) bool {
-	for _, k := range []string{meta.NetworksAnnotation, meta.DefaultNetworkAnnotation} {
-		if o.Annotations[k] != old.Annotations[k] {
-			return false
-		}
+// decode reads the object as it is to be, and as it was. A deleted one is not to be, a new one was not.
+func decode(req *admissionv1.AdmissionRequest, o, old any) (err error) {
+	if len(req.Object.Raw) > 0 {
+		err = json.Unmarshal(req.Object.Raw, o)
 	}
-	return true
-}
-
-func decode(raw []byte, into any) error {
-	if len(bytes.TrimSpace(raw)) == 0 {
-		return nil
+	if len(req.OldObject.Raw) > 0 {
+		err = errors.Join(err, json.Unmarshal(req.OldObject.Raw, old))
 	}
-	return json.Unmarshal(raw, into)
+	return err
 }

@@ -198,9 +198,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 	return nil
 }
 
-// noAnswer says why there was none, as far as it can be known here.
+// noAnswer says why the daemon gave none, as far as it can be known here.
 func (c *Client) noAnswer(err error) error {
-	why := ""
+	why := err.Error()
 	var network *url.Error
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -213,8 +213,6 @@ func (c *Client) noAnswer(err error) error {
 		why = "nobody listens there: is it running?"
 	case errors.As(err, &network):
 		why = network.Err.Error()
-	default:
-		why = err.Error()
 	}
 	return &unreachable{fmt.Sprintf("patchbayd does not answer at %s: %s", c.server, why), err}
 }

@@ -125,7 +125,7 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 				Message: "its resource " + n.Resource + " is the scheduler's: pods that request it get a node with that bridge, where ovs.marker publishes it"})
 		}
 	}
-	planner := meta.NewPlanner(multus.Seen{Catalog: s}, cfg)
+	planner := meta.NewPlanner(multus.Seen{Networks: s}, cfg)
 	for _, p := range s.Pods {
 		findings = append(findings, multus.CheckPod(ctx, planner, p)...)
 	}

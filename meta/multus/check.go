@@ -2,7 +2,6 @@ package multus
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -49,7 +48,7 @@ func CheckConfig(object string, b []byte) []Finding {
 		return []Finding{{object, Fails, err.Error()}}
 	}
 	findings := []Finding{{object, Works, "is read as it is"}}
-	if c.NamespaceIsolation == nil || !*c.NamespaceIsolation {
+	if !c.Isolation() {
 		findings = append(findings, Finding{object, Works, "namespaceIsolation is off, as in Multus; Patchbay's own default is on"})
 	}
 	for _, n := range notes {
@@ -88,11 +87,8 @@ func CheckNetwork(n meta.Network, validate func(meta.Network) error) []Finding {
 		} else {
 			executed = append(executed, p.Type)
 		}
-		var ipam struct {
-			Type string `json:"type"`
-		}
-		if p.IPAM != nil && json.Unmarshal(p.IPAM, &ipam) == nil && ipam.Type != "" && ipam.Type != "patchbay-ipam" {
-			executed = append(executed, ipam.Type)
+		if p.IPAMType != "" && p.IPAMType != "patchbay-ipam" {
+			executed = append(executed, p.IPAMType)
 		}
 	}
 	message := []string{}
@@ -109,13 +105,13 @@ func CheckNetwork(n meta.Network, validate func(meta.Network) error) []Finding {
 	return append([]Finding{{object, Works, strings.Join(message, "; ")}}, findings...)
 }
 
-// Seen is a catalog as it is seen from outside the nodes: a network whose configuration is on their
-// disks is there, whatever it is.
-type Seen struct{ meta.Catalog }
+// Seen are networks as they are seen from outside the nodes: one whose configuration is on their disks is
+// there, whatever it is.
+type Seen struct{ meta.Networks }
 
-// Network implements meta.Catalog.
+// Network implements meta.Networks.
 func (s Seen) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
-	n, err := s.Catalog.Network(ctx, namespace, name)
+	n, err := s.Networks.Network(ctx, namespace, name)
 	if err != nil || strings.TrimSpace(n.Config) != "" {
 		return n, err
 	}

@@ -3,7 +3,9 @@
 package multus
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,7 +33,7 @@ type Config struct {
 	AuxiliaryChain     string            `json:"auxiliaryCNIChainName"`
 }
 
-// keys that have a meaning here, besides those of every CNI configuration.
+// understood are the keys that have a meaning here, and those of every CNI configuration.
 var understood = []string{"clusterNetwork", "delegates", "defaultNetworks", "systemNamespaces", "multusNamespace", "namespaceIsolation",
 	"globalNamespaces", "confDir", "binDir", "readinessindicatorfile", "auxiliaryCNIChainName",
 	"cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult"}
@@ -62,31 +64,26 @@ var without = map[string]string{
 
 // Parse reads a configuration; notes are the keys that have no effect, with the reason.
 func Parse(b []byte) (c *Config, notes []string, err error) {
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(b, &all); err != nil {
-		return nil, nil, fmt.Errorf("configuration of Multus: %s", explain.JSON(b, err))
-	}
 	c = &Config{}
-	if err := json.Unmarshal(b, c); err != nil {
-		return nil, nil, fmt.Errorf("configuration of Multus: %s", explain.JSON(b, err))
+	var all map[string]json.RawMessage
+	for _, into := range []any{c, &all} {
+		if err := json.Unmarshal(b, into); err != nil {
+			return nil, nil, fmt.Errorf("configuration of Multus: %s", explain.JSON(b, err))
+		}
 	}
 	if c.ClusterNetwork != "" && len(c.Delegates) > 0 {
-		return nil, nil, fmt.Errorf("configuration of Multus: clusterNetwork and delegates exclude each other")
+		return nil, nil, errors.New("configuration of Multus: clusterNetwork and delegates exclude each other")
 	}
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		// As encoding/json, and so Multus, takes them: in upper or lower case.
 		if slices.ContainsFunc(understood, func(u string) bool { return strings.EqualFold(u, k) }) {
 			continue
 		}
-		note, known := without[strings.ToLower(k)]
-		switch {
-		case !known:
-			notes = append(notes, k+": not a key of Multus: ignored")
-		case note == "":
-			notes = append(notes, k+": has no effect here")
-		default:
-			notes = append(notes, k+": has no effect here: "+note)
+		note := k + ": not a key of Multus: ignored"
+		if why := without[strings.ToLower(k)]; why != "" {
+			note = k + ": has no effect here: " + why
 		}
+		notes = append(notes, note)
 	}
 	return c, notes, nil
 }
@@ -96,14 +93,17 @@ func (c *Config) Any() bool {
 	return c.ClusterNetwork != "" || len(c.Delegates) > 0 || len(c.DefaultNetworks) > 0 || c.NamespaceIsolation != nil || c.ReadinessFile != "" || c.Namespace != "" || c.SystemNamespaces != nil || c.AuxiliaryChain != ""
 }
 
+// Isolation reports whether pods may use the networks of their own namespace and of Globals only.
+func (c *Config) Isolation() bool { return c.NamespaceIsolation != nil && *c.NamespaceIsolation }
+
 // Globals are the namespaces whose networks every pod may use.
 func (c *Config) Globals() []string {
 	if c.GlobalNamespaces == "" {
 		return []string{"default"}
 	}
-	var all []string
-	for ns := range strings.SplitSeq(c.GlobalNamespaces, ",") {
-		all = append(all, strings.TrimSpace(ns))
+	all := strings.Split(c.GlobalNamespaces, ",")
+	for i, ns := range all {
+		all[i] = strings.TrimSpace(ns)
 	}
 	return all
 }
@@ -111,25 +111,18 @@ func (c *Config) Globals() []string {
 // Over returns the daemon's configuration with Multus' over it, as Multus would take it: what it
 // leaves out has Multus' default.
 func (c *Config) Over(base meta.Config) (meta.Config, error) {
-	base.Namespace = "kube-system"
-	if c.Namespace != "" {
-		base.Namespace = c.Namespace
-	}
+	base.Namespace = cmp.Or(c.Namespace, "kube-system")
 	base.SystemNamespaces = []string{"kube-system"}
 	if c.SystemNamespaces != nil {
 		base.SystemNamespaces = c.SystemNamespaces
 	}
-	base.NamespaceIsolation = c.NamespaceIsolation != nil && *c.NamespaceIsolation
+	base.NamespaceIsolation = c.Isolation()
 	base.GlobalNamespaces = c.Globals()
-	if c.ConfDir != "" {
-		base.CNIConfDir = c.ConfDir
-	}
+	base.CNIConfDir = cmp.Or(c.ConfDir, base.CNIConfDir)
 	base.DefaultNetworks = c.DefaultNetworks
 	base.ReadinessFile = c.ReadinessFile
 	base.AuxiliaryChain = c.AuxiliaryChain
-	if c.ClusterNetwork != "" {
-		base.ClusterNetwork = c.ClusterNetwork
-	}
+	base.ClusterNetwork = cmp.Or(c.ClusterNetwork, base.ClusterNetwork)
 	for i, d := range c.Delegates {
 		list, err := cniconf.Parse(d, "")
 		if err != nil {
