@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -19,8 +18,8 @@ func ipamCommand(o *options) *cobra.Command {
 }
 
 func ipamShow(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "show [POOL|IP]", Short: "The claims of all pools, of one pool, or of one address", Args: atMostOne("a pool or an address"),
+	return withOutput(o, &cobra.Command{
+		Use: "show [POOL|IP]", Short: "The claims of all pools, of one pool, or of one address", Args: atMost(1, "a pool or an address"),
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			pools, err := c.Pools(cmd.Context())
 			claims := []client.Claim{}
@@ -34,11 +33,9 @@ func ipamShow(o *options) *cobra.Command {
 			if err == nil && len(args) == 1 {
 				err = poolOrAddress(args[0], pools)
 			}
-			return show(cmd.OutOrStdout(), o.output, claims, err, claimTable)
+			return show(o, cmd, claimTable)(claims, err)
 		}),
-	}
-	outputFlag(cmd, o, "table", "json", "yaml")
-	return cmd
+	}, "table", "json", "yaml")
 }
 
 // poolOrAddress refuses what is neither: a mistyped name is not an empty pool.
@@ -54,46 +51,36 @@ func poolOrAddress(text string, pools []client.Pool) error {
 }
 
 func ipamCheck(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "check", Short: "Claims without an owner, owners without a claim; exit code 1 if there is one", Args: none,
+	return withOutput(o, &cobra.Command{
+		Use: "check", Short: "Claims without an owner, owners without a claim; exit code 1 if there is one", Args: atMost(0, "no arguments"),
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			l, err := c.Leaks(cmd.Context())
 			if err != nil {
 				return err
 			}
-			w := cmd.OutOrStdout()
-			if o.output != "table" {
-				err = encode(w, o.output, l)
-			} else {
-				err = printLeaks(w, l)
+			w, all := cmd.OutOrStdout(), slices.Concat(l.Claims, l.Unclaimed)
+			if o.output == "table" {
+				fmt.Fprintf(w, "%d claims without an owner, %d owners without a claim\n", len(l.Claims), len(l.Unclaimed))
 			}
-			if err == nil && len(l.Claims)+len(l.Unclaimed) > 0 {
-				return failedCheck{}
+			switch {
+			case o.output != "table":
+				err = encode(w, o.output, l)
+			case len(all) > 0:
+				err = printTable(w, claimTable.rows(all, false))
+			}
+			if err == nil && len(all) > 0 {
+				return errFailedCheck
 			}
 			return err
 		}),
-	}
-	outputFlag(cmd, o, "table", "json", "yaml")
-	return cmd
-}
-
-func printLeaks(w io.Writer, l *client.Leak) error {
-	fmt.Fprintf(w, "%d claims without an owner, %d owners without a claim\n", len(l.Claims), len(l.Unclaimed))
-	if all := append(l.Claims, l.Unclaimed...); len(all) > 0 {
-		return printTable(w, claimTable(all, false))
-	}
-	return nil
+	}, "table", "json", "yaml")
 }
 
 func ipamRelease(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "release POOL IP", Short: "Free a leaked address; one that has an owner is refused", Args: exactly(2, "a pool and an address"),
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
-			if err := c.Release(cmd.Context(), args[0], args[1]); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s of pool %s is free\n", args[1], args[0])
-			return nil
+			return done(cmd, c.Release(cmd.Context(), args[0], args[1]), "%s of pool %s is free", args[1], args[0])
 		}),
 	}
 }
@@ -110,11 +97,7 @@ that it has used is gone, until it is restarted.`,
 		Example: "  patchctl ipam rm 10.12.0.0-16",
 		Args:    exactly(1, "one pool, as patchctl get pools lists it"), ValidArgsFunction: completePools(o),
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
-			if err := c.RemovePool(cmd.Context(), args[0]); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "pool %s removed\n", args[0])
-			return nil
+			return done(cmd, c.RemovePool(cmd.Context(), args[0]), "pool %s removed", args[0])
 		}),
 	}
 }
@@ -137,41 +120,31 @@ func poolNames(pools []client.Pool) []string {
 	return names
 }
 
-func claimTable(l []client.Claim, _ bool) [][]string {
-	t := [][]string{{"POOL", "IP", "POD", "INTERFACE", "NODE", "CONTAINER"}}
-	for _, c := range l {
-		t = append(t, []string{c.Pool, c.IP, orDash(c.Pod), orDash(c.Interface), orDash(c.Node), orDash(c.ContainerID)})
-	}
-	return t
+var claimTable = table[client.Claim]{
+	columns: []string{"POOL", "IP", "POD", "INTERFACE", "NODE", "CONTAINER"},
+	cells: func(c client.Claim, _ bool) []string {
+		return []string{c.Pool, c.IP, c.Pod, c.Interface, c.Node, c.ContainerID}
+	},
 }
 
 func doctorCommand(o *options) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, pools, leftovers; exit code 1 on a fault", Args: none,
+	return withOutput(o, &cobra.Command{
+		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, pools, leftovers; exit code 1 on a fault", Args: atMost(0, "no arguments"),
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			findings, err := c.Doctor(cmd.Context())
 			if err != nil {
 				findings = []client.Finding{{Check: "patchbayd", Message: err.Error() + "; start it, or name its socket with --server"}}
 			}
-			if err := show(cmd.OutOrStdout(), o.output, findings, nil, findingTable); err != nil {
-				return err
+			err = show(o, cmd, findingTable)(findings, nil)
+			if err == nil && slices.ContainsFunc(findings, func(f client.Finding) bool { return !f.OK }) {
+				return errFailedCheck
 			}
-			for _, f := range findings {
-				if !f.OK {
-					return failedCheck{}
-				}
-			}
-			return nil
+			return err
 		}),
-	}
-	outputFlag(cmd, o, "table", "json", "yaml")
-	return cmd
+	}, "table", "json", "yaml")
 }
 
-func findingTable(l []client.Finding, _ bool) [][]string {
-	t := [][]string{{"CHECK", "OK", "MESSAGE"}}
-	for _, f := range l {
-		t = append(t, []string{f.Check, strconv.FormatBool(f.OK), f.Message})
-	}
-	return t
+var findingTable = table[client.Finding]{
+	columns: []string{"CHECK", "OK", "MESSAGE"},
+	cells:   func(f client.Finding, _ bool) []string { return []string{f.Check, strconv.FormatBool(f.OK), f.Message} },
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -36,150 +35,112 @@ func getCommand(o *options) *cobra.Command {
 				if args[0] != "attachments" {
 					return usage("only attachments can be watched")
 				}
-				return watchAttachments(cmd.Context(), c, f, o.output, cmd.OutOrStdout())
+				return watchAttachments(o, cmd, c, f)
 			}
-			return get(cmd.Context(), c, args[0], f, o.output, cmd.OutOrStdout())
+			return get(o, cmd, c, args[0], f)
 		}),
 	}
 	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "of all namespaces")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "then follow the changes")
 	cmd.Flags().StringVar(&network, "network", "", "only attachments on this network (NAMESPACE/NAME)")
-	outputFlag(cmd, o, "table", "wide", "json", "yaml")
-	return cmd
+	return withOutput(o, cmd, "table", "wide", "json", "yaml")
 }
 
-func get(ctx context.Context, c *client.Client, kind string, f client.Filter, output string, w io.Writer) error {
+func get(o *options, cmd *cobra.Command, c *client.Client, kind string, f client.Filter) error {
+	ctx := cmd.Context()
 	switch kind {
 	case "attachments":
-		l, err := c.List(ctx, f)
-		return show(w, output, l, err, attachmentTable)
+		return show(o, cmd, attachmentTable)(c.List(ctx, f))
 	case "sandboxes":
 		l, err := c.Sandboxes(ctx)
 		l = slices.DeleteFunc(l, func(s client.Sandbox) bool { return f.Namespace != "" && s.Namespace != f.Namespace })
-		return show(w, output, l, err, sandboxTable)
+		return show(o, cmd, sandboxTable)(l, err)
 	case "nodes":
-		l, err := c.Nodes(ctx)
-		return show(w, output, l, err, nodeTable)
+		return show(o, cmd, nodeTable)(c.Nodes(ctx))
 	case "pools":
-		l, err := c.Pools(ctx)
-		return show(w, output, l, err, poolTable)
+		return show(o, cmd, poolTable)(c.Pools(ctx))
 	default:
-		l, err := c.Networks(ctx)
-		return show(w, output, l, err, networkTable)
+		return show(o, cmd, networkTable)(c.Networks(ctx))
 	}
 }
 
-func watchAttachments(ctx context.Context, c *client.Client, f client.Filter, output string, w io.Writer) error {
-	header := true
-	return c.Watch(ctx, f, func(e client.Event) error {
-		if output == "json" || output == "yaml" {
-			return encode(w, output, e)
+func watchAttachments(o *options, cmd *cobra.Command, c *client.Client, f client.Filter) error {
+	w, header := cmd.OutOrStdout(), true
+	return c.Watch(cmd.Context(), f, func(e client.Event) error {
+		if o.output == "json" || o.output == "yaml" {
+			return encode(w, o.output, e)
 		}
-		t := attachmentTable([]client.Attachment{e.Attachment}, output == "wide")
+		rows := attachmentTable.rows([]client.Attachment{e.Attachment}, o.output == "wide")
 		if header {
-			fmt.Fprintln(w, "EVENT\t"+strings.Join(t[0], "\t"))
+			fmt.Fprintln(w, "EVENT\t"+strings.Join(rows[0], "\t"))
 			header = false
 		}
-		_, err := fmt.Fprintln(w, e.Type+"\t"+strings.Join(t[1], "\t"))
+		_, err := fmt.Fprintln(w, e.Type+"\t"+strings.Join(rows[1], "\t"))
 		return err
 	})
 }
 
-func attachmentTable(l []client.Attachment, wide bool) [][]string {
-	t := [][]string{{"NAMESPACE", "POD", "INTERFACE", "NETWORK", "IPS", "PHASE", "AGE"}}
-	if wide {
-		t[0] = append(t[0], "MAC", "BRIDGE", "PORT", "SOURCE", "NODE", "MESSAGE")
-	}
-	for _, a := range l {
-		row := []string{a.Namespace, a.Pod, a.Interface, orDash(a.Network), orDash(joined(a.IPs)), a.Phase, age(a.CreatedAt)}
-		if wide {
-			row = append(row, orDash(a.MAC), orDash(a.Bridge), orDash(a.Port), a.Source, a.Node, orDash(a.Message))
-		}
-		t = append(t, row)
-	}
-	return t
+var attachmentTable = table[client.Attachment]{
+	columns: []string{"NAMESPACE", "POD", "INTERFACE", "NETWORK", "IPS", "PHASE", "AGE"},
+	wide:    []string{"MAC", "BRIDGE", "PORT", "SOURCE", "NODE", "MESSAGE"},
+	cells: func(a client.Attachment, _ bool) []string {
+		return []string{a.Namespace, a.Pod, a.Interface, a.Network, joined(a.IPs), a.Phase, age(a.CreatedAt),
+			a.MAC, a.Bridge, a.Port, a.Source, a.Node, a.Message}
+	},
 }
 
-func sandboxTable(l []client.Sandbox, wide bool) [][]string {
-	t := [][]string{{"NAMESPACE", "POD", "CONTAINER", "ATTACHMENTS", "NODE", "AGE"}}
-	if wide {
-		t[0] = append(t[0], "NETNS", "COOKIE")
-	}
-	for _, s := range l {
+var sandboxTable = table[client.Sandbox]{
+	columns: []string{"NAMESPACE", "POD", "CONTAINER", "ATTACHMENTS", "NODE", "AGE"},
+	wide:    []string{"NETNS", "COOKIE"},
+	cells: func(s client.Sandbox, wide bool) []string {
 		id := s.ContainerID
-		if !wide && len(id) > 13 {
-			id = id[:13]
+		if !wide {
+			id = id[:min(len(id), 13)]
 		}
-		row := []string{s.Namespace, s.Pod, id, strconv.Itoa(len(s.Attachments)), s.Node, age(s.CreatedAt)}
-		if wide {
-			row = append(row, s.Netns, strconv.FormatUint(s.NetnsCookie, 10))
-		}
-		t = append(t, row)
-	}
-	return t
+		return []string{s.Namespace, s.Pod, id, strconv.Itoa(len(s.Attachments)), s.Node, age(s.CreatedAt),
+			s.Netns, strconv.FormatUint(s.NetnsCookie, 10)}
+	},
 }
 
-func nodeTable(l []client.Node, _ bool) [][]string {
-	t := [][]string{{"NODE", "VERSION", "BRIDGES"}}
-	for _, n := range l {
-		t = append(t, []string{n.Node, n.Version, orDash(pairs(n.Bridges))})
-	}
-	return t
+var nodeTable = table[client.Node]{
+	columns: []string{"NODE", "VERSION", "BRIDGES"},
+	cells:   func(n client.Node, _ bool) []string { return []string{n.Node, n.Version, pairs(n.Bridges)} },
 }
 
-func poolTable(l []client.Pool, wide bool) [][]string {
-	t := [][]string{{"POOL", "SUBNETS", "IN USE"}}
-	if wide {
-		t[0] = append(t[0], "SPEC")
-	}
-	for _, p := range l {
-		row := []string{p.Name, orDash(pairs(p.Subnets)), strconv.Itoa(len(p.Claims))}
-		if wide {
-			row = append(row, string(p.Spec))
-		}
-		t = append(t, row)
-	}
-	return t
+var poolTable = table[client.Pool]{
+	columns: []string{"POOL", "SUBNETS", "IN USE"},
+	wide:    []string{"SPEC"},
+	cells: func(p client.Pool, _ bool) []string {
+		return []string{p.Name, pairs(p.Subnets), strconv.Itoa(len(p.Claims)), string(p.Spec)}
+	},
 }
 
-func networkTable(l []client.Network, _ bool) [][]string {
-	t := [][]string{{"NAMESPACE", "NAME", "PLUGINS", "MESSAGE"}}
-	for _, n := range l {
-		t = append(t, []string{n.Namespace, n.Name, orDash(joined(n.Types)), orDash(n.Message)})
-	}
-	return t
+var networkTable = table[client.Network]{
+	columns: []string{"NAMESPACE", "NAME", "PLUGINS", "MESSAGE"},
+	cells: func(n client.Network, _ bool) []string {
+		return []string{n.Namespace, n.Name, joined(n.Types), n.Message}
+	},
 }
 
 func describeCommand(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "describe pod/NAME", Short: "Everything about a pod's attachments",
-		Args: exactly(1, "one pod: pod/NAME"), ValidArgsFunction: completePods(o),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			pod, err := podName(args[0])
-			if err != nil {
-				return err
+	cmd := &cobra.Command{Use: "describe pod/NAME", Short: "Everything about a pod's attachments"}
+	return o.ofPod(cmd, func(cmd *cobra.Command, c *client.Client, pod string) error {
+		all, err := c.Sandboxes(cmd.Context())
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(s client.Sandbox) bool { return s.Namespace != o.namespace || s.Pod != pod })
+		if len(all) == 0 {
+			return fmt.Errorf("pod %s/%s is not running on this node, or has no interface of ours; patchctl get sandboxes -A lists those that are", o.namespace, pod)
+		}
+		for i, s := range all { // more than one while an earlier sandbox of the pod can't be removed
+			if i > 0 {
+				fmt.Fprintln(cmd.OutOrStdout())
 			}
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
-			all, err := c.Sandboxes(cmd.Context())
-			if err != nil {
-				return err
-			}
-			all = slices.DeleteFunc(all, func(s client.Sandbox) bool { return s.Namespace != o.namespace || s.Pod != pod })
-			if len(all) == 0 {
-				return fmt.Errorf("pod %s/%s is not running on this node, or has no interface of ours; patchctl get sandboxes -A lists those that are", o.namespace, pod)
-			}
-			for i, s := range all { // more than one while an earlier sandbox of the pod can't be removed
-				if i > 0 {
-					fmt.Fprintln(cmd.OutOrStdout())
-				}
-				describe(cmd.OutOrStdout(), s)
-			}
-			return nil
-		},
-	}
+			describe(cmd.OutOrStdout(), s)
+		}
+		return nil
+	})
 }
 
 func describe(w io.Writer, s client.Sandbox) {

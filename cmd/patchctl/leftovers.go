@@ -13,18 +13,16 @@ import (
 
 func leftoversCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "leftovers", Short: "What is on this node without a record, or was given up", Args: none,
+		Use: "leftovers", Short: "What is on this node without a record, or was given up", Args: atMost(0, "no arguments"),
 		Long: `leftovers lists ports and links of ours that no record accounts for, addresses whose
 owner is not there, and attachments whose DEL failed for so long that it was given up
 (gc.giveUp in the daemon's configuration).`,
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			l, err := c.Leftovers(cmd.Context())
-			return show(cmd.OutOrStdout(), o.output, l, err, leftoverTable)
+			return show(o, cmd, leftoverTable)(c.Leftovers(cmd.Context()))
 		}),
 	}
-	outputFlag(cmd, o, "table", "json", "yaml")
 	cmd.AddCommand(leftoversRemove(o))
-	return cmd
+	return withOutput(o, cmd, "table", "json", "yaml")
 }
 
 func leftoversRemove(o *options) *cobra.Command {
@@ -36,13 +34,9 @@ its DEL is tried once more, then it goes from the record, and its addresses are 
 		Example: `  patchctl leftovers rm attachment/5c5ffe213910/net1 address/10.12.0.0-16/10.12.0.9
   patchctl leftovers rm --all`,
 		ValidArgsFunction: completeLeftovers(o),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
 			if all == (len(args) > 0) {
 				return usage("give what to remove, as patchctl leftovers lists it (KIND/ID), or --all")
-			}
-			c, err := o.client()
-			if err != nil {
-				return err
 			}
 			if all {
 				l, err := c.Leftovers(cmd.Context())
@@ -60,13 +54,12 @@ its DEL is tried once more, then it goes from the record, and its addresses are 
 				if !ok {
 					return usage("%q is not KIND/ID", name)
 				}
-				if err := c.RemoveLeftover(cmd.Context(), kind, id); err != nil {
+				if err := done(cmd, c.RemoveLeftover(cmd.Context(), kind, id), "%s removed", name); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s removed\n", name)
 			}
 			return nil
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all of them, but those that running pods may use")
 	return cmd
@@ -87,10 +80,9 @@ func leftoverNames(l []client.Leftover) []string {
 	return names
 }
 
-func leftoverTable(l []client.Leftover, _ bool) [][]string {
-	t := [][]string{{"LEFTOVER", "POD", "NODE", "MESSAGE"}}
-	for _, v := range l {
-		t = append(t, []string{v.Kind + "/" + v.ID, orDash(v.Pod), v.Node, v.Message})
-	}
-	return t
+var leftoverTable = table[client.Leftover]{
+	columns: []string{"LEFTOVER", "POD", "NODE", "MESSAGE"},
+	cells: func(v client.Leftover, _ bool) []string {
+		return []string{v.Kind + "/" + v.ID, v.Pod, v.Node, v.Message}
+	},
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,8 +30,12 @@ const (
 	exitUsage  = 2
 )
 
-// errUsage marks mistakes in how the command was called.
-var errUsage = errors.New("usage")
+var (
+	// errUsage marks mistakes in how the command was called.
+	errUsage = errors.New("usage")
+	// errFailedCheck ends the command with exit code 1 after it has printed its findings.
+	errFailedCheck = errors.New("a check failed")
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,8 +44,7 @@ func main() {
 	if err == nil {
 		return
 	}
-	var silent failedCheck
-	if !errors.As(err, &silent) {
+	if !errors.Is(err, errFailedCheck) {
 		fmt.Fprintln(os.Stderr, "Error:", strings.TrimPrefix(err.Error(), "usage: "))
 	}
 	if errors.Is(err, errUsage) {
@@ -49,11 +53,6 @@ func main() {
 	}
 	os.Exit(exitFailed)
 }
-
-// failedCheck ends the command with exit code 1 after it has printed its findings.
-type failedCheck struct{}
-
-func (failedCheck) Error() string { return "a check failed" }
 
 func usage(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errUsage, fmt.Sprintf(format, args...))
@@ -74,10 +73,7 @@ func command() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	asPlugin(root, os.Args)
-	server := os.Getenv("PATCHBAY_SERVER")
-	if server == "" {
-		server = client.DefaultServer
-	}
+	server := cmp.Or(os.Getenv("PATCHBAY_SERVER"), client.DefaultServer)
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.server, "server", server, "the daemon's REST API: unix:///path or https://host:port ($PATCHBAY_SERVER)")
 	flags.StringVar(&o.tokenFile, "token", "", "file with a bearer token, for https")
@@ -113,6 +109,19 @@ func (o *options) call(run func(cmd *cobra.Command, c *client.Client, args []str
 		}
 		return run(cmd, c, args)
 	}
+}
+
+// ofPod completes a command about one pod, which is its only argument.
+func (o *options) ofPod(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Client, pod string) error) *cobra.Command {
+	cmd.Args, cmd.ValidArgsFunction = exactly(1, "one pod: pod/NAME"), completePods(o)
+	cmd.RunE = o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
+		pod, err := podName(args[0])
+		if err != nil {
+			return err
+		}
+		return run(cmd, c, pod)
+	})
+	return cmd
 }
 
 // complete completes a word with names that the daemon knows.
@@ -202,19 +211,11 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usage("%v", err)
 }
 
-// none is cobra.NoArgs with a usage error.
-func none(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usage("%s takes no arguments, not %q", cmd.CommandPath(), args[0])
-	}
-	return nil
-}
-
-// atMostOne is cobra.MaximumNArgs with a usage error.
-func atMostOne(what string) cobra.PositionalArgs {
+// atMost is cobra.MaximumNArgs with a usage error.
+func atMost(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) > 1 {
-			return usage("%s takes %s, not %d arguments", cmd.CommandPath(), what, len(args))
+		if len(args) > n {
+			return usage("%s takes %s, not %q", cmd.CommandPath(), what, strings.Join(args, " "))
 		}
 		return nil
 	}

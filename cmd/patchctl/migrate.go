@@ -28,7 +28,7 @@ func migrateCheck(o *options) *cobra.Command {
 	var kubeconfig, file string
 	var all bool
 	cmd := &cobra.Command{
-		Use: "check", Short: "What of a cluster's networks, pods and Multus configuration will work, and what will not", Args: none,
+		Use: "check", Short: "What of a cluster's networks, pods and Multus configuration will work, and what will not", Args: atMost(0, "no arguments"),
 		Long: `check reads a cluster's NetworkAttachmentDefinitions, the annotations of its pods and
 Multus' configuration, from its ConfigMaps and from --multus-config, and changes
 nothing. Exit code 1 if something will not work.`,
@@ -53,7 +53,7 @@ nothing. Exit code 1 if something will not work.`,
 			if !all && o.output == "table" {
 				findings = slices.DeleteFunc(findings, func(f multus.Finding) bool { return f.Grade == multus.Works })
 			}
-			if err := show(cmd.OutOrStdout(), o.output, findings, nil, gradeTable); err != nil {
+			if err := show(o, cmd, gradeTable)(findings, nil); err != nil {
 				return err
 			}
 			if o.output == "table" {
@@ -61,7 +61,7 @@ nothing. Exit code 1 if something will not work.`,
 					len(snapshot.Networks), len(snapshot.Pods), len(snapshot.Configs))
 			}
 			if failed {
-				return failedCheck{}
+				return errFailedCheck
 			}
 			return nil
 		},
@@ -69,8 +69,7 @@ nothing. Exit code 1 if something will not work.`,
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "how to reach the cluster (default $KUBECONFIG, ~/.kube/config, the pod's own)")
 	cmd.Flags().StringVar(&file, "multus-config", "", "a configuration of Multus on disk, such as /etc/cni/net.d/00-multus.conf")
 	cmd.Flags().BoolVar(&all, "all", false, "show what works as it is, too")
-	outputFlag(cmd, o, "table", "json", "yaml")
-	return cmd
+	return withOutput(o, cmd, "table", "json", "yaml")
 }
 
 // clusterConfig finds out how to reach the cluster, and says where it looked if it can't.
@@ -113,9 +112,7 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 		text := []byte(s.Configs[object])
 		findings = append(findings, multus.CheckConfig(object, text)...)
 		if c, _, err := multus.Parse(text); err == nil && c.Any() {
-			cfg.NamespaceIsolation = c.NamespaceIsolation != nil && *c.NamespaceIsolation
-			cfg.GlobalNamespaces = c.Globals()
-			cfg.Namespace = c.Namespace
+			cfg.NamespaceIsolation, cfg.GlobalNamespaces, cfg.Namespace = c.Isolation(), c.Globals(), c.Namespace
 		}
 	}
 	for _, n := range s.Networks {
@@ -132,10 +129,7 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 	return findings
 }
 
-func gradeTable(l []multus.Finding, _ bool) [][]string {
-	rows := [][]string{{"OBJECT", "GRADE", "MESSAGE"}}
-	for _, f := range l {
-		rows = append(rows, []string{f.Object, string(f.Grade), f.Message})
-	}
-	return rows
+var gradeTable = table[multus.Finding]{
+	columns: []string{"OBJECT", "GRADE", "MESSAGE"},
+	cells:   func(f multus.Finding, _ bool) []string { return []string{f.Object, string(f.Grade), f.Message} },
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,10 +12,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/yaml"
 )
 
-func outputFlag(cmd *cobra.Command, o *options, formats ...string) {
+// withOutput gives a command the flag for its output's format; the first one is the default.
+func withOutput(o *options, cmd *cobra.Command, formats ...string) *cobra.Command {
 	cmd.Flags().StringVarP(&o.output, "output", "o", formats[0], "format: "+strings.Join(formats, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	cmd.PreRunE = func(*cobra.Command, []string) error {
@@ -23,21 +26,49 @@ func outputFlag(cmd *cobra.Command, o *options, formats ...string) {
 		}
 		return nil
 	}
+	return cmd
 }
 
-// show prints a list in the wanted format, or returns the error that came with it.
-func show[T any](w io.Writer, output string, l []T, err error, table func([]T, bool) [][]string) error {
-	if err != nil {
-		return err
+// A table says how a list is printed.
+type table[T any] struct {
+	columns []string
+	wide    []string // the further columns of -o wide
+	cells   func(v T, wide bool) []string
+}
+
+// rows returns the titles and a row for each of the list. What a cell has not is a dash.
+func (t table[T]) rows(l []T, wide bool) [][]string {
+	rows := [][]string{slices.Concat(t.columns, t.wide)}
+	for _, v := range l {
+		rows = append(rows, t.cells(v, wide))
 	}
-	if output == "json" || output == "yaml" {
-		return encode(w, output, l)
+	for i, row := range rows {
+		if !wide {
+			rows[i] = row[:len(t.columns)]
+		}
+		for j, cell := range row {
+			row[j] = orDash(cell)
+		}
 	}
-	if len(l) == 0 {
-		_, err := fmt.Fprintln(w, "Nothing there.")
-		return err
+	return rows
+}
+
+// show returns a function that prints a list in the wanted format, or returns the error that came with it.
+func show[T any](o *options, cmd *cobra.Command, t table[T]) func([]T, error) error {
+	return func(l []T, err error) error {
+		w := cmd.OutOrStdout()
+		if err != nil {
+			return err
+		}
+		if o.output == "json" || o.output == "yaml" {
+			return encode(w, o.output, l)
+		}
+		if len(l) == 0 {
+			_, err := fmt.Fprintln(w, "Nothing there.")
+			return err
+		}
+		return printTable(w, t.rows(l, o.output == "wide"))
 	}
-	return printTable(w, table(l, output == "wide"))
 }
 
 func encode(w io.Writer, output string, v any) error {
@@ -54,6 +85,14 @@ func encode(w io.Writer, output string, v any) error {
 	return enc.Encode(v)
 }
 
+// done says what was done, or returns the error that it failed with.
+func done(cmd *cobra.Command, err error, format string, args ...any) error {
+	if err == nil {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...)
+	}
+	return err
+}
+
 func printTable(w io.Writer, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	for _, r := range rows {
@@ -64,12 +103,7 @@ func printTable(w io.Writer, rows [][]string) error {
 
 func joined(l []string) string { return strings.Join(l, ",") }
 
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
+func orDash(s string) string { return cmp.Or(s, "-") }
 
 func pairs(m map[string]string) string {
 	var l []string
@@ -83,14 +117,5 @@ func age(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	d := time.Since(t)
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
+	return duration.HumanDuration(time.Since(t))
 }

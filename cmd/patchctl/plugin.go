@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -30,11 +29,7 @@ func installPluginCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := install.Kubectl(self, args[0]); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "patchctl, %s and %s are in %s\n", install.KubectlPlugin, install.KubectlCompletion, args[0])
-			return nil
+			return done(cmd, install.Kubectl(self, args[0]), "patchctl, %s and %s are in %s", install.KubectlPlugin, install.KubectlCompletion, args[0])
 		},
 	}
 }

@@ -27,8 +27,8 @@ func sandboxCommand(o *options) *cobra.Command {
 	flags.StringSliceVar(&rt.BinDirs, "bin-dir", defaultBinDirs(), "where the plugin is")
 	flags.StringVar(&socket, "cni-socket", cniwire.DefaultSocket, "the daemon's socket for CNI calls")
 	flags.StringVar(&queue, "del-queue", delqueue.DefaultDir, "where DELs wait while the daemon is away")
-	setUp := func() { rt.NetConf = install.NetConf(socket, queue) }
-	return group(cmd, sandboxRun(o, rt, setUp), sandboxRemove(o, rt, setUp))
+	cmd.PersistentPreRun = func(*cobra.Command, []string) { rt.NetConf = install.NetConf(socket, queue) }
+	return group(cmd, sandboxRun(o, rt), sandboxRemove(o, rt))
 }
 
 func defaultBinDirs() []string {
@@ -39,15 +39,14 @@ func defaultBinDirs() []string {
 	return []string{filepath.Dir(self), "/opt/cni/bin"}
 }
 
-func sandboxRun(o *options, rt *sandbox.Runtime, setUp func()) *cobra.Command {
+func sandboxRun(o *options, rt *sandbox.Runtime) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use: "run [POD] [-f FILE]", Short: "Make a network namespace for a pod and have the plugin add its interfaces",
 		Example: `  patchctl sandbox run -f examples/pods/web.yaml     # the pods of a file, with its annotations
   patchctl sandbox run web -n lab                    # a pod the daemon knows from its manifests`,
-		Args: atMostOne("a pod's name"),
+		Args: atMost(1, "a pod's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			setUp()
 			var pods []meta.Pod
 			switch {
 			case file != "":
@@ -82,20 +81,15 @@ func sandboxRun(o *options, rt *sandbox.Runtime, setUp func()) *cobra.Command {
 	return cmd
 }
 
-func sandboxRemove(o *options, rt *sandbox.Runtime, setUp func()) *cobra.Command {
+func sandboxRemove(o *options, rt *sandbox.Runtime) *cobra.Command {
 	return &cobra.Command{
 		Use: "rm POD", Short: "Have the plugin remove a pod's interfaces, then remove its namespace", Args: exactly(1, "a pod's name"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			setUp()
 			pod, err := podName(args[0])
 			if err != nil {
 				return err
 			}
-			if err := rt.Remove(cmd.Context(), o.namespace, pod); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "pod %s/%s is gone\n", o.namespace, pod)
-			return nil
+			return done(cmd, rt.Remove(cmd.Context(), o.namespace, pod), "pod %s/%s is gone", o.namespace, pod)
 		},
 	}
 }

@@ -29,7 +29,7 @@ type uninstallOptions struct {
 func uninstallCommand(o *options) *cobra.Command {
 	u := &uninstallOptions{}
 	cmd := &cobra.Command{
-		Use: "uninstall", Short: "Take Patchbay off this node, when its daemon is gone", Args: none,
+		Use: "uninstall", Short: "Take Patchbay off this node, when its daemon is gone", Args: atMost(0, "no arguments"),
 		Long: `uninstall removes the CNI configuration, so that the runtime goes back to the next one,
 and then the plugin. Pods that run keep their interfaces, but nobody removes their
 ports from Open vSwitch any more: --wait stays and removes each when its pod ends,

@@ -48,9 +48,7 @@ func (r *Runtime) Run(ctx context.Context, pod meta.Pod) (*Sandbox, error) {
 		return nil, fmt.Errorf("pod %s/%s runs already; patchctl sandbox rm %s -n %s ends it", pod.Namespace, pod.Name, pod.Name, pod.Namespace)
 	}
 	id := make([]byte, 32)
-	if _, err := rand.Read(id); err != nil {
-		return nil, err
-	}
+	_, _ = rand.Read(id) // never fails
 	s := &Sandbox{ContainerID: hex.EncodeToString(id), Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Annotations: pod.Annotations}
 	if s.UID == "" {
 		s.UID = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:16])
@@ -98,54 +96,56 @@ func (r *Runtime) Find(namespace, pod string) (*Sandbox, error) {
 }
 
 // Add calls ADD and returns the plugin's result.
-func (r *Runtime) Add(ctx context.Context, s *Sandbox) (types.Result, error) {
-	c, list, rt, err := r.call(s)
-	if err != nil {
-		return nil, err
-	}
-	return c.AddNetworkList(ctx, list, rt)
+func (r *Runtime) Add(ctx context.Context, s *Sandbox) (res types.Result, err error) {
+	err = r.call(ctx, s, func(c *libcni.CNIConfig, ctx context.Context, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (err error) {
+		res, err = c.AddNetworkList(ctx, list, rt)
+		return err
+	})
+	return res, err
 }
 
 // Del calls DEL.
 func (r *Runtime) Del(ctx context.Context, s *Sandbox) error {
-	c, list, rt, err := r.call(s)
-	if err != nil {
-		return err
-	}
-	return c.DelNetworkList(ctx, list, rt)
+	return r.call(ctx, s, (*libcni.CNIConfig).DelNetworkList)
 }
 
 // Check calls CHECK.
 func (r *Runtime) Check(ctx context.Context, s *Sandbox) error {
-	c, list, rt, err := r.call(s)
-	if err != nil {
-		return err
-	}
-	return c.CheckNetworkList(ctx, list, rt)
+	return r.call(ctx, s, (*libcni.CNIConfig).CheckNetworkList)
 }
 
 // GC calls GC with these sandboxes as the only ones that are valid.
 func (r *Runtime) GC(ctx context.Context, valid ...*Sandbox) error {
-	list, err := libcni.NetworkConfFromBytes(r.NetConf)
-	if err != nil {
-		return err
-	}
 	args := &libcni.GCArgs{}
 	for _, s := range valid {
 		args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: s.ContainerID, IfName: "eth0"})
 	}
-	return libcni.NewCNIConfigWithCacheDir(r.BinDirs, filepath.Join(r.StateDir, "cache"), nil).GCNetworkList(ctx, list, args)
+	list, err := libcni.NetworkConfFromBytes(r.NetConf)
+	if err != nil {
+		return err
+	}
+	return r.plugins().GCNetworkList(ctx, list, args)
 }
 
-func (r *Runtime) call(s *Sandbox) (*libcni.CNIConfig, *libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
+// A verb is one of libcni's that calls the plugin for a sandbox.
+type verb = func(*libcni.CNIConfig, context.Context, *libcni.NetworkConfigList, *libcni.RuntimeConf) error
+
+func (r *Runtime) call(ctx context.Context, s *Sandbox, verb verb) error {
 	list, err := libcni.NetworkConfFromBytes(r.NetConf)
+	if err != nil {
+		return err
+	}
 	rt := &libcni.RuntimeConf{ContainerID: s.ContainerID, NetNS: s.Netns, IfName: "eth0", CapabilityArgs: map[string]any{},
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", s.Namespace}, {"K8S_POD_NAME", s.Pod},
 			{"K8S_POD_INFRA_CONTAINER_ID", s.ContainerID}, {"K8S_POD_UID", s.UID}}}
 	if s.Annotations != nil {
 		rt.CapabilityArgs[annotations] = s.Annotations
 	}
-	return libcni.NewCNIConfigWithCacheDir(r.BinDirs, filepath.Join(r.StateDir, "cache"), nil), list, rt, err
+	return verb(r.plugins(), ctx, list, rt)
+}
+
+func (r *Runtime) plugins() *libcni.CNIConfig {
+	return libcni.NewCNIConfigWithCacheDir(r.BinDirs, filepath.Join(r.StateDir, "cache"), nil)
 }
 
 func (r *Runtime) file(namespace, pod string) string {
