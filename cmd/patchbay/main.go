@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -69,13 +71,7 @@ func run(plugin string) ([]byte, error) {
 	if err != nil {
 		return nil, types.NewError(types.ErrIOFailure, "read standard input", err.Error())
 	}
-	conf := netconf{Socket: cniwire.DefaultSocket, DelQueue: delqueue.DefaultDir}
-	if s := os.Getenv(cniwire.SocketEnv); s != "" {
-		conf.Socket = s
-	}
-	if q := os.Getenv(cniwire.QueueEnv); q != "" {
-		conf.DelQueue = q
-	}
+	conf := netconf{Socket: cmp.Or(os.Getenv(cniwire.SocketEnv), cniwire.DefaultSocket), DelQueue: cmp.Or(os.Getenv(cniwire.QueueEnv), delqueue.DefaultDir)}
 	if len(bytes.TrimSpace(stdin)) > 0 {
 		if err := json.Unmarshal(stdin, &conf); err != nil {
 			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input: "+explain.JSON(stdin, err), "")
@@ -89,34 +85,27 @@ func run(plugin string) ([]byte, error) {
 
 func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
 	wait := defaultWait
-	if conf.WaitSeconds != nil {
+	switch {
+	case slices.Contains([]string{"VERSION", "STATUS", "DEL"}, req.Command):
+		// These have an answer without the daemon. A runtime asks for STATUS every few seconds, and does
+		// nothing else meanwhile.
+		wait = 0
+	case conf.WaitSeconds != nil:
 		wait = time.Duration(*conf.WaitSeconds) * time.Second
+	}
+	out, err := send(plugin, conf.Socket, req, wait)
+	if !away(err) {
+		return out, err
 	}
 	switch req.Command {
 	case "VERSION":
-		if out, err := send(plugin, conf.Socket, req, 0); !away(err) {
-			return out, err
-		}
 		return version(conf.CNIVersion)
 	case "STATUS":
-		// Asked every few seconds by a runtime that does nothing else meanwhile: no waiting.
-		out, err := send(plugin, conf.Socket, req, 0)
-		if away(err) {
-			return nil, types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd does not answer on "+conf.Socket, why(err))
-		}
-		return out, err
+		return nil, types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd does not answer on "+conf.Socket, why(err))
 	case "DEL":
-		out, err := send(plugin, conf.Socket, req, 0)
-		if away(err) {
-			return enqueue(plugin, conf, req)
-		}
-		return out, err
+		return enqueue(plugin, conf, req)
 	}
-	out, err := send(plugin, conf.Socket, req, wait)
-	if away(err) {
-		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, why(err)+"; is patchbayd running?")
-	}
-	return out, err
+	return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, why(err)+"; is patchbayd running?")
 }
 
 // enqueue puts a DEL that nobody answers on disk: it must not hold a pod in Terminating.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
@@ -70,13 +71,10 @@ func prepare(i cache.SharedIndexInformer, what string, log *slog.Logger) error {
 
 // Run keeps the caches until the context ends.
 func (s *Catalog) Run(ctx context.Context) {
-	done := make(chan struct{})
-	go func() {
-		s.NetworkCache.Run(ctx)
-		close(done)
-	}()
+	var networks sync.WaitGroup
+	networks.Go(func() { s.NetworkCache.Run(ctx) })
 	s.pods.RunWithContext(ctx)
-	<-done
+	networks.Wait()
 }
 
 // Await waits until the caches are filled, and reports whether they are.

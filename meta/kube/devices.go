@@ -22,31 +22,15 @@ const (
 
 // A Kubelet answers for the devices of the pods of this node, on its pod-resources socket.
 type Kubelet struct {
-	Socket string
-	// Published are the devices of DRA drivers.
-	Published Published
+	Socket    string
+	Published *Slices
 }
-
-// Published is what DRA drivers have published of devices.
-type Published interface {
-	// Attributes of a device; none if its driver has said nothing of it.
-	Attributes(ctx context.Context, driver, pool, device string) (Attributes, error)
-	// Has reports whether there is any device of the resource.
-	Has(ctx context.Context, resource string) (bool, error)
-}
-
-// Attributes of a device in a ResourceSlice: k8s.cni.cncf.io/resourceName and k8s.cni.cncf.io/deviceID.
-type Attributes struct{ Resource, DeviceID string }
 
 // Devices implements meta.Devices: the pod's device IDs by resource, sorted, as Multus hands
 // them out. A device that DRA has allocated is found under the resource name that its driver has
 // published, and under the name of the claim, there by the name that CDI has for it.
 func (k Kubelet) Devices(ctx context.Context, namespace, pod string) (map[string][]string, error) {
-	var l *podresources.ListPodResourcesResponse
-	err := k.ask(ctx, func(ctx context.Context, c podresources.PodResourcesListerClient) (err error) {
-		l, err = c.List(ctx, &podresources.ListPodResourcesRequest{})
-		return err
-	})
+	l, err := ask(ctx, k.Socket, podresources.PodResourcesListerClient.List)
 	if err != nil {
 		return nil, err
 	}
@@ -79,11 +63,7 @@ func (k Kubelet) Hands(ctx context.Context, resource string) (bool, error) {
 	if !strings.Contains(resource, "/") {
 		return true, nil // no extended resource has such a name: it is a claim's
 	}
-	var l *podresources.AllocatableResourcesResponse
-	err := k.ask(ctx, func(ctx context.Context, c podresources.PodResourcesListerClient) (err error) {
-		l, err = c.GetAllocatableResources(ctx, &podresources.AllocatableResourcesRequest{})
-		return err
-	})
+	l, err := ask(ctx, k.Socket, podresources.PodResourcesListerClient.GetAllocatableResources)
 	if err != nil {
 		return false, err
 	}
@@ -93,19 +73,23 @@ func (k Kubelet) Hands(ctx context.Context, resource string) (bool, error) {
 	return k.Published.Has(ctx, resource)
 }
 
-func (k Kubelet) ask(ctx context.Context, do func(context.Context, podresources.PodResourcesListerClient) error) error {
+// A method is one of kubelet's pod-resources service, with an empty question.
+type method[Q, A any] = func(podresources.PodResourcesListerClient, context.Context, *Q, ...grpc.CallOption) (*A, error)
+
+func ask[Q, A any](ctx context.Context, socket string, method method[Q, A]) (*A, error) {
 	ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
 	defer cancel()
-	conn, err := grpc.NewClient("unix://"+k.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
-	if err := do(ctx, podresources.NewPodResourcesListerClient(conn)); err != nil {
-		return fmt.Errorf("%w: kubelet's pod resources at %s: %w", meta.ErrUnavailable, k.Socket, err)
+	answer, err := method(podresources.NewPodResourcesListerClient(conn), ctx, new(Q))
+	if err != nil {
+		return nil, fmt.Errorf("%w: kubelet's pod resources at %s: %w", meta.ErrUnavailable, socket, err)
 	}
-	return nil
+	return answer, nil
 }
 
 // allocated adds the devices of a resource claim.
@@ -118,7 +102,7 @@ func (k Kubelet) allocated(ctx context.Context, r *podresources.DynamicResource,
 		}
 		a, err := k.Published.Attributes(ctx, d.GetDriverName(), d.GetPoolName(), d.GetDeviceName())
 		if err != nil {
-			return fmt.Errorf("device %s of claim %s: %w", d.GetDeviceName(), r.GetClaimName(), err)
+			return fmt.Errorf("device %s of driver %s for claim %s: %w", d.GetDeviceName(), d.GetDriverName(), r.GetClaimName(), err)
 		}
 		if a.Resource != "" && a.DeviceID != "" {
 			ids[a.Resource] = append(ids[a.Resource], a.DeviceID)

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -44,17 +45,13 @@ func (c *IPAMClaims) IPAMClaim(ctx context.Context, namespace, name string) (*ip
 	if err != nil {
 		return nil, explain("IPAMClaim "+namespace+"/"+name, err)
 	}
-	claim := &ipam.IPAMClaim{}
-	if claim.Network, _, err = unstructured.NestedString(o.Object, "spec", "network"); err == nil {
-		claim.Interface, _, err = unstructured.NestedString(o.Object, "spec", "interface")
-	}
-	if err == nil {
-		claim.IPs, _, err = unstructured.NestedStringSlice(o.Object, "status", "ips")
-	}
-	if err != nil {
+	network, _, noNetwork := unstructured.NestedString(o.Object, "spec", "network")
+	ifName, _, noInterface := unstructured.NestedString(o.Object, "spec", "interface")
+	ips, _, noIPs := unstructured.NestedStringSlice(o.Object, "status", "ips")
+	if err := errors.Join(noNetwork, noInterface, noIPs); err != nil {
 		return nil, fmt.Errorf("IPAMClaim %s/%s: %w", namespace, name, err)
 	}
-	return claim, nil
+	return &ipam.IPAMClaim{Network: network, Interface: ifName, IPs: ips}, nil
 }
 
 // SetIPs implements ipam.IPAMClaims.

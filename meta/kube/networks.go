@@ -55,9 +55,7 @@ func (c *NetworkCache) Networks() []meta.Network {
 	for _, o := range c.nads.GetStore().List() {
 		all = append(all, *toNetwork(o.(*nad.NetworkAttachmentDefinition)))
 	}
-	slices.SortFunc(all, func(a, b meta.Network) int {
-		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
-	})
+	slices.SortFunc(all, meta.ByName)
 	return all
 }
 

@@ -13,14 +13,17 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// The attributes by which a DRA driver says what a device is to a network.
 const (
 	attributeResource = resourcev1.QualifiedName("k8s.cni.cncf.io/resourceName")
 	attributeDeviceID = resourcev1.QualifiedName("k8s.cni.cncf.io/deviceID")
 )
 
-// Slices are the ResourceSlices of the API server.
+// Slices are the ResourceSlices of the API server: what DRA drivers have published of devices.
 type Slices struct{ clients kubernetes.Interface }
+
+// Attributes are those of a device by which its driver says what it is to a network: the resource that
+// the network names, and the ID that plugins know the device by.
+type Attributes struct{ Resource, DeviceID string }
 
 // NewSlices returns the ResourceSlices of an API server.
 func NewSlices(cfg *rest.Config) (*Slices, error) {
@@ -31,44 +34,34 @@ func NewSlices(cfg *rest.Config) (*Slices, error) {
 	return &Slices{clients}, nil
 }
 
-// Attributes implements Published.
+// Attributes returns those of a device; none if its driver has said nothing of it.
 func (s *Slices) Attributes(ctx context.Context, driver, pool, device string) (Attributes, error) {
-	l, err := s.list(ctx, fields.OneTermEqualSelector(resourcev1.ResourceSliceSelectorDriver, driver))
-	if err != nil {
-		return Attributes{}, fmt.Errorf("ResourceSlices of driver %s: %w", driver, err)
-	}
-	for _, sl := range l {
-		for _, d := range sl.Spec.Devices {
-			if sl.Spec.Pool.Name == pool && d.Name == device {
-				return Attributes{text(d, attributeResource), text(d, attributeDeviceID)}, nil
-			}
-		}
-	}
-	return Attributes{}, nil
+	of := fields.OneTermEqualSelector(resourcev1.ResourceSliceSelectorDriver, driver)
+	d, err := s.first(ctx, of, func(in string, d resourcev1.Device) bool { return in == pool && d.Name == device })
+	return Attributes{text(d, attributeResource), text(d, attributeDeviceID)}, err
 }
 
-// Has implements Published. Any node's devices count: a name that is a driver's is no bridge's.
+// Has reports whether there is any device of the resource. Those of all nodes count: a name that a
+// driver uses is not a bridge's.
 func (s *Slices) Has(ctx context.Context, resource string) (bool, error) {
-	l, err := s.list(ctx, fields.Everything())
-	if err != nil {
-		return false, fmt.Errorf("ResourceSlices: %w", err)
-	}
-	for _, sl := range l {
-		for _, d := range sl.Spec.Devices {
-			if text(d, attributeResource) == resource {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
+	d, err := s.first(ctx, fields.Everything(), func(_ string, d resourcev1.Device) bool { return text(d, attributeResource) == resource })
+	return d.Name != "", err
 }
 
-func (s *Slices) list(ctx context.Context, which fields.Selector) ([]resourcev1.ResourceSlice, error) {
+// first returns the first device that is meant, or one without a name.
+func (s *Slices) first(ctx context.Context, which fields.Selector, meant func(pool string, d resourcev1.Device) bool) (resourcev1.Device, error) {
 	l, err := s.clients.ResourceV1().ResourceSlices().List(ctx, metav1.ListOptions{FieldSelector: which.String()})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", meta.ErrUnavailable, err)
+		return resourcev1.Device{}, fmt.Errorf("list ResourceSlices: %w: %w", meta.ErrUnavailable, err)
 	}
-	return l.Items, nil
+	for _, sl := range l.Items {
+		for _, d := range sl.Spec.Devices {
+			if meant(sl.Spec.Pool.Name, d) {
+				return d, nil
+			}
+		}
+	}
+	return resourcev1.Device{}, nil
 }
 
 func text(d resourcev1.Device, name resourcev1.QualifiedName) string {

@@ -16,8 +16,8 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// A Snapshot is what a cluster has, read once: a meta.Catalog, and a meta.Devices that takes it
-// that pods get the devices they request.
+// A Snapshot is what a cluster has, read once. To a planner it answers for the networks, and for the
+// devices: it takes it that pods get those they request.
 type Snapshot struct {
 	Networks []meta.Network
 	Pods     []meta.Pod // those that ask for networks and have not ended
@@ -29,13 +29,14 @@ type Snapshot struct {
 	Configs map[string]string
 }
 
-// pageSize bounds what is read at a time.
-const pageSize = 500
-
 // TakeSnapshot reads a cluster.
 func TakeSnapshot(ctx context.Context, cfg *rest.Config) (*Snapshot, error) {
 	s := &Snapshot{Configs: map[string]string{}, Requests: map[string]map[string]int{}, Claimers: map[string]bool{}}
 	nads, err := nadclient.NewForConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -46,30 +47,10 @@ func TakeSnapshot(ctx context.Context, cfg *rest.Config) (*Snapshot, error) {
 	for i := range l.Items {
 		s.Networks = append(s.Networks, *toNetwork(&l.Items[i]))
 	}
-	if err := s.readPods(ctx, cfg); err != nil {
+	if err := eachPod(ctx, clients.CoreV1().Pods("").List, s.addPod); err != nil {
 		return nil, err
 	}
-	return s, s.readConfigs(ctx, cfg)
-}
-
-func (s *Snapshot) readPods(ctx context.Context, cfg *rest.Config) error {
-	clients, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return err
-	}
-	opts := metav1.ListOptions{Limit: pageSize}
-	for {
-		l, err := clients.CoreV1().Pods("").List(ctx, opts)
-		if err != nil {
-			return fmt.Errorf("list pods: %w", err)
-		}
-		for i := range l.Items {
-			s.addPod(&l.Items[i])
-		}
-		if opts.Continue = l.Continue; opts.Continue == "" {
-			return nil
-		}
-	}
+	return s, s.readConfigs(ctx, clients)
 }
 
 func (s *Snapshot) addPod(o *corev1.Pod) {
@@ -83,30 +64,24 @@ func (s *Snapshot) addPod(o *corev1.Pod) {
 	s.Claimers[p.Namespace+"/"+p.Name] = len(o.Spec.ResourceClaims) > 0
 }
 
-// requests sums up the extended resources of a pod's containers. Init containers run before the
-// others and pass their devices on, but for those that stay.
+// requests are the extended resources of a pod's containers. Init containers run before the others and
+// pass their devices on, but for those that stay.
 func requests(spec *corev1.PodSpec) map[string]int {
-	sum := map[string]int{}
-	add := func(c *corev1.Container, join func(have, more int) int) {
+	sum, most := map[string]int{}, map[string]int{}
+	for i, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		ends := i < len(spec.InitContainers) && (c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)
 		for name, q := range c.Resources.Limits { // of extended resources, requests are the same
-			if strings.Contains(string(name), "/") {
-				sum[string(name)] = join(sum[string(name)], int(q.Value()))
+			switch n := int(q.Value()); {
+			case !strings.Contains(string(name), "/"):
+			case ends:
+				most[string(name)] = max(most[string(name)], n)
+			default:
+				sum[string(name)] += n
 			}
 		}
 	}
-	plus := func(have, more int) int { return have + more }
-	for i := range spec.Containers {
-		add(&spec.Containers[i], plus)
-	}
-	for i := range spec.InitContainers {
-		if c := &spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			add(c, plus)
-		}
-	}
-	for i := range spec.InitContainers {
-		if c := &spec.InitContainers[i]; c.RestartPolicy == nil {
-			add(c, func(have, more int) int { return max(have, more) })
-		}
+	for name, n := range most {
+		sum[name] = max(sum[name], n)
 	}
 	return sum
 }
@@ -142,11 +117,7 @@ func (s *Snapshot) Devices(_ context.Context, namespace, pod string) (map[string
 
 // readConfigs finds the ConfigMaps of Multus' manifests: multus-daemon-config of the thick daemon,
 // multus-cni-config of the thin plugin.
-func (s *Snapshot) readConfigs(ctx context.Context, cfg *rest.Config) error {
-	clients, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		return err
-	}
+func (s *Snapshot) readConfigs(ctx context.Context, clients kubernetes.Interface) error {
 	l, err := clients.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list ConfigMaps: %w", err)
@@ -162,16 +133,7 @@ func (s *Snapshot) readConfigs(ctx context.Context, cfg *rest.Config) error {
 	return nil
 }
 
-// Pod implements meta.Catalog.
-func (s *Snapshot) Pod(_ context.Context, namespace, name, _ string) (*meta.Pod, error) {
-	i := slices.IndexFunc(s.Pods, func(p meta.Pod) bool { return p.Namespace == namespace && p.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, meta.ErrNotFound)
-	}
-	return &s.Pods[i], nil
-}
-
-// Network implements meta.Catalog.
+// Network implements meta.Networks.
 func (s *Snapshot) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
 	i := slices.IndexFunc(s.Networks, func(n meta.Network) bool { return n.Namespace == namespace && n.Name == name })
 	if i < 0 {

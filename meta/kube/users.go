@@ -7,8 +7,10 @@ import (
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -16,26 +18,30 @@ import (
 // UsersOf returns the pods, namespace/name, that use a network, namespace/name: by what they ask for,
 // and by what their network-status says they have.
 func UsersOf(ctx context.Context, cfg *rest.Config, network string) ([]string, error) {
-	pods, err := metadata.NewForConfig(cfg)
+	client, err := metadata.NewForConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
 	var users []string
-	opts := metav1.ListOptions{Limit: pageSize}
-	for {
-		l, err := pods.Resource(Pods).List(ctx, opts)
-		if err != nil {
-			return nil, fmt.Errorf("list pods: %w", err)
+	err = eachPod(ctx, client.Resource(Pods).List, func(o *metav1.PartialObjectMetadata) {
+		if p := toPod(o); uses(p, network) {
+			users = append(users, p.Namespace+"/"+p.Name)
 		}
-		for i := range l.Items {
-			if p := toPod(&l.Items[i]); uses(p, network) {
-				users = append(users, p.Namespace+"/"+p.Name)
-			}
-		}
-		if opts.Continue = l.Continue; opts.Continue == "" {
-			return users, nil
-		}
+	})
+	return users, err
+}
+
+// eachPod calls fn with every pod that list returns, a page at a time.
+func eachPod[L, P runtime.Object](ctx context.Context, list func(context.Context, metav1.ListOptions) (L, error), fn func(P)) error {
+	pages := pager.New(func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) { return list(ctx, opts) })
+	err := pages.EachListItem(ctx, metav1.ListOptions{}, func(o runtime.Object) error {
+		fn(o.(P))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
 	}
+	return nil
 }
 
 func uses(p *meta.Pod, network string) bool {
