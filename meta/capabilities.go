@@ -24,14 +24,6 @@ func (s *Selection) requests() delegates.Requests {
 	return r
 }
 
-// elementKey is the selection element's key for a capability. All but one have the same name.
-func elementKey(capability string) string {
-	if capability == "infinibandGUID" {
-		return "infiniband-guid"
-	}
-	return capability
-}
-
 // inArgs reports whether a request is handed to plugins in CNI_ARGS besides its capability: IP and
 // MAC, which static, host-local, macvlan and others honour (CNI CONVENTIONS.md).
 func inArgs(capability string) bool { return capability == "ips" || capability == "mac" }

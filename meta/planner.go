@@ -168,17 +168,17 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		return nil, err
 	}
 	hasCluster := len(all) > 0
-	names := names{ifName: hasCluster}
+	taken := []string{ifName}
 	for _, s := range own {
-		names[s.Interface] = true
+		taken = append(taken, s.Interface) // no attachment gets the name that another one asks for
 	}
 	for i, list := range p.cfg.Inline[min(1, len(p.cfg.Inline)):] { // the first is the cluster network
 		w, err := p.want(list, Selection{}, SourceDefault, "default network "+list.Name)
 		if err != nil {
 			return nil, err
 		}
-		w.Interface = names.free(i + 1)
-		all = append(all, w)
+		w.Interface = freeName(taken, i+1)
+		all, taken = append(all, w), append(taken, w.Interface)
 	}
 	var sels []Selection
 	if !slices.Contains(p.cfg.SystemNamespaces, pod.Namespace) {
@@ -198,20 +198,27 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		if s.IPAMClaim != "" {
 			w.IPAMClaim = pod.Namespace + "/" + s.IPAMClaim
 		}
-		switch w.Interface = s.Interface; {
-		case s.Interface == "":
-			w.Interface = names.free(i + 1)
-		case hasCluster && s.Interface == ifName:
+		if hasCluster && s.Interface == ifName {
 			return nil, fmt.Errorf("network %s: %w", s.Ref(), malformed("interface name %q is taken by the cluster network", ifName))
 		}
-		all = append(all, w)
+		w.Interface = cmp.Or(s.Interface, freeName(taken, i+1))
+		all, taken = append(all, w), append(taken, w.Interface)
 	}
-	chain, err := p.auxiliary(names.free(len(all)))
+	chain, err := p.auxiliary(freeName(taken, len(all)))
 	if err != nil {
 		return nil, err
 	}
 	all = append(all, chain...)
 	return all, p.allot(ctx, pod, all)
+}
+
+// freeName returns the first of net1, net2, ... that is not taken, from a position on.
+func freeName(taken []string, position int) string {
+	for ; ; position++ {
+		if name := fmt.Sprintf("net%d", position); !slices.Contains(taken, name) {
+			return name
+		}
+	}
 }
 
 // auxiliary plans the auxiliary chain, if there is one and it has plugins, as Multus does for
@@ -248,11 +255,10 @@ func (p *Planner) ready() error {
 	return nil
 }
 
-// One plans a single attachment for a running pod that has the interfaces taken.
+// One plans a single attachment for a running pod that has the interfaces taken. One that the element
+// asks for may be among them: whether it is this very attachment, the engine knows.
 func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, taken []string) (Wanted, error) {
-	if s.Namespace == "" {
-		s.Namespace = podNamespace
-	}
+	s.Namespace = cmp.Or(s.Namespace, podNamespace)
 	if err := s.Validate(); err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
@@ -260,7 +266,7 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 	if err == nil {
 		err = p.noDevice(ctx, &w)
 	}
-	w.name(s, taken)
+	w.Interface = cmp.Or(s.Interface, freeName(taken, 1))
 	return w, err
 }
 
@@ -275,21 +281,8 @@ func (p *Planner) Inline(config json.RawMessage, s Selection, taken []string) (W
 		return Wanted{}, err
 	}
 	w, err := p.want(list, s, SourceAPI, "inline configuration "+list.Name)
-	w.name(s, taken)
+	w.Interface = cmp.Or(s.Interface, freeName(taken, 1))
 	return w, err
-}
-
-// name names the interface. One that is asked for may be taken: by this very attachment, which the
-// engine finds out.
-func (w *Wanted) name(s Selection, taken []string) {
-	if w.Interface = s.Interface; w.Interface != "" {
-		return
-	}
-	names := names{}
-	for _, t := range taken {
-		names[t] = true
-	}
-	w.Interface = names.free(1)
 }
 
 // cluster plans the pod's eth0, if it has one: the network that the pod's default-network annotation
@@ -404,10 +397,8 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wante
 // configuration can honour is refused, never dropped.
 func (p *Planner) want(list *cniconf.List, s Selection, source Source, what string) (Wanted, error) {
 	w := Wanted{Source: source, Config: list, DefaultRoute: s.DefaultRoute, Requests: s.requests()}
-	for _, t := range list.Types() {
-		if cniconf.IsMeta(t) {
-			return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, t)
-		}
+	if i := slices.IndexFunc(list.Types(), cniconf.IsMeta); i >= 0 {
+		return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, list.Plugins[i].Type)
 	}
 	if s.IPAMClaim != "" && !p.persists(list, source) {
 		return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour \"ipam-claim-reference\": only further networks of type patchbay-ovs with addresses from patchbay-ipam keep them", what), "drop it from the request")
@@ -421,7 +412,7 @@ func (p *Planner) want(list *cniconf.List, s Selection, source Source, what stri
 		// Addresses and the hardware address reach every plugin in CNI_ARGS, too; the engine compares
 		// what comes of it with the request.
 		if !inArgs(c) && !list.Declares(c) && !slices.Contains(p.cfg.Implied[list.Plugins[0].Type], c) {
-			key := elementKey(c)
+			key := strings.Replace(c, "infinibandGUID", "infiniband-guid", 1) // the others' keys are their names
 			return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour %q: no plugin of it declares the capability %q", what, key, c),
 				fmt.Sprintf("add \"capabilities\": {%q: true} to a plugin that has it, or drop %q from the request", c, key))
 		}

@@ -58,26 +58,16 @@ func New(dir string, log *slog.Logger) *Catalog {
 
 // Errors returns what is wrong with which file, by path, and with the directory's watch.
 func (s *Catalog) Errors() map[string]error {
-	errs := s.unreadable()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for path, err := range s.twins {
-		errs[path] = errors.Join(errs[path], err)
-	}
-	if s.watchErr != nil {
-		errs[s.dir] = s.watchErr
-	}
-	return errs
-}
-
-func (s *Catalog) unreadable() map[string]error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	errs := map[string]error{}
 	for path, f := range s.files {
-		if f.err != nil {
-			errs[path] = f.err
+		if err := errors.Join(f.err, s.twins[path]); err != nil {
+			errs[path] = err
 		}
+	}
+	if s.watchErr != nil {
+		errs[s.dir] = s.watchErr
 	}
 	return errs
 }
@@ -136,14 +126,19 @@ const maxOthers = 3
 // missing says why an object is not there: its manifest is broken, or no file has it. Files that
 // can't be read, and may have it, are named.
 func (s *Catalog) missing(kind string, at key, what string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var others []string
-	errs := s.unreadable()
-	for _, path := range slices.Sorted(maps.Keys(errs)) {
+	for _, path := range slices.Sorted(maps.Keys(s.files)) {
+		err := s.files[path].err
 		var broken *objectError
-		if errors.As(errs[path], &broken) && broken.kind == kind && broken.key == at {
-			return types.NewError(types.ErrInvalidNetworkConfig, "its manifest is broken: "+errs[path].Error(), "")
+		switch {
+		case err == nil:
+		case errors.As(err, &broken) && broken.kind == kind && broken.key == at:
+			return types.NewError(types.ErrInvalidNetworkConfig, "its manifest is broken: "+err.Error(), "")
+		default:
+			others = append(others, err.Error())
 		}
-		others = append(others, errs[path].Error())
 	}
 	if more := len(others) - maxOthers; more > 0 {
 		others = append(others[:maxOthers], fmt.Sprintf("and %d more files", more))
@@ -188,11 +183,7 @@ func (s *Catalog) scan(suspect func(name string) bool) {
 			s.read(path, info)
 		}
 	}
-	for path := range s.files {
-		if !seen[path] {
-			delete(s.files, path)
-		}
-	}
+	maps.DeleteFunc(s.files, func(path string, _ file) bool { return !seen[path] })
 	s.join()
 }
 

@@ -54,6 +54,8 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
+func isNull(n *yaml.Node) bool { return n.Tag == "!!null" }
+
 type field struct{ key, value *yaml.Node }
 
 // fields returns what a mapping has: its own keys, and those merged in that it does not have. A node
@@ -92,10 +94,10 @@ func fields(n *yaml.Node) []field {
 	return all
 }
 
-// value is what a mapping has under a key, of its own or merged in; nil if nothing.
+// value is what a mapping has under a key, of its own or merged in; nil if it has nothing, or null.
 func value(n *yaml.Node, key string) *yaml.Node {
 	for _, f := range fields(n) {
-		if f.key.Value == key {
+		if f.key.Value == key && !isNull(f.value) {
 			return f.value
 		}
 	}
@@ -105,7 +107,7 @@ func value(n *yaml.Node, key string) *yaml.Node {
 // scalar reads a text as it was written; a node that is missing or null leaves into as it is.
 func scalar(n *yaml.Node, what string, into *string) error {
 	switch {
-	case n == nil || n.Tag == "!!null":
+	case n == nil || isNull(n):
 		return nil
 	case n.Kind != yaml.ScalarNode:
 		return fmt.Errorf("line %d: %s must be a text, not %s: put it into quotes, or behind a |", n.Line, what, kindOf(n))

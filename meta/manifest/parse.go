@@ -120,7 +120,7 @@ type object struct {
 	key
 	uid         string
 	annotations map[string]string
-	spec        *yaml.Node
+	config      string // of a network; "": it is on disk
 }
 
 // kinds are the kinds that are read. Their keys are listed, as a misspelt one would be dropped in silence.
@@ -144,7 +144,7 @@ var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([
 // add keeps the object of a document, if it is one of ours.
 func (o objects) add(doc *yaml.Node) error {
 	switch {
-	case doc.Tag == "!!null":
+	case isNull(doc):
 		return nil // an empty document
 	case doc.Kind != yaml.MappingNode:
 		return fmt.Errorf("it must be a Kubernetes object, not %s", kindOf(doc))
@@ -156,24 +156,21 @@ func (o objects) add(doc *yaml.Node) error {
 	if kind == nil || kinds[kind.Value].keys == nil {
 		return nil // other kinds are none of our business
 	}
-	obj := object{kind: kind.Value, key: key{namespace: metav1.NamespaceDefault}, spec: value(doc, "spec")}
-	if err := obj.head(doc); err != nil {
-		return &objectError{obj.kind, obj.key, err}
-	}
+	obj := object{kind: kind.Value, key: key{namespace: metav1.NamespaceDefault}}
+	err := obj.read(doc)
 	at := title(obj.kind, obj.key)
-	if line := o.lines[at]; line > 0 {
-		return &objectError{obj.kind, obj.key, fmt.Errorf("it is in this file twice, in lines %d and %d: remove one of them", line, doc.Line)}
+	if line := o.lines[at]; err == nil && line > 0 {
+		err = fmt.Errorf("it is in this file twice, in lines %d and %d: remove one of them", line, doc.Line)
+	}
+	if err != nil {
+		return &objectError{obj.kind, obj.key, err}
 	}
 	o.lines[at] = doc.Line
 	if obj.kind == "Pod" {
 		o.pods[obj.key] = &meta.Pod{Namespace: obj.namespace, Name: obj.name, UID: obj.uid, Annotations: obj.annotations}
-		return nil
+	} else {
+		o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: obj.config, Version: obj.config}
 	}
-	config, err := obj.config()
-	if err != nil {
-		return &objectError{obj.kind, obj.key, err}
-	}
-	o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: config, Version: config}
 	return nil
 }
 
@@ -185,7 +182,7 @@ func (o objects) addItems(list *yaml.Node) error {
 	}
 	items := value(list, "items")
 	switch {
-	case items == nil || items.Tag == "!!null":
+	case items == nil:
 		return nil
 	case items.Kind != yaml.SequenceNode:
 		return fmt.Errorf("line %d: items of the List must be a list, not %s", items.Line, kindOf(items))
@@ -208,8 +205,7 @@ func (o objects) addItems(list *yaml.Node) error {
 	return nil
 }
 
-// head reads all but the spec.
-func (obj *object) head(doc *yaml.Node) error {
+func (obj *object) read(doc *yaml.Node) error {
 	m := value(doc, "metadata")
 	kind := kinds[obj.kind]
 	err := errors.Join(
@@ -231,11 +227,14 @@ func (obj *object) head(doc *yaml.Node) error {
 	case obj.apiVersion != kind.apiVersion:
 		return fmt.Errorf("apiVersion must be %s, not %q", kind.apiVersion, obj.apiVersion)
 	}
-	return obj.readAnnotations(value(m, "annotations"))
+	if err := obj.readAnnotations(value(m, "annotations")); err != nil || obj.kind == "Pod" {
+		return err
+	}
+	return obj.readConfig(value(doc, "spec"))
 }
 
 func (obj *object) readAnnotations(n *yaml.Node) error {
-	if n == nil || n.Tag == "!!null" {
+	if n == nil {
 		return nil
 	}
 	if err := checkKeys(n, "metadata.annotations", nil); err != nil {
@@ -252,20 +251,16 @@ func (obj *object) readAnnotations(n *yaml.Node) error {
 	return nil
 }
 
-// config reads spec.config and checks it; "" is a configuration on disk.
-func (obj *object) config() (config string, err error) {
-	if obj.spec == nil || obj.spec.Tag == "!!null" {
-		return "", nil
+func (obj *object) readConfig(spec *yaml.Node) error {
+	if err := checkKeys(spec, "spec", []string{"config"}); err != nil {
+		return err
 	}
-	if err := checkKeys(obj.spec, "spec", []string{"config"}); err != nil {
-		return "", err
+	n := value(spec, "config")
+	if err := scalar(n, "spec.config", &obj.config); err != nil || obj.config == "" {
+		return err
 	}
-	n := value(obj.spec, "config")
-	if err := scalar(n, "spec.config", &config); err != nil || config == "" {
-		return "", err
+	if _, err := cniconf.Parse([]byte(obj.config), obj.name); err != nil {
+		return fmt.Errorf("spec.config (line %d): %w", n.Line, err)
 	}
-	if _, err := cniconf.Parse([]byte(config), obj.name); err != nil {
-		return "", fmt.Errorf("spec.config (line %d): %w", n.Line, err)
-	}
-	return config, nil
+	return nil
 }

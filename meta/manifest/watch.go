@@ -120,10 +120,7 @@ func watch(w *fsnotify.Watcher, dir string) (*trails, error) {
 func walk(dir string) *trails {
 	at := &trails{passed: map[string]bool{}}
 	at.dir = at.pass(dir)
-	entries, err := os.ReadDir(at.dir)
-	if err != nil {
-		return at // not there: its trail ends above it
-	}
+	entries, _ := os.ReadDir(at.dir) // none if it is not there: its trail ends above it
 	for _, e := range entries {
 		if e.Type()&os.ModeSymlink != 0 && isManifest(e.Name()) {
 			at.pass(filepath.Join(at.dir, e.Name()))
