@@ -87,10 +87,7 @@ func publish(ctx context.Context, clients kubernetes.Interface, name string, ca 
 	for i := range have.Webhooks {
 		patch = append(patch, map[string]any{"op": "add", "path": fmt.Sprintf("/webhooks/%d/clientConfig/caBundle", i), "value": ca})
 	}
-	b, err := json.Marshal(patch)
-	if err != nil {
-		return err
-	}
+	b, _ := json.Marshal(patch) // texts and bytes always marshal
 	if _, err := hooks.Patch(ctx, name, types.JSONPatchType, b, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("ValidatingWebhookConfiguration %s: %w", name, err)
 	}

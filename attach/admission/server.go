@@ -30,7 +30,7 @@ func Handler(j *Judge, log *slog.Logger) http.Handler {
 			return
 		}
 		req := review.Request
-		warnings, err := judge(r.Context(), j, req)
+		warnings, err := j.review(r.Context(), req)
 		review.Response = &admissionv1.AdmissionResponse{UID: req.UID, Allowed: err == nil, Warnings: warnings}
 		if err != nil {
 			log.Info("refused", "kind", req.Kind.Kind, "object", req.Namespace+"/"+req.Name, "operation", req.Operation, "by", req.UserInfo.Username, "error", err)
@@ -42,7 +42,7 @@ func Handler(j *Judge, log *slog.Logger) http.Handler {
 	})
 }
 
-func judge(ctx context.Context, j *Judge, req *admissionv1.AdmissionRequest) (warnings []string, err error) {
+func (j *Judge) review(ctx context.Context, req *admissionv1.AdmissionRequest) (warnings []string, err error) {
 	switch req.Kind.Kind {
 	case "NetworkAttachmentDefinition":
 		var o, old nad.NetworkAttachmentDefinition

@@ -168,13 +168,7 @@ func (c *Client) Watch(ctx context.Context, f Filter, fn func(Event) error) erro
 }
 
 func (f Filter) query() string {
-	q := url.Values{}
-	for k, v := range map[string]string{"node": f.Node, "namespace": f.Namespace, "pod": f.Pod, "network": f.Network} {
-		if v != "" {
-			q.Set(k, v)
-		}
-	}
-	return q.Encode()
+	return url.Values{"node": {f.Node}, "namespace": {f.Namespace}, "pod": {f.Pod}, "network": {f.Network}}.Encode()
 }
 
 // call returns what the daemon answers.

@@ -111,7 +111,7 @@ func (o *options) call(run func(cmd *cobra.Command, c *client.Client, args []str
 	}
 }
 
-// ofPod completes a command about one pod, which is its only argument.
+// ofPod makes cmd one that asks the daemon about a pod, its only argument.
 func (o *options) ofPod(cmd *cobra.Command, run func(cmd *cobra.Command, c *client.Client, pod string) error) *cobra.Command {
 	cmd.Args, cmd.ValidArgsFunction = exactly(1, "one pod: pod/NAME"), completePods(o)
 	cmd.RunE = o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {

@@ -90,11 +90,7 @@ func (s *Catalog) Synced() bool { return s.pods.HasSynced() && s.nads.HasSynced(
 // OnPod has fn called with every pod of this node that is new or has changed, and now and then with
 // all of them.
 func (s *Catalog) OnPod(fn func(meta.Pod)) error {
-	tell := func(o any) {
-		if p, ok := o.(*metav1.PartialObjectMetadata); ok {
-			fn(*toPod(p))
-		}
-	}
+	tell := func(o any) { fn(*toPod(o.(*metav1.PartialObjectMetadata))) }
 	_, err := s.pods.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: tell, UpdateFunc: func(_, o any) { tell(o) }})
 	return err
 }
@@ -117,7 +113,7 @@ func (s *Catalog) Pod(ctx context.Context, namespace, name, uid string) (*meta.P
 	defer cancel()
 	o, err := s.meta.Resource(Pods).Namespace(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, explain("pod "+namespace+"/"+name, err)
+		return nil, classify("pod "+namespace+"/"+name, err)
 	}
 	p := toPod(o)
 	if !p.Is(uid) {
@@ -126,7 +122,7 @@ func (s *Catalog) Pod(ctx context.Context, namespace, name, uid string) (*meta.P
 	return p, nil
 }
 
-func explain(what string, err error) error {
+func classify(what string, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("%s: %w", what, meta.ErrNotFound)

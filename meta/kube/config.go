@@ -37,14 +37,13 @@ func load(kubeconfig string) (*rest.Config, error) {
 		return cfg, err
 	}
 	info, err := os.Stat(kubeconfig)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("kubernetes.kubeconfig %s does not exist", kubeconfig)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("kubernetes.kubeconfig: %w", err)
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("kubernetes.kubeconfig %s can be read by others (mode %#o): chmod 600 it", kubeconfig, mode)
+	case info.Mode().Perm()&0o077 != 0:
+		return nil, fmt.Errorf("kubernetes.kubeconfig %s can be read by others (mode %#o): chmod 600 it", kubeconfig, info.Mode().Perm())
 	}
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {

@@ -73,10 +73,9 @@ func (k Kubelet) Hands(ctx context.Context, resource string) (bool, error) {
 	return k.Published.Has(ctx, resource)
 }
 
-// A method is one of kubelet's pod-resources service, with an empty question.
-type method[Q, A any] = func(podresources.PodResourcesListerClient, context.Context, *Q, ...grpc.CallOption) (*A, error)
-
-func ask[Q, A any](ctx context.Context, socket string, method method[Q, A]) (*A, error) {
+// ask calls a method of kubelet's pod-resources service, with an empty question.
+func ask[Q, A any](ctx context.Context, socket string,
+	method func(podresources.PodResourcesListerClient, context.Context, *Q, ...grpc.CallOption) (*A, error)) (*A, error) {
 	ctx, cancel := context.WithTimeout(ctx, kubeletTimeout)
 	defer cancel()
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -43,7 +43,7 @@ func (c *IPAMClaims) IPAMClaim(ctx context.Context, namespace, name string) (*ip
 		return nil, fmt.Errorf("IPAMClaim %s/%s: %w", namespace, name, ipam.ErrNoIPAMClaim)
 	}
 	if err != nil {
-		return nil, explain("IPAMClaim "+namespace+"/"+name, err)
+		return nil, classify("IPAMClaim "+namespace+"/"+name, err)
 	}
 	network, _, noNetwork := unstructured.NestedString(o.Object, "spec", "network")
 	ifName, _, noInterface := unstructured.NestedString(o.Object, "spec", "interface")
@@ -58,13 +58,10 @@ func (c *IPAMClaims) IPAMClaim(ctx context.Context, namespace, name string) (*ip
 func (c *IPAMClaims) SetIPs(ctx context.Context, namespace, name string, ips []string) error {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"ips": ips}})
+	patch, _ := json.Marshal(map[string]any{"status": map[string]any{"ips": ips}}) // texts always marshal
+	_, err := c.client.Resource(ipamClaims).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err != nil {
-		return err
-	}
-	_, err = c.client.Resource(ipamClaims).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err != nil {
-		return explain("IPAMClaim "+namespace+"/"+name, err)
+		return classify("IPAMClaim "+namespace+"/"+name, err)
 	}
 	return nil
 }

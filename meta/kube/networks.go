@@ -44,7 +44,7 @@ func (c *NetworkCache) Network(ctx context.Context, namespace, name string) (*me
 	defer cancel()
 	o, err := c.nad.K8sCniCncfIoV1().NetworkAttachmentDefinitions(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, explain("NetworkAttachmentDefinition "+namespace+"/"+name, err)
+		return nil, classify("NetworkAttachmentDefinition "+namespace+"/"+name, err)
 	}
 	return toNetwork(o), nil
 }

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -112,6 +113,7 @@ func (s *Snapshot) Devices(_ context.Context, namespace, pod string) (map[string
 			devices[n.Resource] = append(devices[n.Resource], "claimed")
 		}
 	}
+	maps.DeleteFunc(devices, func(resource string, _ []string) bool { return strings.HasPrefix(resource, SchedulerResources) })
 	return devices, nil
 }
 
@@ -134,14 +136,10 @@ func (s *Snapshot) readConfigs(ctx context.Context, clients kubernetes.Interface
 }
 
 // Network implements meta.Networks.
-func (s *Snapshot) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
+func (s *Snapshot) Network(_ context.Context, namespace, name string) (*meta.Network, error) {
 	i := slices.IndexFunc(s.Networks, func(n meta.Network) bool { return n.Namespace == namespace && n.Name == name })
 	if i < 0 {
 		return nil, fmt.Errorf("NetworkAttachmentDefinition %s/%s: %w", namespace, name, meta.ErrNotFound)
 	}
-	n := s.Networks[i]
-	if handed, _ := s.Hands(ctx, n.Resource); !handed { // never fails
-		n.Resource = ""
-	}
-	return &n, nil
+	return &s.Networks[i], nil
 }

@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -49,10 +50,8 @@ func (r *Runtime) Run(ctx context.Context, pod meta.Pod) (*Sandbox, error) {
 	}
 	id := make([]byte, 32)
 	_, _ = rand.Read(id) // never fails
-	s := &Sandbox{ContainerID: hex.EncodeToString(id), Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Annotations: pod.Annotations}
-	if s.UID == "" {
-		s.UID = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:16])
-	}
+	uid := cmp.Or(pod.UID, fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:16]))
+	s := &Sandbox{ContainerID: hex.EncodeToString(id), Namespace: pod.Namespace, Pod: pod.Name, UID: uid, Annotations: pod.Annotations}
 	name := "patchbay-" + s.ContainerID[:12]
 	s.Netns = filepath.Join("/run/netns", name)
 	if err := newNetns(name); err != nil {
@@ -156,10 +155,7 @@ func (r *Runtime) save(s *Sandbox) error {
 	if err := os.MkdirAll(r.StateDir, 0o700); err != nil {
 		return err
 	}
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
+	b, _ := json.Marshal(s) // texts always marshal
 	return os.WriteFile(r.file(s.Namespace, s.Pod), b, 0o600)
 }
 
