@@ -6,7 +6,8 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 )
 
-// maxParsed is how many networks' configurations are kept; those that nobody asked for the longest go.
+// maxParsed is how many networks' configurations are kept. The one that nobody has asked for the
+// longest goes first.
 const maxParsed = 1024
 
 // parsed keeps the configurations of networks as they were parsed, so that a network is parsed once for

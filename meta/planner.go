@@ -33,7 +33,7 @@ var ErrReplaced = fault.New(fault.RetryLater, "the pod was re-created")
 // ErrUnavailable says that the catalog can't be asked at the moment.
 var ErrUnavailable = fault.New(fault.Unavailable, "the API server gives no answer")
 
-// A Pod is what of a pod matters here.
+// A Pod is what planning needs of a pod.
 type Pod struct {
 	Namespace, Name, UID string
 	MirrorOf             string // the UID of the static pod that this is the API's copy of
@@ -70,7 +70,7 @@ type Catalog interface {
 	Pod(ctx context.Context, namespace, name, uid string) (*Pod, error)
 }
 
-// Networks is the part of a Catalog that a Planner asks.
+// Networks is the part of a Catalog that a Planner needs.
 type Networks interface {
 	Network(ctx context.Context, namespace, name string) (*Network, error)
 }
@@ -79,7 +79,7 @@ type Networks interface {
 type Devices interface {
 	// Devices returns a pod's devices, by resource, in the order in which they are used.
 	Devices(ctx context.Context, namespace, pod string) (map[string][]string, error)
-	// Hands reports whether devices of the resource are handed to pods at all.
+	// Hands reports whether anybody hands devices of the resource to pods.
 	Hands(ctx context.Context, resource string) (bool, error)
 }
 

@@ -69,13 +69,11 @@ func ParseNetworks(annotation, podNamespace string) ([]Selection, error) {
 	if strings.TrimSpace(annotation) == "" {
 		return nil, nil
 	}
-	var sels []Selection
-	var err error
+	parse := parseShort
 	if strings.ContainsAny(annotation, "[{\"") {
-		sels, err = parseJSON(annotation)
-	} else {
-		sels, err = parseShort(annotation)
+		parse = parseJSON
 	}
+	sels, err := parse(annotation)
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +106,11 @@ func parseShort(annotation string) ([]Selection, error) {
 	var sels []Selection
 	at := 0
 	for item := range strings.SplitSeq(annotation, ",") {
-		begin := at + len(item) - len(strings.TrimLeft(item, " \t\n")) + 1
+		character := at + len(item) - len(strings.TrimLeft(item, " \t\n")) + 1
 		at += len(item) + 1
 		s, err := parseShortItem(strings.TrimSpace(item))
 		if err != nil {
-			return nil, malformed("annotation %s, character %d: %s", NetworksAnnotation, begin, err)
+			return nil, malformed("annotation %s, character %d: %s", NetworksAnnotation, character, err)
 		}
 		sels = append(sels, s)
 	}
@@ -215,34 +213,27 @@ func notName(what, text string) string {
 	return fmt.Sprintf("%q is not a %s: lower-case letters, digits, dashes and dots", text, what)
 }
 
-// Validate checks the element by itself.
+// Validate checks the element by itself, and gives a port mapping without a protocol TCP.
 func (s *Selection) Validate() error {
-	if !objectName.MatchString(s.Name) {
+	badInterface := cniwire.CheckIfName(s.Interface)
+	_, badMAC := cniconf.HardwareAddr(s.MAC)
+	guid, badGUID := net.ParseMAC(s.InfinibandGUID)
+	switch {
+	case !objectName.MatchString(s.Name):
 		return malformed("%s", notName("network's name", s.Name))
-	}
-	if s.Namespace != "" && !objectName.MatchString(s.Namespace) {
+	case s.Namespace != "" && !objectName.MatchString(s.Namespace):
 		return malformed("%s", notName("namespace", s.Namespace))
-	}
-	if s.Interface != "" {
-		if why := cniwire.CheckIfName(s.Interface); why != "" {
-			return malformed("%s", why)
-		}
-		if s.Interface == "lo" {
-			return malformed("interface name \"lo\" is the loopback's: choose another")
-		}
+	case s.Interface != "" && badInterface != "":
+		return malformed("%s", badInterface)
+	case s.Interface == "lo":
+		return malformed("interface name \"lo\" is the loopback's: choose another")
+	case s.MAC != "" && badMAC != nil:
+		return malformed("mac: %s", badMAC)
+	case s.InfinibandGUID != "" && (badGUID != nil || len(guid) != 8):
+		return malformed("infiniband-guid: %q is not a GUID of eight bytes, such as 02:00:00:00:00:00:00:01", s.InfinibandGUID)
 	}
 	if err := s.validateIPs(); err != nil {
 		return err
-	}
-	if s.MAC != "" {
-		if _, err := cniconf.HardwareAddr(s.MAC); err != nil {
-			return malformed("mac: %s", err)
-		}
-	}
-	if s.InfinibandGUID != "" {
-		if guid, err := net.ParseMAC(s.InfinibandGUID); err != nil || len(guid) != 8 {
-			return malformed("infiniband-guid: %q is not a GUID of eight bytes, such as 02:00:00:00:00:00:00:01", s.InfinibandGUID)
-		}
 	}
 	for i := range s.PortMappings {
 		if err := s.PortMappings[i].validate(); err != nil {

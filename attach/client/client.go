@@ -211,7 +211,7 @@ func (c *Client) noAnswer(err error) error {
 	return &unreachable{fmt.Sprintf("patchbayd does not answer at %s: %s", c.server, why), err}
 }
 
-// unreachable has words of its own for a cause.
+// unreachable is an error whose text is for people and does not have its cause's.
 type unreachable struct {
 	text  string
 	cause error

@@ -54,7 +54,7 @@ func get(o *options, cmd *cobra.Command, c *client.Client, kind string, f client
 	case "sandboxes":
 		l, err := c.Sandboxes(ctx)
 		l = slices.DeleteFunc(l, func(s client.Sandbox) bool { return f.Namespace != "" && s.Namespace != f.Namespace })
-		return show(o, cmd, sandboxTable)(l, err)
+		return show(o, cmd, sandboxTable(o.output == "wide"))(l, err)
 	case "nodes":
 		return show(o, cmd, nodeTable)(c.Nodes(ctx))
 	case "pools":
@@ -83,43 +83,43 @@ func watchAttachments(o *options, cmd *cobra.Command, c *client.Client, f client
 var attachmentTable = table[client.Attachment]{
 	columns: []string{"NAMESPACE", "POD", "INTERFACE", "NETWORK", "IPS", "PHASE", "AGE"},
 	wide:    []string{"MAC", "BRIDGE", "PORT", "SOURCE", "NODE", "MESSAGE"},
-	cells: func(a client.Attachment, _ bool) []string {
+	cells: func(a client.Attachment) []string {
 		return []string{a.Namespace, a.Pod, a.Interface, a.Network, joined(a.IPs), a.Phase, age(a.CreatedAt),
 			a.MAC, a.Bridge, a.Port, a.Source, a.Node, a.Message}
 	},
 }
 
-var sandboxTable = table[client.Sandbox]{
-	columns: []string{"NAMESPACE", "POD", "CONTAINER", "ATTACHMENTS", "NODE", "AGE"},
-	wide:    []string{"NETNS", "COOKIE"},
-	cells: func(s client.Sandbox, wide bool) []string {
-		id := s.ContainerID
-		if !wide {
-			id = id[:min(len(id), 13)]
-		}
-		return []string{s.Namespace, s.Pod, id, strconv.Itoa(len(s.Attachments)), s.Node, age(s.CreatedAt),
-			s.Netns, strconv.FormatUint(s.NetnsCookie, 10)}
-	},
+func sandboxTable(wide bool) table[client.Sandbox] {
+	return table[client.Sandbox]{
+		columns: []string{"NAMESPACE", "POD", "CONTAINER", "ATTACHMENTS", "NODE", "AGE"},
+		wide:    []string{"NETNS", "COOKIE"},
+		cells: func(s client.Sandbox) []string {
+			id := s.ContainerID
+			if !wide {
+				id = id[:min(len(id), 13)]
+			}
+			return []string{s.Namespace, s.Pod, id, strconv.Itoa(len(s.Attachments)), s.Node, age(s.CreatedAt),
+				s.Netns, strconv.FormatUint(s.NetnsCookie, 10)}
+		},
+	}
 }
 
 var nodeTable = table[client.Node]{
 	columns: []string{"NODE", "VERSION", "BRIDGES"},
-	cells:   func(n client.Node, _ bool) []string { return []string{n.Node, n.Version, pairs(n.Bridges)} },
+	cells:   func(n client.Node) []string { return []string{n.Node, n.Version, pairs(n.Bridges)} },
 }
 
 var poolTable = table[client.Pool]{
 	columns: []string{"POOL", "SUBNETS", "IN USE"},
 	wide:    []string{"SPEC"},
-	cells: func(p client.Pool, _ bool) []string {
+	cells: func(p client.Pool) []string {
 		return []string{p.Name, pairs(p.Subnets), strconv.Itoa(len(p.Claims)), string(p.Spec)}
 	},
 }
 
 var networkTable = table[client.Network]{
 	columns: []string{"NAMESPACE", "NAME", "PLUGINS", "MESSAGE"},
-	cells: func(n client.Network, _ bool) []string {
-		return []string{n.Namespace, n.Name, joined(n.Types), n.Message}
-	},
+	cells:   func(n client.Network) []string { return []string{n.Namespace, n.Name, joined(n.Types), n.Message} },
 }
 
 func describeCommand(o *options) *cobra.Command {

@@ -82,7 +82,5 @@ func leftoverNames(l []client.Leftover) []string {
 
 var leftoverTable = table[client.Leftover]{
 	columns: []string{"LEFTOVER", "POD", "NODE", "MESSAGE"},
-	cells: func(v client.Leftover, _ bool) []string {
-		return []string{v.Kind + "/" + v.ID, v.Pod, v.Node, v.Message}
-	},
+	cells:   func(v client.Leftover) []string { return []string{v.Kind + "/" + v.ID, v.Pod, v.Node, v.Message} },
 }

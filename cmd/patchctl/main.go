@@ -167,8 +167,7 @@ func podName(arg string) (string, error) {
 	return name, nil
 }
 
-// group makes a command of one that only has others: alone it shows them, and refuses what it does
-// not know.
+// group gives cmd its subcommands. Called without one it shows them; one that it does not have is refused.
 func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(subcommands...)
 	cmd.Args = cobra.ArbitraryArgs

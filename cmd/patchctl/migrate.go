@@ -131,5 +131,5 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 
 var gradeTable = table[multus.Finding]{
 	columns: []string{"OBJECT", "GRADE", "MESSAGE"},
-	cells:   func(f multus.Finding, _ bool) []string { return []string{f.Object, string(f.Grade), f.Message} },
+	cells:   func(f multus.Finding) []string { return []string{f.Object, string(f.Grade), f.Message} },
 }

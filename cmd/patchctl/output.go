@@ -33,14 +33,14 @@ func withOutput(o *options, cmd *cobra.Command, formats ...string) *cobra.Comman
 type table[T any] struct {
 	columns []string
 	wide    []string // the further columns of -o wide
-	cells   func(v T, wide bool) []string
+	cells   func(T) []string
 }
 
-// rows returns the titles and a row for each of the list. What a cell has not is a dash.
+// rows returns a row with the titles, and one for each element of the list. An empty cell gets a dash.
 func (t table[T]) rows(l []T, wide bool) [][]string {
 	rows := [][]string{slices.Concat(t.columns, t.wide)}
 	for _, v := range l {
-		rows = append(rows, t.cells(v, wide))
+		rows = append(rows, t.cells(v))
 	}
 	for i, row := range rows {
 		if !wide {
@@ -53,7 +53,8 @@ func (t table[T]) rows(l []T, wide bool) [][]string {
 	return rows
 }
 
-// show returns a function that prints a list in the wanted format, or returns the error that came with it.
+// show returns a function that prints a list in the wanted format. It takes what a call of the daemon
+// returns: if that failed, it returns the error.
 func show[T any](o *options, cmd *cobra.Command, t table[T]) func([]T, error) error {
 	return func(l []T, err error) error {
 		w := cmd.OutOrStdout()

@@ -1,5 +1,5 @@
 // Package kube is the catalog of pods and networks of a node in a cluster: the API server, through
-// informers. Of pods only the metadata of this node's is kept, and of that what matters here.
+// informers. It keeps the pods of this node only, and of their metadata only what is needed.
 package kube
 
 import (
@@ -122,6 +122,7 @@ func (s *Catalog) Pod(ctx context.Context, namespace, name, uid string) (*meta.P
 	return p, nil
 }
 
+// classify says what an error of the API server means to the caller.
 func classify(what string, err error) error {
 	switch {
 	case apierrors.IsNotFound(err):
@@ -137,7 +138,7 @@ func toPod(o *metav1.PartialObjectMetadata) *meta.Pod {
 		Version: o.ResourceVersion, Annotations: o.Annotations}
 }
 
-// slim drops what is not needed before it is kept.
+// slim drops what nobody needs of an object before it is cached.
 func slim(o any) (any, error) {
 	switch o := o.(type) {
 	case *metav1.PartialObjectMetadata:

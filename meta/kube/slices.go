@@ -48,7 +48,7 @@ func (s *Slices) Has(ctx context.Context, resource string) (bool, error) {
 	return d.Name != "", err
 }
 
-// first returns the first device that is meant, or one without a name.
+// first returns the first device that is meant. If there is none, what it returns has no name.
 func (s *Slices) first(ctx context.Context, which fields.Selector, meant func(pool string, d resourcev1.Device) bool) (resourcev1.Device, error) {
 	l, err := s.clients.ResourceV1().ResourceSlices().List(ctx, metav1.ListOptions{FieldSelector: which.String()})
 	if err != nil {

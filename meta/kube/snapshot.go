@@ -22,11 +22,12 @@ import (
 type Snapshot struct {
 	Networks []meta.Network
 	Pods     []meta.Pod // those that ask for networks and have not ended
-	// Requests are the extended resources that those pods request, by pod, as namespace/name, and
-	// resource. A pod with resource claims may have any device: what it gets is not in its manifest.
+	// Requests are the extended resources that those pods request, by pod (namespace/name) and resource.
 	Requests map[string]map[string]int
+	// Claimers are the pods (namespace/name) with resource claims. What they get is not in their
+	// manifests, so it may be any device.
 	Claimers map[string]bool
-	// Configs are the configurations of Multus in ConfigMaps, by namespace/name/key.
+	// Configs are the configurations of Multus, by where they were found.
 	Configs map[string]string
 }
 

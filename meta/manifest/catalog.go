@@ -30,8 +30,8 @@ type Catalog struct {
 
 	mu       sync.Mutex
 	files    map[string]file  // by path
-	inForce  objects          // of all files; of twins, the first file's
-	twins    map[string]error // by path: objects that an earlier file has, too
+	inForce  objects          // of all files; of an object that two files have, the first file's
+	twins    map[string]error // by path: which of its objects an earlier file has, too
 	watchErr error            // why nothing tells of changes
 }
 
@@ -123,8 +123,8 @@ func find[T any](s *Catalog, kind string, at key, of func(objects) map[key]*T) (
 // maxOthers is how many unreadable files an error tells.
 const maxOthers = 3
 
-// missing says why an object is not there: its manifest is broken, or no file has it. Files that
-// can't be read, and may have it, are named.
+// missing says why an object is not there: its manifest is broken, or no file has it. It names the files
+// that can't be read, as one of them may have it.
 func (s *Catalog) missing(kind string, at key, what string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,7 +197,7 @@ func (s *Catalog) read(path string, info os.FileInfo) {
 	s.files[path] = f
 }
 
-// join joins what the files have, and finds the objects that two of them have.
+// join works out what is in force, and which objects two files have.
 func (s *Catalog) join() {
 	s.inForce = newObjects()
 	first, twins := map[string]string{}, map[string]error{}

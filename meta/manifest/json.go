@@ -10,8 +10,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// fromJSON reads a file as JSON, if it is JSON: as YAML, what JSON writes beyond the first 65536
-// characters, in long keys or with rare characters is no text.
+// fromJSON reads a file as JSON, if it is JSON. Read as YAML, it would not always be the same: not with
+// long keys, with rare characters, or beyond the first 65536 characters.
 func fromJSON(b []byte) (docs []*yaml.Node, ok bool) {
 	b = bytes.TrimPrefix(b, []byte("\ufeff"))
 	check := json.NewDecoder(bytes.NewReader(b)) // it limits the depth, which tokens do not
@@ -36,7 +36,7 @@ func fromJSON(b []byte) (docs []*yaml.Node, ok bool) {
 	}
 }
 
-// A jsonReader makes nodes of tokens, with their lines.
+// A jsonReader makes YAML nodes of JSON's tokens. The nodes tell their lines.
 type jsonReader struct {
 	text   []byte
 	dec    *json.Decoder

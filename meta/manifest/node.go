@@ -11,9 +11,9 @@ import (
 
 const mergeKey = "<<"
 
-// checkAliases refuses an alias that leads to itself, and a merge of something else than objects: all
-// that follows aliases relies on their ends. An alias names what stands before it, so that each node
-// but those around it has been looked at, and is so once.
+// checkAliases refuses an alias that leads to itself, which whoever follows aliases would follow without
+// end, and a merge of anything but objects. Each node is looked at once: an alias can only name what
+// stands before it, which has been looked at already, or what the alias is inside of.
 func checkAliases(doc *yaml.Node) error {
 	const inside, done = 1, 2
 	state := map[*yaml.Node]int{}
@@ -116,7 +116,7 @@ func scalar(n *yaml.Node, what string, into *string) error {
 	return nil
 }
 
-// checkKeys refuses a key that is unknown or there twice; nil knows all.
+// checkKeys refuses a key that is not known or there twice. If known is nil, every key is.
 func checkKeys(n *yaml.Node, what string, known []string) error {
 	if n == nil {
 		return nil

@@ -40,7 +40,7 @@ func (s *Catalog) Run(ctx context.Context) {
 	}
 }
 
-// failed keeps why there is no watch, for those who look; nil if there is one.
+// failed keeps why there is no watch, for Errors; nil says that there is one.
 func (s *Catalog) failed(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ func (s *Catalog) follow(ctx context.Context) error {
 // trails are the ways to the directory and to what the links in it lead to.
 type trails struct {
 	dir    string          // where the directory is
-	passed map[string]bool // each directory, link and file on the ways, as far as they are there
+	passed map[string]bool // each directory, link and file on the ways, up to the first that is missing
 }
 
 // watch watches the directories of all that is passed: they tell when a part of the way comes, goes or

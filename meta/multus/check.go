@@ -57,8 +57,8 @@ func CheckConfig(object string, b []byte) []Finding {
 	return findings
 }
 
-// CheckNetwork judges a NetworkAttachmentDefinition. validate says why its configuration can't work here,
-// as the delegates and IPAM have it.
+// CheckNetwork judges a NetworkAttachmentDefinition. validate says why delegates and IPAM would refuse its
+// configuration.
 func CheckNetwork(n meta.Network, validate func(meta.Network) error) []Finding {
 	object := "network " + n.Namespace + "/" + n.Name
 	if strings.TrimSpace(n.Config) == "" {
@@ -105,8 +105,8 @@ func CheckNetwork(n meta.Network, validate func(meta.Network) error) []Finding {
 	return append([]Finding{{object, Works, strings.Join(message, "; ")}}, findings...)
 }
 
-// Seen are networks as they are seen from outside the nodes: one whose configuration is on their disks is
-// there, whatever it is.
+// Seen are the networks as far as they can be seen from outside the nodes: one whose configuration is on
+// the nodes' disks is there, but what it is can't be known.
 type Seen struct{ meta.Networks }
 
 // Network implements meta.Networks.
@@ -121,7 +121,7 @@ func (s Seen) Network(ctx context.Context, namespace, name string) (*meta.Networ
 	return &there, nil
 }
 
-// onDisk is the type of a plugin that is not known here.
+// onDisk stands for the plugin type of such a network.
 const onDisk = "on-the-nodes-disks"
 
 // CheckPod judges a pod by planning it: planner knows the networks, the devices and the configuration.

@@ -38,7 +38,7 @@ var understood = []string{"clusterNetwork", "delegates", "defaultNetworks", "sys
 	"globalNamespaces", "confDir", "binDir", "readinessindicatorfile", "auxiliaryCNIChainName",
 	"cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult"}
 
-// without are the keys, in lower case, that mean nothing here, with the reason.
+// without are the keys, in lower case, that have no effect here, with the reason or our own key for it.
 var without = map[string]string{
 	"kubeconfig":          "the daemon has its own credentials; kubernetes.kubeconfig sets another",
 	"cnidir":              "records are in etcd",

@@ -8,8 +8,8 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// What becomes of requested addresses, by IPAM plugin, and of a requested hardware address, by plugin.
-// Multus starts a pod whose request is ignored; here it fails.
+// These are the IPAM plugins that honour or ignore requested addresses, and the plugins that honour or ignore
+// a requested hardware address. If a request is ignored, Multus starts the pod; here it fails.
 var (
 	honourIPs = []string{"patchbay-ipam", "static", "host-local"}
 	ignoreIPs = []string{"whereabouts", "dhcp"}

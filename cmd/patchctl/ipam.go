@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -122,29 +121,7 @@ func poolNames(pools []client.Pool) []string {
 
 var claimTable = table[client.Claim]{
 	columns: []string{"POOL", "IP", "POD", "INTERFACE", "NODE", "CONTAINER"},
-	cells: func(c client.Claim, _ bool) []string {
+	cells: func(c client.Claim) []string {
 		return []string{c.Pool, c.IP, c.Pod, c.Interface, c.Node, c.ContainerID}
 	},
-}
-
-func doctorCommand(o *options) *cobra.Command {
-	return withOutput(o, &cobra.Command{
-		Use: "doctor", Short: "Check this node: etcd, Open vSwitch, bridges, uplinks, sockets, pools, leftovers; exit code 1 on a fault", Args: atMost(0, "no arguments"),
-		RunE: o.call(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			findings, err := c.Doctor(cmd.Context())
-			if err != nil {
-				findings = []client.Finding{{Check: "patchbayd", Message: err.Error() + "; start it, or name its socket with --server"}}
-			}
-			err = show(o, cmd, findingTable)(findings, nil)
-			if err == nil && slices.ContainsFunc(findings, func(f client.Finding) bool { return !f.OK }) {
-				return errFailedCheck
-			}
-			return err
-		}),
-	}, "table", "json", "yaml")
-}
-
-var findingTable = table[client.Finding]{
-	columns: []string{"CHECK", "OK", "MESSAGE"},
-	cells:   func(f client.Finding, _ bool) []string { return []string{f.Check, strconv.FormatBool(f.OK), f.Message} },
 }
