@@ -45,6 +45,7 @@ func TestInvalidAnnotationsFailClosed(t *testing.T) {
 		{"N12 element without name", `[{"namespace": "a"}]`, `"name" is missing`},
 		{"N13 ips empty", `[{"name": "a", "ips": []}]`, `"ips" is empty`},
 		{"N13 ips malformed", `[{"name": "a", "ips": ["10.0.0.300"]}]`, "10.0.0.300"},
+		{"N13 ips without a network", `[{"name": "a", "ips": ["10.0.0.1/0"]}]`, "10.0.0.1/0"},
 		{"N16 mac of eight bytes", `[{"name": "a", "mac": "02:00:00:00:00:00:00:01"}]`, "six bytes"},
 		{"N16 mac malformed", `[{"name": "a", "mac": "nonsense"}]`, "nonsense"},
 		{"N19 interface with a space", `[{"name": "a", "interface": "a b"}]`, "space"},
