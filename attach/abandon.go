@@ -75,7 +75,7 @@ func (e *Engine) tellAbandoned(s *Sandbox, outcomes []outcome) {
 		text := fmt.Sprintf("%s: DEL failed %d times in %s: %s; it is given up and kept as a leftover: \"patchctl leftovers\" on node %s lists it, \"patchctl leftovers rm\" removes it",
 			o.describe(), d.Attempts, d.Last.Sub(d.Since).Round(time.Second), o.Status.Message, e.Node)
 		e.logger(s).Error("DEL is given up", "interface", o.Spec.Interface, "attempts", d.Attempts, "error", o.Status.Message)
-		e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonAbandoned, Message: text})
+		e.tell(s.metaPod(), Notice{Warning: true, Reason: ReasonAbandoned, Message: text})
 	}
 }
 
@@ -96,7 +96,8 @@ func waiting(s *Sandbox, outcomes []outcome) error {
 
 // discard takes an attachment out of the record whether it can be unmade or not, frees its addresses,
 // and returns why it could not be unmade. For people who know that nothing uses it any more.
-func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachment) (unmade, err error) {
+func (e *Engine) discard(ctx context.Context, slot *slot, a Attachment) (unmade, err error) {
+	s := slot.record
 	d, err := e.enter(s)
 	switch {
 	case err == nil:
@@ -104,19 +105,13 @@ func (e *Engine) discard(ctx context.Context, slot *slot, s *Sandbox, a Attachme
 	case !errors.Is(err, netns.ErrGone) && !errors.Is(err, netns.ErrOther):
 		return nil, fmt.Errorf("look into the pod: %w", err) // what is in it would keep its addresses
 	}
-	claims := releasable([]Attachment{a})
 	if unmade = e.unmake(ctx, d, []Attachment{a})[0].err; unmade != nil {
 		if err := e.cutLoose(ctx, d, a); err != nil {
 			return unmade, err
 		}
 	}
-	next := s.without(a.Spec.Interface)
-	if d.Netns != nil && !next.Ending {
-		if next, err = restoreDefaultRoutes(d, next); err != nil {
-			e.logger(s).Warn("default route is not restored", "error", err)
-		}
-	}
-	if err := e.forget(ctx, slot, s, next, claims); err != nil {
+	next := e.returnDefaultRoutes(d, s.without(a.Spec.Interface))
+	if err := e.forget(ctx, slot, next, []Attachment{a}); err != nil {
 		return unmade, err
 	}
 	e.logger(s).Warn("discarded", "network", a.Spec.Network, "interface", a.Spec.Interface, "error", unmade)
@@ -156,10 +151,7 @@ func (e *Engine) askedFor(ctx context.Context, containerID string, a Attachment)
 		if p.IPAMType != ipam.Type {
 			continue
 		}
-		pool, err := ipam.NameOf(p.IPAM)
-		if err != nil {
-			pool = "" // it can't be told which one any more: all are looked into
-		}
+		pool, _ := ipam.NameOf(p.IPAM) // "" if that can't be told any more: then all pools are looked into
 		claims, err := e.IPAM.Owned(ctx, pool, ipam.Owner{ContainerID: containerID, IfName: a.Spec.Interface})
 		if err != nil {
 			return nil, err

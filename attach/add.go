@@ -1,10 +1,12 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -20,198 +22,168 @@ import (
 
 // Add makes all attachments of a sandbox that starts, or none. Repeated with the same wishes it
 // returns what is there; anything else of the sandbox is unmade first.
-func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (*Sandbox, error) {
-	slot, d, done, err := e.enterSlot(ctx, &s)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if have := slot.record; have != nil {
-		if sameWishes(have, &s, wanted) {
-			return e.again(ctx, slot, wanted)
+func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (made *Sandbox, err error) {
+	err = e.enterSlot(ctx, &s, func(ctx context.Context, slot *slot, d delegates.Sandbox) error {
+		defer func() { made = slot.record }()
+		// What else the sandbox has, hot-attached and perhaps stuck in its DEL, is no reason to unmake it.
+		if have := slot.record; have != nil && !have.Ending && have.sameNamespace(&s) && have.has(wanted...) {
+			return e.again(ctx, slot, wanted...)
 		}
-		if err := e.remove(ctx, slot, have, nil); err != nil {
-			return nil, fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", s.ContainerID, err)
+		if slot.record != nil {
+			if err := e.clear(ctx, slot, slot.record.ended(), slot.record.Attachments...); err != nil {
+				return err
+			}
 		}
-		if left := slot.record; left != nil {
-			return nil, givenUp(s.ContainerID, left.Interfaces()...)
+		if err := e.makeAll(ctx, "ADD", making{slot: slot, sandbox: d, before: &s, wanted: wanted}); err != nil {
+			return err
 		}
-	}
-	made, err := e.add(ctx, "ADD", slot, &s, d, wanted)
-	if err == nil {
-		e.routine(made, ReasonAttached, made.Attachments...)
-	}
+		e.routine(slot.record, ReasonAttached, slot.record.Attachments...)
+		return nil
+	})
+	return made, err
+}
+
+// AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
+// a delegate of ours directly.
+func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (made *Attachment, err error) {
+	err = e.enterSlot(ctx, &s, func(ctx context.Context, slot *slot, d delegates.Sandbox) error {
+		defer func() { made = slot.record.Find(w.Interface) }()
+		if have := slot.record; have != nil && !have.sameNamespace(&s) { // an earlier sandbox of that ID
+			if err := e.clear(ctx, slot, have.ended(), have.Attachments...); err != nil {
+				return err
+			}
+		}
+		if a := slot.record.Find(w.Interface); a != nil {
+			if slot.record.has(w) {
+				return e.again(ctx, slot, w)
+			}
+			if err := e.clear(ctx, slot, slot.record, *a); err != nil {
+				return err
+			}
+		}
+		err := e.makeAll(ctx, "ADD", making{slot: slot, sandbox: d, before: cmp.Or(slot.record, &s), wanted: []meta.Wanted{w}})
+		if err != nil {
+			e.Failed(ReasonFailedAttach, s.metaPod(), err)
+			return err
+		}
+		e.routine(slot.record, ReasonAttached, *slot.record.Find(w.Interface))
+		return nil
+	})
 	return made, err
 }
 
 // again answers for what was made before. An earlier ADD may have been recorded without knowing it, and
 // unmade in part.
-func (e *Engine) again(ctx context.Context, slot *slot, wanted []meta.Wanted) (*Sandbox, error) {
+func (e *Engine) again(ctx context.Context, slot *slot, wanted ...meta.Wanted) error {
 	var names []string
 	for _, w := range wanted {
 		if slot.record.Find(w.Interface).tellsInterface() {
 			names = append(names, w.Interface)
 		}
 	}
-	if len(names) == 0 {
-		return slot.record, nil
+	if err := e.mend(ctx, slot, names...); err != nil {
+		return fmt.Errorf("what an earlier ADD of sandbox %s has made is not there any more; DEL must come first: %w", slot.id, err)
 	}
-	if err := e.repair(ctx, slot, slot.record, names...); err != nil {
-		return nil, fmt.Errorf("what an earlier ADD of sandbox %s has made is not there any more; DEL must come first: %w", slot.record.ContainerID, err)
-	}
-	return slot.record, nil
+	return nil
 }
 
-// AddInterface makes one attachment of a sandbox, which need not be known: for a runtime that calls
-// a delegate of ours directly.
-func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (*Attachment, error) {
-	slot, d, done, err := e.enterSlot(ctx, &s)
-	if err != nil {
-		return nil, err
+// clear unmakes what earlier ADDs have left, for a new one. It refuses that where something was given up.
+func (e *Engine) clear(ctx context.Context, slot *slot, next *Sandbox, as ...Attachment) error {
+	if err := e.remove(ctx, slot, next, those(as, isNotAbandoned)...); err != nil {
+		return fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", slot.id, err)
 	}
-	defer done()
-	if have := slot.record; have != nil {
-		a, rest := have.Find(w.Interface), (*Sandbox)(nil)
-		if same := have.NetnsCookie == s.NetnsCookie && have.BootID == s.BootID; same {
-			if a != nil && a.Status.Phase == Ready && a.Spec.equal(newSpec(w, s.ContainerID)) {
-				made, err := e.again(ctx, slot, []meta.Wanted{w})
-				if err != nil {
-					return nil, err
-				}
-				return made.Find(w.Interface), nil
-			}
-			rest = have.without(w.Interface)
-		}
-		if a != nil || rest == nil { // an earlier try, or an earlier sandbox of that ID
-			if err := e.remove(ctx, slot, have, rest); err != nil {
-				return nil, err
-			}
-		}
-		if left := slot.record; left != nil && (rest == nil || left.Find(w.Interface) != nil) {
-			return nil, givenUp(s.ContainerID, left.Interfaces()...)
+	var left []string
+	for _, a := range as {
+		if slot.record.Find(a.Spec.Interface) != nil {
+			left = append(left, a.Spec.Interface)
 		}
 	}
-	record := &s
-	if slot.record != nil {
-		record = slot.record
+	if len(left) == 0 {
+		return nil
 	}
-	record, err = e.add(ctx, "ADD", slot, record, d, []meta.Wanted{w})
-	if err != nil {
-		e.Failed(ReasonFailedAttach, s.pod(), err)
-		return nil, err
-	}
-	a := record.Find(w.Interface)
-	e.routine(record, ReasonAttached, *a)
-	return a, nil
-}
-
-// givenUp refuses an ADD where what an earlier one made could not be removed.
-func givenUp(containerID string, interfaces ...string) error {
 	return types.NewError(cniwire.ErrRefused, fmt.Sprintf("sandbox %s has interfaces that could not be removed and were given up: %s",
-		containerID, strings.Join(interfaces, ", ")), "\"patchctl leftovers rm\" removes them")
+		slot.id, strings.Join(left, ", ")), "\"patchctl leftovers rm\" removes them")
 }
 
 // Attach makes one attachment of a running pod. plan is called with the names of the interfaces the
 // pod has. created is false when the attachment was there already.
 func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
-	s, a, created, err = e.attach(ctx, namespace, pod, plan)
-	switch {
-	case err != nil && s != nil:
-		e.Failed(ReasonFailedAttach, s.pod(), err)
-	case created:
-		e.notify(s, ReasonAttached, a.describe())
-	}
-	return s, a, created, err
-}
-
-func (e *Engine) attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
 		return nil, nil, false, err
 	}
-	slot, done, err := e.hold(ctx, have.ContainerID)
-	if err != nil {
-		return nil, nil, false, err
-	}
-	defer done()
-	if slot.record == nil || slot.record.Ending {
-		return nil, nil, false, fmt.Errorf("pod %s/%s: %w", namespace, pod, ErrNoPod)
-	}
-	have = slot.record
-	w, err := plan(have)
-	if err != nil {
-		return have, nil, false, err
-	}
-	if a := have.Find(w.Interface); a != nil {
-		if a.Spec.equal(newSpec(w, have.ContainerID)) && a.Status.Phase == Ready {
-			return have, a, false, nil
+	err = e.hold(ctx, have.ContainerID, func(ctx context.Context, slot *slot) error {
+		if slot.record == nil || slot.record.Ending {
+			return fmt.Errorf("pod %s/%s: %w", namespace, pod, ErrNoPod)
 		}
-		return have, a, false, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, namespace, pod, ErrConflict, a.Spec.Network)
+		var w meta.Wanted
+		if w, created, err = e.attachPlanned(ctx, slot, plan); err != nil {
+			e.Failed(ReasonFailedAttach, slot.record.metaPod(), err)
+			return err
+		}
+		s, a = slot.record, slot.record.Find(w.Interface)
+		if created {
+			e.notify(s, ReasonAttached, a.describe())
+		}
+		return nil
+	})
+	return s, a, created, err
+}
+
+// attachPlanned makes what plan says, unless it is there already.
+func (e *Engine) attachPlanned(ctx context.Context, slot *slot, plan func(*Sandbox) (meta.Wanted, error)) (w meta.Wanted, created bool, err error) {
+	s := slot.record
+	if w, err = planned(s, plan); err != nil || s.has(w) {
+		return w, false, err
 	}
-	d, err := e.enter(have)
+	d, err := e.enter(s)
 	if err != nil {
-		return have, nil, false, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+		return w, false, fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
 	}
 	defer d.Netns.Close()
-	s, err = e.add(ctx, "ATTACH", slot, have, d, []meta.Wanted{w})
-	if err != nil {
-		return have, nil, false, err
-	}
-	return s, s.Find(w.Interface), true, nil
+	err = e.makeAll(ctx, "ATTACH", making{slot: slot, sandbox: d, before: s, wanted: []meta.Wanted{w}})
+	return w, err == nil, err
 }
 
-// enterSlot holds a sandbox's slot and opens its namespace; done undoes both.
-func (e *Engine) enterSlot(ctx context.Context, s *Sandbox) (slot *slot, d delegates.Sandbox, done func(), err error) {
-	slot, release, err := e.hold(ctx, s.ContainerID)
+// planned returns what plan says. It is ErrConflict if there is another attachment of that interface.
+func planned(s *Sandbox, plan func(*Sandbox) (meta.Wanted, error)) (meta.Wanted, error) {
+	w, err := plan(s)
 	if err != nil {
-		return nil, d, nil, err
+		return w, err
 	}
-	if d, err = e.open(s); err != nil {
-		release()
-		return nil, d, nil, err
+	if a := s.Find(w.Interface); a != nil && !s.has(w) {
+		return w, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, s.Namespace, s.Pod, ErrConflict, a.Spec.Network)
 	}
-	return slot, d, func() {
-		_ = d.Netns.Close()
-		release()
-	}, nil
+	return w, nil
 }
 
-// open opens the namespace that the runtime named, and notes its identity in the record to be.
-func (e *Engine) open(s *Sandbox) (delegates.Sandbox, error) {
-	h, err := netns.Open(s.Netns)
-	if err != nil {
-		return delegates.Sandbox{}, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
-	}
-	s.Node, s.NetnsCookie, s.BootID, s.CreatedAt = e.Node, h.Cookie(), e.bootID, time.Now().UTC()
-	return delegates.Sandbox{ContainerID: s.ContainerID, NetnsPath: s.Netns, Netns: h, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Args: s.CNIArgs, Path: s.CNIPath}, nil
-}
-
-// sameWishes reports whether everything that is wanted is there. What else the sandbox has, hot-attached
-// and perhaps stuck in its DEL, is no reason to unmake a running pod.
-func sameWishes(have, s *Sandbox, wanted []meta.Wanted) bool {
-	if have.Ending || have.NetnsCookie != s.NetnsCookie || have.BootID != s.BootID {
-		return false
-	}
-	for _, w := range wanted {
-		a := have.Find(w.Interface)
-		if a == nil || a.Status.Phase != Ready || !a.Spec.equal(newSpec(w, s.ContainerID)) {
-			return false
+// enterSlot is hold with the sandbox's namespace open, whose identity is noted in s.
+func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Context, *slot, delegates.Sandbox) error) error {
+	return e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
+		h, err := netns.Open(s.Netns)
+		if err != nil {
+			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
 		}
-	}
-	return true
+		defer h.Close()
+		s.Node, s.NetnsCookie, s.BootID, s.CreatedAt = e.Node, h.Cookie(), e.bootID, time.Now().UTC()
+		s.Ending = true // until the ADD is answered
+		d := s.forDelegates()
+		d.Netns = h
+		return do(ctx, slot, d)
+	})
 }
 
 // A making is one attempt to make attachments for one sandbox.
 type making struct {
-	e         *Engine
-	slot      *slot
-	sandbox   delegates.Sandbox
-	before    *Sandbox // the record without them
-	parts     []*part
-	intent    chan error
-	intentErr error
-	intended  bool // the intent is written, or may be
-	undone    bool // nothing of the attempt is left, nor recorded
+	slot    *slot
+	sandbox delegates.Sandbox
+	before  *Sandbox // the record without them
+	wanted  []meta.Wanted
+
+	e        *Engine
+	parts    []*part
+	intended bool // the intent is written, or may be
+	undone   bool // nothing of the attempt is left, nor recorded
 }
 
 // A part is one of the attachments: as it is recorded, as the delegates make it, and its addresses.
@@ -233,72 +205,69 @@ func (m *making) recorded() *Sandbox {
 // maxConflicts is how often addresses are chosen again when they turn out to be taken.
 const maxConflicts = 3
 
-func (e *Engine) add(ctx context.Context, command string, slot *slot, record *Sandbox, d delegates.Sandbox, wanted []meta.Wanted) (*Sandbox, error) {
+// makeAll makes attachments, or none, and records them: they are in the slot's record then.
+func (e *Engine) makeAll(ctx context.Context, command string, attempt making) error {
 	for try := 0; ; try++ {
-		m := &making{e: e, slot: slot, sandbox: d, before: record}
-		s, err := m.run(ctx, command, wanted)
-		if err == nil {
-			return s, nil
-		}
-		if !errors.Is(err, txn.ErrConflict) || !m.undone || try == maxConflicts {
-			return nil, err
+		m := attempt
+		m.e = e
+		err := m.run(ctx, command)
+		if err == nil || !errors.Is(err, txn.ErrConflict) || !m.undone || try == maxConflicts {
+			return err
 		}
 		for _, p := range m.parts {
 			if p.reservation == nil {
 				continue
 			}
 			if err := e.IPAM.Refresh(ctx, p.reservation); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 }
 
-func (m *making) run(ctx context.Context, command string, wanted []meta.Wanted) (*Sandbox, error) {
+func (m *making) run(ctx context.Context, command string) error {
 	if err := failpoint.Hit(failpoint.AddBegin); err != nil {
-		return nil, err
-	}
-	for _, w := range wanted {
-		defer m.e.begins(delegates.Owner{ContainerID: m.sandbox.ContainerID, Interface: w.Interface})()
+		return err
 	}
 	now := time.Now().UTC()
-	for _, w := range wanted {
+	for _, w := range m.wanted {
 		a := Attachment{Spec: newSpec(w, m.sandbox.ContainerID), Status: Status{Phase: Pending, CreatedAt: now}}
 		m.parts = append(m.parts, &part{Attachment: a, work: a.work()})
 	}
+	m.e.noteMaking(m.slot, m.recorded())
+	defer m.e.noteMaking(m.slot, nil)
 	clock := m.e.stages(command)
-	for _, p := range m.parts {
-		if err := m.e.Delegates.Installed(p.Spec.Config, m.sandbox.Path); err != nil {
-			return nil, m.explain(fmt.Errorf("%s: %w", p.Spec.Interface, err))
-		}
-	}
-	for _, p := range m.parts {
-		if err := m.reserve(ctx, p); err != nil {
-			m.cancel()
-			return nil, m.explain(fmt.Errorf("%s: %w", p.Spec.Interface, err))
-		}
-	}
-	if err := failpoint.Hit(failpoint.AddAddressesReady); err != nil {
+	if err := m.prepare(ctx); err != nil {
 		m.cancel()
-		return nil, err
+		return m.explain(err)
 	}
 	clock("ipam")
 	m.writeIntent(ctx)
-	m.sandbox.Recorded = m.awaitIntent
-	var record *Sandbox
-	err := m.prepareDevices()
-	if err == nil {
-		record, err = m.make(ctx)
-	}
+	record, err := m.make(ctx)
 	clock("make")
 	if err == nil {
 		err = m.finish(ctx, record)
 		clock("record")
 	}
 	if err != nil {
-		return nil, m.undo(ctx, err)
+		return m.undo(ctx, err)
 	}
-	return record, nil
+	return nil
+}
+
+// prepare makes sure that the plugins are there, and chooses addresses.
+func (m *making) prepare(ctx context.Context) error {
+	for _, p := range m.parts {
+		if err := m.e.Delegates.Installed(p.Spec.Config, m.sandbox.Path); err != nil {
+			return fmt.Errorf("%s: %w", p.Spec.Interface, err)
+		}
+	}
+	for _, p := range m.parts {
+		if err := m.reserve(ctx, p); err != nil {
+			return fmt.Errorf("%s: %w", p.Spec.Interface, err)
+		}
+	}
+	return failpoint.Hit(failpoint.AddAddressesReady)
 }
 
 // reserve chooses the addresses of an attachment that is to have them from our IPAM.
@@ -316,7 +285,7 @@ func (m *making) reserve(ctx context.Context, p *part) (err error) {
 }
 
 // writeIntent records what is about to be made, with the claims of its addresses. It goes on while
-// native attachments are made.
+// native attachments are made; m.sandbox.Recorded waits for it.
 func (m *making) writeIntent(ctx context.Context) {
 	var claims txn.Txn
 	for _, p := range m.parts {
@@ -324,54 +293,55 @@ func (m *making) writeIntent(ctx context.Context) {
 			claims = txn.Join(claims, p.reservation.Txn())
 		}
 	}
-	record := m.recorded()
-	record.Ending = m.slot.record == nil || record.Ending // until the ADD is answered
-	m.intent = make(chan error, 1)
-	go func() { m.intent <- m.e.Records.Save(context.WithoutCancel(ctx), record, claims) }()
-}
-
-func (m *making) awaitIntent() error {
-	if m.intent != nil {
-		m.intentErr = <-m.intent
-		m.intent = nil
-		m.intended = m.intentErr == nil || errors.Is(m.intentErr, txn.ErrUnavailable)
-		if m.intentErr == nil {
-			m.intentErr = failpoint.Hit(failpoint.AddIntentWritten)
+	record, written := m.recorded(), make(chan error, 1)
+	go func() { written <- m.e.Records.Save(context.WithoutCancel(ctx), record, claims) }()
+	m.sandbox.Recorded = sync.OnceValue(func() error {
+		err := <-written
+		m.intended = err == nil || errors.Is(err, txn.ErrUnavailable)
+		if err != nil {
+			return err
 		}
-	}
-	return m.intentErr
+		return failpoint.Hit(failpoint.AddIntentWritten)
+	})
 }
 
 // make has the delegates make the attachments, and returns the record of what came of it.
 func (m *making) make(ctx context.Context) (*Sandbox, error) {
 	work := make([]*delegates.Attachment, len(m.parts))
 	for i, p := range m.parts {
+		if err := p.Spec.prepareDevice(m.sandbox.ContainerID); err != nil {
+			return nil, err
+		}
 		work[i] = p.work
 	}
 	if err := m.e.Delegates.Add(ctx, m.sandbox, work); err != nil {
 		return nil, err
 	}
-	if err := m.awaitIntent(); err != nil {
+	if err := m.sandbox.Recorded(); err != nil {
 		return nil, err
 	}
 	for _, p := range m.parts {
-		if err := m.honoured(p); err != nil {
+		if err := m.accept(ctx, p); err != nil {
 			return nil, err
 		}
-		if err := m.e.IPAM.Publish(ctx, p.reservation); err != nil {
-			return nil, err
-		}
-	}
-	if err := m.loadDevices(); err != nil {
-		return nil, err
-	}
-	for _, p := range m.parts {
-		p.Status.Phase, p.Status.Result, p.Status.Bridge, p.Status.Port = Ready, p.work.Result, p.work.Bridge, p.work.Port
 	}
 	whole := m.recorded()
 	whole.Ending = false
 	record, err := applyDefaultRoutes(m.sandbox, whole)
 	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))
+}
+
+// accept takes over what the delegates have made, if it is what was asked for.
+func (m *making) accept(ctx context.Context, p *part) (err error) {
+	if err := m.honoured(p); err != nil {
+		return err
+	}
+	if err := m.e.IPAM.Publish(ctx, p.reservation); err != nil {
+		return err
+	}
+	p.Status.Phase, p.Status.Result, p.Status.Bridge, p.Status.Port = Ready, p.work.Result, p.work.Bridge, p.work.Port
+	p.Status.Device, err = p.Spec.loadDevice(m.sandbox.ContainerID)
+	return err
 }
 
 func (m *making) finish(ctx context.Context, record *Sandbox) error {
@@ -382,30 +352,30 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 		return err
 	}
 	m.e.put(m.slot, record)
-	for _, a := range m.parts {
-		m.e.logger(record).Info("attached", "network", a.Spec.Network, "interface", a.Spec.Interface)
+	for _, p := range m.parts {
+		m.e.logger(record).Info("attached", "network", p.Spec.Network, "interface", p.Spec.Interface)
 	}
 	return nil
 }
 
 // explain names the pod and what it asked for.
 func (m *making) explain(err error) error {
-	what := ""
-	for i, a := range m.parts {
-		if i > 0 {
-			what += ", "
+	var what []string
+	for _, p := range m.parts {
+		text := p.Spec.Interface
+		if p.Spec.Network != "" {
+			text += " to " + p.Spec.Network
 		}
-		what += a.Spec.Interface
-		if a.Spec.Network != "" {
-			what += " to " + a.Spec.Network
-		}
+		what = append(what, text)
 	}
-	if m.sandbox.Pod == "" {
-		return fmt.Errorf("attach %s: %w", what, err)
+	pod := ""
+	if m.sandbox.Pod != "" {
+		pod = m.sandbox.Namespace + "/" + m.sandbox.Pod + " "
 	}
-	return fmt.Errorf("attach %s/%s %s: %w", m.sandbox.Namespace, m.sandbox.Pod, what, err)
+	return fmt.Errorf("attach %s%s: %w", pod, strings.Join(what, ", "), err)
 }
 
+// stages returns what measures a command: it is called with the name of each stage when that is over.
 func (e *Engine) stages(command string) func(stage string) {
 	last := time.Now()
 	return func(stage string) {

@@ -11,16 +11,24 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates"
 )
 
-// repair mends attachments that have lost their port, link, address or route: those named, or all.
-func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox, interfaces ...string) error {
-	d, err := e.enter(s)
+// mendAll mends all attachments of a sandbox.
+func (e *Engine) mendAll(ctx context.Context, slot *slot) error {
+	return e.mend(ctx, slot, slot.record.Interfaces()...)
+}
+
+// mend mends those of the attachments that have lost their port, link, address or route.
+func (e *Engine) mend(ctx context.Context, slot *slot, interfaces ...string) error {
+	if len(interfaces) == 0 {
+		return nil
+	}
+	d, err := e.enter(slot.record)
 	if err != nil {
 		return nil // a namespace that is gone is for DEL, or GC
 	}
 	defer d.Netns.Close()
 	var errs []error
-	for _, a := range s.Attachments {
-		if a.Status.Result == nil || a.Status.Phase != Ready || !a.hasInterface() || len(interfaces) > 0 && !slices.Contains(interfaces, a.Spec.Interface) {
+	for _, a := range slot.record.Attachments {
+		if a.Status.Result == nil || a.Status.Phase != Ready || !a.hasInterface() || !slices.Contains(interfaces, a.Spec.Interface) {
 			continue
 		}
 		work := a.work()
@@ -28,35 +36,42 @@ func (e *Engine) repair(ctx context.Context, slot *slot, s *Sandbox, interfaces 
 		if lost == nil {
 			continue
 		}
+		s := slot.record
 		e.logger(s).Warn("interface is damaged", "interface", a.Spec.Interface, "network", a.Spec.Network, "error", lost)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("mend %s: %w", a.Spec.Interface, err))
-			e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Warning: true, Reason: ReasonDamaged,
-				Message: fmt.Sprintf("%s: %v, and can't be mended: %v", a.describe(), lost, err)})
+			e.tell(s.metaPod(), Notice{Warning: true, Reason: ReasonDamaged, Message: fmt.Sprintf("%s: %v, and can't be mended: %v", a.describe(), lost, err)})
 			continue
 		}
 		a.Status.Result = work.Result
-		s = s.with(a)
-		if err := e.Records.Save(ctx, s, nil); err != nil {
+		if err := e.saveChanged(ctx, slot, a); err != nil {
 			return err
 		}
-		e.put(slot, s)
 		e.Meter.Repaired("interface")
 		e.notify(s, ReasonRepaired, a.describe()+": mended, as "+lost.Error())
 	}
 	return errors.Join(errs...)
 }
 
+// saveChanged records an attachment that has changed.
+func (e *Engine) saveChanged(ctx context.Context, slot *slot, a Attachment) error {
+	next := slot.record.with(a)
+	if err := e.Records.Save(ctx, next, nil); err != nil {
+		return fmt.Errorf("record sandbox %s: %w", slot.id, err)
+	}
+	e.put(slot, next)
+	return nil
+}
+
 // Check compares a sandbox with its record: all attachments, hot-attached ones too.
 func (e *Engine) Check(ctx context.Context, containerID string) error {
-	slot, release, err := e.lock(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer release()
+	return e.lock(ctx, containerID, e.checkLocked)
+}
+
+func (e *Engine) checkLocked(ctx context.Context, slot *slot) error {
 	s := slot.record
 	if s == nil {
-		return types.NewError(types.ErrUnknownContainer, "sandbox "+containerID+" is not known", "it was never added, or is deleted")
+		return types.NewError(types.ErrUnknownContainer, "sandbox "+slot.id+" is not known", "it was never added, or is deleted")
 	}
 	d, err := e.enter(s)
 	if err != nil {

@@ -18,16 +18,11 @@ import (
 // Del unmakes a sandbox: everything recorded of it, hot-attached interfaces too, and everything on
 // Open vSwitch that bears its name. An unknown sandbox is a success.
 func (e *Engine) Del(ctx context.Context, containerID string) error {
-	slot, done, err := e.hold(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer done()
-	return e.del(ctx, slot)
+	return e.hold(ctx, containerID, e.delLocked)
 }
 
-// del unmakes the sandbox of a slot that is locked.
-func (e *Engine) del(ctx context.Context, slot *slot) error {
+// delLocked is Del for a slot that is locked.
+func (e *Engine) delLocked(ctx context.Context, slot *slot) error {
 	s := slot.record
 	if s == nil {
 		return e.removeLeftoversOf(ctx, slot.id)
@@ -35,43 +30,39 @@ func (e *Engine) del(ctx context.Context, slot *slot) error {
 	if s.over() {
 		return nil
 	}
-	if err := e.remove(ctx, slot, s, nil); err != nil {
-		e.Failed(ReasonFailedDetach, s.pod(), err)
+	if err := e.removeAll(ctx, slot); err != nil {
+		e.Failed(ReasonFailedDetach, s.metaPod(), err)
 		return err
 	}
-	e.routine(s, ReasonDetached, slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool {
-		return slot.record != nil && slot.record.Find(a.Spec.Interface) != nil
-	})...)
+	e.routine(s, ReasonDetached, those(s.Attachments, func(a Attachment) bool { return slot.record.Find(a.Spec.Interface) == nil })...)
 	return nil
 }
 
 // DelInterface unmakes one attachment of a sandbox; an unknown one is a success.
 func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) error {
-	slot, done, err := e.hold(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer done()
-	s := slot.record
-	if s == nil || s.Find(ifName) == nil || s.Find(ifName).Status.Phase == Abandoned {
+	return e.hold(ctx, containerID, func(ctx context.Context, slot *slot) error {
+		s := slot.record
+		a := s.Find(ifName)
+		if a == nil || a.Status.Phase == Abandoned {
+			return nil
+		}
+		next := s
+		if len(s.Attachments) == 1 {
+			next = s.ended()
+		}
+		if err := e.remove(ctx, slot, next, *a); err != nil {
+			e.Failed(ReasonFailedDetach, s.metaPod(), err)
+			return err
+		}
+		e.routine(s, ReasonDetached, *a)
 		return nil
-	}
-	rest := s.without(ifName)
-	if len(rest.Attachments) == 0 {
-		rest = nil
-	}
-	if err := e.remove(ctx, slot, s, rest); err != nil {
-		e.Failed(ReasonFailedDetach, s.pod(), err)
-		return err
-	}
-	e.routine(s, ReasonDetached, *s.Find(ifName))
-	return nil
+	})
 }
 
 // Detach unmakes one attachment of a running pod.
 func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) error {
-	return e.detach(ctx, namespace, pod, ifName, func(slot *slot, s *Sandbox, a Attachment) error {
-		err := e.removeThese(ctx, slot, s, s, []Attachment{a})
+	return e.detachBy(ctx, namespace, pod, ifName, func(ctx context.Context, slot *slot, a Attachment) error {
+		err := e.remove(ctx, slot, slot.record, a)
 		if left := slot.record.Find(ifName); err == nil && left != nil {
 			err = fmt.Errorf("detach %s/%s %s: given up: %s", namespace, pod, ifName, left.Status.Message)
 		}
@@ -84,58 +75,47 @@ func (e *Engine) Detach(ctx context.Context, namespace, pod, ifName string) erro
 
 // ForceDetach is Detach, but discards what can't be unmade; unmade says why that is, nil if it was.
 func (e *Engine) ForceDetach(ctx context.Context, namespace, pod, ifName string) (unmade, err error) {
-	err = e.detach(ctx, namespace, pod, ifName, func(slot *slot, s *Sandbox, a Attachment) (err error) {
-		unmade, err = e.discard(ctx, slot, s, a)
+	err = e.detachBy(ctx, namespace, pod, ifName, func(ctx context.Context, slot *slot, a Attachment) (err error) {
+		unmade, err = e.discard(ctx, slot, a)
 		return err
 	})
 	return unmade, err
 }
 
-// detach has do unmake an attachment of a running pod, and tells the pod's owner.
-func (e *Engine) detach(ctx context.Context, namespace, pod, ifName string, do func(*slot, *Sandbox, Attachment) error) error {
+// detachBy has do unmake an attachment of a running pod, and tells the pod's owner.
+func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do func(context.Context, *slot, Attachment) error) error {
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
 		return err
 	}
-	slot, done, err := e.hold(ctx, have.ContainerID)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if slot.record == nil || slot.record.Find(ifName) == nil {
-		return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
-	}
-	s, a := slot.record, *slot.record.Find(ifName)
-	if err := do(slot, s, a); err != nil {
-		e.Failed(ReasonFailedDetach, s.pod(), err)
-		return err
-	}
-	e.notify(s, ReasonDetached, a.describe())
-	return nil
-}
-
-// remove unmakes the attachments of a recorded sandbox that rest, nil for none, does not have, and
-// leaves rest as the record. What can't be unmade stays in the record, and the error says so, unless it
-// is given up. What was given up before is left alone.
-func (e *Engine) remove(ctx context.Context, slot *slot, s, rest *Sandbox) error {
-	var as []Attachment
-	for _, a := range s.Attachments {
-		if a.Status.Phase != Abandoned && (rest == nil || rest.Find(a.Spec.Interface) == nil) {
-			as = append(as, a)
+	return e.hold(ctx, have.ContainerID, func(ctx context.Context, slot *slot) error {
+		s := slot.record
+		a := s.Find(ifName)
+		if a == nil {
+			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
 		}
-	}
-	next := s.with()
-	next.Ending = s.Ending || rest == nil
-	return e.removeThese(ctx, slot, s, next, as)
+		if err := do(ctx, slot, *a); err != nil {
+			e.Failed(ReasonFailedDetach, s.metaPod(), err)
+			return err
+		}
+		e.notify(s, ReasonDetached, a.describe())
+		return nil
+	})
 }
 
-// removeThese unmakes attachments of a recorded sandbox and takes them out of next, which becomes the
-// record; they are still in it.
-func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, as []Attachment) error {
+// removeAll unmakes a recorded sandbox. What was given up before is left alone, and stays in the record.
+func (e *Engine) removeAll(ctx context.Context, slot *slot) error {
+	return e.remove(ctx, slot, slot.record.ended(), those(slot.record.Attachments, isNotAbandoned)...)
+}
+
+// remove unmakes attachments of a recorded sandbox and takes them out of next, which becomes the
+// record. What can't be unmade stays in the record, and the error says so, unless it is given up.
+func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...Attachment) error {
 	if err := failpoint.Hit(failpoint.DelBegin); err != nil {
 		return err
 	}
 	clock := e.stages("DEL")
+	s := slot.record
 	d, err := e.enter(s)
 	if err == nil {
 		defer d.Netns.Close()
@@ -155,13 +135,7 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 		e.logger(s).Error("detach failed", "interface", o.Spec.Interface, "error", o.err)
 		stuck, next = append(stuck, o), next.with(o.Attachment)
 	}
-	if d.Netns != nil && !next.Ending {
-		if next, err = restoreDefaultRoutes(d, next); err != nil {
-			e.logger(s).Warn("default route is not restored", "error", err)
-		}
-	}
-	if err := e.forget(ctx, slot, s, next, releasable(gone)); err != nil {
-		e.put(slot, keptInMemory(next, gone, err))
+	if err := e.forget(ctx, slot, e.returnDefaultRoutes(d, next), gone); err != nil {
 		return errors.Join(err, waiting(s, stuck))
 	}
 	clock("record")
@@ -170,21 +144,6 @@ func (e *Engine) removeThese(ctx context.Context, slot *slot, s, next *Sandbox, 
 	}
 	e.tellAbandoned(s, stuck)
 	return errors.Join(waiting(s, stuck), failpoint.Hit(failpoint.DelRecorded))
-}
-
-// keptInMemory is a sandbox as it is known here when etcd could not be told: what was unmade is yet to be
-// forgotten, by GC or by the next call, and until then it is not Ready.
-func keptInMemory(next *Sandbox, gone []Attachment, err error) *Sandbox {
-	known := next.with()
-	now := time.Now().UTC()
-	for _, a := range gone {
-		a.Status.Phase, a.Status.Message = Failed, "removed, which is not recorded yet: "+err.Error()
-		if a.Status.Deletion == nil {
-			a.Status.Deletion = &Deletion{Since: now, Last: now}
-		}
-		known = known.with(a)
-	}
-	return known
 }
 
 func claimsOf(as []Attachment) []ipam.Claim {
@@ -200,25 +159,35 @@ func releasable(as []Attachment) []ipam.Claim {
 	return slices.DeleteFunc(claimsOf(as), func(c ipam.Claim) bool { return c.Owner.IPAMClaim != "" })
 }
 
-// forget records what is left of a sandbox, nil for nothing, and frees addresses in the same
-// transaction.
-func (e *Engine) forget(ctx context.Context, slot *slot, s, rest *Sandbox, claims []ipam.Claim) error {
-	if rest != nil && rest.Ending && len(rest.Attachments) == 0 {
-		rest = nil
+// forget records what is left of a sandbox when attachments are gone, and frees their addresses in the
+// same transaction. A sandbox that is ending goes with its last attachment.
+func (e *Engine) forget(ctx context.Context, slot *slot, rest *Sandbox, gone []Attachment) error {
+	claims := releasable(gone)
+	write, next := e.Records.Save, rest
+	if rest.Ending && len(rest.Attachments) == 0 {
+		write, next = e.Records.Remove, nil
 	}
-	var err error
-	free := e.IPAM.Releasing(claims)
-	if rest == nil {
-		err = e.Records.Remove(ctx, s, free)
-	} else {
-		err = e.Records.Save(ctx, rest, free)
-	}
-	if err != nil {
-		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
+	if err := write(ctx, rest, e.IPAM.Releasing(claims)); err != nil {
+		e.put(slot, stillRecorded(rest, gone, err))
+		return fmt.Errorf("record sandbox %s: %w", rest.ContainerID, err)
 	}
 	e.IPAM.Released(claims)
-	e.put(slot, rest)
+	e.put(slot, next)
 	return nil
+}
+
+// stillRecorded is a sandbox as it is known here when etcd could not be told: what is gone is yet to be
+// forgotten, by GC or by the next call, and until then it is not Ready.
+func stillRecorded(rest *Sandbox, gone []Attachment, err error) *Sandbox {
+	now := time.Now().UTC()
+	for _, a := range gone {
+		a.Status.Phase, a.Status.Message = Failed, "removed, which is not recorded yet: "+err.Error()
+		if a.Status.Deletion == nil {
+			a.Status.Deletion = &Deletion{Since: now, Last: now}
+		}
+		rest = rest.with(a)
+	}
+	return rest
 }
 
 // An outcome is what came of unmaking an attachment.
@@ -243,7 +212,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 			err = e.cutLoose(ctx, d, a)
 		}
 		if err == nil {
-			err = a.cleanDevice(d.ContainerID)
+			err = a.Spec.cleanDevice(d.ContainerID)
 		}
 		o := outcome{a, a.Status.Phase, err}
 		if err != nil {
@@ -294,9 +263,7 @@ func definite(err error) bool {
 // removeLeftoversOf frees what a sandbox without a record has on Open vSwitch, found by the name it
 // bears there.
 func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) error {
-	names, err := e.Delegates.Leftovers(ctx,
-		func(o delegates.Owner) bool { return o.ContainerID != containerID },
-		nil)
+	names, err := e.Delegates.Leftovers(ctx, func(o delegates.Owner) bool { return o.ContainerID != containerID }, nil)
 	if err != nil {
 		return err
 	}

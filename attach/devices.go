@@ -3,6 +3,8 @@ package attach
 import (
 	"maps"
 
+	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
 	"github.com/patchbay-cni/patchbay/internal/deviceinfo"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -25,35 +27,26 @@ func newSpec(w meta.Wanted, containerID string) Spec {
 	return s
 }
 
-// prepareDevices hands device information to the plugins that are to be called.
-func (m *making) prepareDevices() error {
-	for _, a := range m.parts {
-		if a.Spec.DeviceID != "" {
-			if err := deviceinfo.Prepare(a.Spec.infoFile(m.sandbox.ContainerID), a.Spec.Resource, a.Spec.DeviceID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// loadDevices takes over what is known of the devices now.
-func (m *making) loadDevices() error {
-	for _, p := range m.parts {
-		if p.Spec.DeviceID == "" {
-			continue
-		}
-		var err error
-		if p.Status.Device, err = deviceinfo.Load(p.Spec.infoFile(m.sandbox.ContainerID)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *Attachment) cleanDevice(containerID string) error {
-	if a.Spec.DeviceID == "" {
+// prepareDevice hands what is known of the device to the plugins that are to be called.
+func (s *Spec) prepareDevice(containerID string) error {
+	if s.DeviceID == "" {
 		return nil
 	}
-	return deviceinfo.Clean(a.Spec.infoFile(containerID))
+	return deviceinfo.Prepare(s.infoFile(containerID), s.Resource, s.DeviceID)
+}
+
+// loadDevice returns what is known of the device now, nil if there is none.
+func (s *Spec) loadDevice(containerID string) (*nad.DeviceInfo, error) {
+	if s.DeviceID == "" {
+		return nil, nil
+	}
+	return deviceinfo.Load(s.infoFile(containerID))
+}
+
+// cleanDevice removes the file with what is known of the device.
+func (s *Spec) cleanDevice(containerID string) error {
+	if s.DeviceID == "" {
+		return nil
+	}
+	return deviceinfo.Clean(s.infoFile(containerID))
 }

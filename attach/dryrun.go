@@ -15,28 +15,25 @@ func (e *Engine) DryRun(ctx context.Context, namespace, pod string, plan func(*S
 	if err != nil {
 		return nil, nil, err
 	}
-	w, err := plan(s)
+	w, err := planned(s, plan)
 	if err != nil {
-		return s, nil, err
-	}
-	if a := s.Find(w.Interface); a != nil && !a.Spec.equal(newSpec(w, s.ContainerID)) {
-		return s, nil, fmt.Errorf("interface %s of pod %s/%s: %w (network %s)", w.Interface, namespace, pod, ErrConflict, a.Spec.Network)
+		return nil, nil, err
 	}
 	d, err := e.enter(s)
 	if err != nil {
-		return s, nil, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
+		return nil, nil, fmt.Errorf("pod %s/%s: %w", namespace, pod, err)
 	}
 	defer d.Netns.Close()
 	if p := w.Config.Plugins[0]; p.IPAMType == ipam.Type {
 		if err := e.IPAM.Check(p.IPAM); err != nil {
-			return s, nil, err
+			return nil, nil, err
 		}
 	}
 	if err := e.Delegates.Installed(w.Config, s.CNIPath); err != nil {
-		return s, nil, err
+		return nil, nil, err
 	}
 	if err := e.Delegates.Status(ctx, w.Config); err != nil {
-		return s, nil, err
+		return nil, nil, err
 	}
 	return s, &Attachment{Spec: newSpec(w, s.ContainerID), Status: Status{Phase: Pending, Message: "dry run: nothing was made"}}, nil
 }

@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -80,22 +81,19 @@ type Meter interface {
 //     leftover that keeps its addresses.
 type Engine struct {
 	Options
-	bootID string
-	log    *log
-	kept   atomic.Pointer[[]string] // see Kept
-	lost   atomic.Bool              // records are missing: interfaces without one may be running pods'
-	// unswept says that Recover could not remove all that has no record.
-	unswept atomic.Bool
+	bootID  string
+	entries *log
+	kept    atomic.Pointer[[]string] // see Kept
+	lost    bool                     // what Recover was told; for who is alone
+	unswept atomic.Bool              // Recover could not remove all that has no record
 
 	// calls are in progress; what must be alone, such as GC (CNI 3), takes the whole weight.
 	calls *semaphore.Weighted
 
-	mu        sync.Mutex
-	sandboxes map[string]*slot // by container ID
-	byPod     map[podKey]string
-	making    map[delegates.Owner]int // what calls in progress make, and no record tells yet
-
-	unreadable map[string]bool // sandboxes whose records can't be read; never changed after Load
+	mu         sync.Mutex
+	sandboxes  map[string]*slot // by container ID
+	byPod      map[podKey]string
+	unreadable []string // see Unreadable
 }
 
 type podKey struct{ namespace, name string }
@@ -104,9 +102,10 @@ type podKey struct{ namespace, name string }
 // lock may replace the record; who reads it without does so under the engine's mutex.
 type slot struct {
 	id     string // the sandbox's container ID
-	lock   chan struct{}
+	lock   *semaphore.Weighted
 	users  int
 	record *Sandbox
+	making *Sandbox  // what a call in progress makes, and the record does not tell yet
 	goneAt time.Time // the first observation that the namespace is gone
 }
 
@@ -116,62 +115,48 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, log: newLog(), calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}, making: map[delegates.Owner]int{}, unreadable: map[string]bool{}}
+	e := &Engine{Options: o, bootID: boot, entries: newLog(), calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}
 	e.kept.Store(&[]string{})
 	return e, nil
 }
 
 const maxCalls = 1 << 30
 
-// begin waits until nothing runs that must be alone, and returns what ends the call.
-func (e *Engine) begin(ctx context.Context) (end func(), err error) { return e.weigh(ctx, 1) }
-
-// alone waits until no call is in progress; new ones wait until end is called.
-func (e *Engine) alone(ctx context.Context) (end func(), err error) { return e.weigh(ctx, maxCalls) }
-
-func (e *Engine) weigh(ctx context.Context, weight int64) (end func(), err error) {
-	if e.calls.Acquire(ctx, weight) != nil {
-		return nil, types.NewError(types.ErrTryAgainLater, "garbage collection or recovery is still running", "")
-	}
-	return func() { e.calls.Release(weight) }, nil
+// alone calls do when no call is in progress; new ones wait until it returns.
+func (e *Engine) alone(ctx context.Context, do func(context.Context) error) error {
+	return e.weigh(ctx, maxCalls, do)
 }
 
-// hold begins a call for a sandbox, and locks its slot; done ends both.
-func (e *Engine) hold(ctx context.Context, containerID string) (s *slot, done func(), err error) {
-	end, err := e.begin(ctx)
-	if err != nil {
-		return nil, nil, err
+// weigh calls do as that many calls.
+func (e *Engine) weigh(ctx context.Context, calls int64, do func(context.Context) error) error {
+	if e.calls.Acquire(ctx, calls) != nil {
+		return types.NewError(types.ErrTryAgainLater, "garbage collection or recovery is still running", "")
 	}
-	s, release, err := e.lock(ctx, containerID)
-	if err != nil {
-		end()
-		return nil, nil, err
-	}
-	return s, func() {
-		release()
-		end()
-	}, nil
+	defer e.calls.Release(calls)
+	return do(ctx)
 }
 
-// lock locks a sandbox's slot, making it if need be.
-func (e *Engine) lock(ctx context.Context, containerID string) (s *slot, release func(), err error) {
+// hold is lock for a call: it waits for what must be alone.
+func (e *Engine) hold(ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
+	return e.weigh(ctx, 1, func(ctx context.Context) error { return e.lock(ctx, containerID, do) })
+}
+
+// lock calls do with a sandbox's slot, made if need be, which no other call has meanwhile.
+func (e *Engine) lock(ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
 	e.mu.Lock()
-	if s = e.sandboxes[containerID]; s == nil {
-		s = &slot{id: containerID, lock: make(chan struct{}, 1)}
+	s := e.sandboxes[containerID]
+	if s == nil {
+		s = &slot{id: containerID, lock: semaphore.NewWeighted(1)}
 		e.sandboxes[containerID] = s
 	}
 	s.users++
 	e.mu.Unlock()
-	select {
-	case s.lock <- struct{}{}:
-		return s, func() {
-			<-s.lock
-			e.leave(s)
-		}, nil
-	case <-ctx.Done():
-		e.leave(s)
-		return nil, nil, types.NewError(types.ErrTryAgainLater, "another call for sandbox "+containerID+" is still running", "")
+	defer e.leave(s)
+	if s.lock.Acquire(ctx, 1) != nil {
+		return types.NewError(types.ErrTryAgainLater, "another call for sandbox "+containerID+" is still running", "")
 	}
+	defer s.lock.Release(1)
+	return do(ctx, s)
 }
 
 func (e *Engine) leave(s *slot) {
@@ -188,10 +173,7 @@ func (e *Engine) put(s *slot, record *Sandbox) {
 	defer e.mu.Unlock()
 	old := s.record
 	s.record = record
-	shown := record
-	if shown == nil {
-		shown = old
-	}
+	shown := cmp.Or(record, old)
 	if shown == nil {
 		return
 	}
@@ -203,19 +185,19 @@ func (e *Engine) put(s *slot, record *Sandbox) {
 		}
 	} else if record.Pod != "" {
 		if old == nil {
-			events = e.succeeded(key, s.id)
+			events = e.endsOfOthers(key, s.id)
 		}
 		e.byPod[key] = s.id
 	}
 	if !e.superseded(shown) {
 		events = append(events, diff(old, record)...)
 	}
-	e.log.append(Entry{Sandbox: shown, Events: events})
+	e.entries.append(Entry{Sandbox: shown, Events: events})
 }
 
-// succeeded tells the ends of what earlier sandboxes of a pod still have: a new one has its name from now
-// on, and interfaces are known by pod and name. Call it with the mutex held.
-func (e *Engine) succeeded(key podKey, containerID string) []Event {
+// endsOfOthers are the ends of what a pod's earlier sandboxes still have: the new one has the pod's name
+// from now on, and interfaces are known by pod and name. Call it with the mutex held.
+func (e *Engine) endsOfOthers(key podKey, containerID string) []Event {
 	var events []Event
 	for id, slot := range e.sandboxes {
 		if r := slot.record; id != containerID && r != nil && (podKey{r.Namespace, r.Pod}) == key && !e.superseded(r) {
@@ -231,18 +213,11 @@ func (e *Engine) superseded(s *Sandbox) bool {
 	return id != "" && id != s.ContainerID
 }
 
-// begins notes that a call makes an interface, until the function that it returns is called.
-func (e *Engine) begins(o delegates.Owner) (ends func()) {
+// noteMaking notes what a call is about to make for a sandbox, nil when it is through.
+func (e *Engine) noteMaking(s *slot, record *Sandbox) {
 	e.mu.Lock()
-	e.making[o]++
-	e.mu.Unlock()
-	return func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.making[o]--; e.making[o] == 0 {
-			delete(e.making, o)
-		}
-	}
+	defer e.mu.Unlock()
+	s.making = record
 }
 
 // Sandboxes returns all records, by container ID.
@@ -259,41 +234,34 @@ func (e *Engine) Sandboxes() []*Sandbox {
 	return all
 }
 
-// Running returns the records of sandboxes that are not over: of which there is more than what was
-// given up.
+// Running returns the records of sandboxes of which there is more than what was given up.
 func (e *Engine) Running() []*Sandbox {
-	return slices.DeleteFunc(e.Sandboxes(), func(s *Sandbox) bool { return s.over() })
+	return slices.DeleteFunc(e.Sandboxes(), (*Sandbox).over)
 }
 
 // Current returns the records of running pods: of each, that of the sandbox which has its name.
 func (e *Engine) Current() []*Sandbox {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.current()
+	now, _ := e.Follow()
+	return now
 }
 
-func (e *Engine) current() []*Sandbox {
-	var all []*Sandbox
-	for _, s := range e.sandboxes {
-		if s.record != nil && !s.record.over() && !e.superseded(s.record) {
-			all = append(all, s.record)
-		}
-	}
-	return all
-}
-
-// Follow returns the records of running pods, and a reader of everything that happens after them.
+// Follow returns what Current does, and a reader of everything that happens after it.
 func (e *Engine) Follow() (now []*Sandbox, changes *Cursor) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.current(), e.log.cursor()
+	for _, s := range e.sandboxes {
+		if s.record != nil && !s.record.over() && !e.superseded(s.record) {
+			now = append(now, s.record)
+		}
+	}
+	return now, e.entries.cursor()
 }
 
 // Pod returns the record of a running pod, or ErrNoPod.
 func (e *Engine) Pod(namespace, name string) (*Sandbox, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s := e.sandboxes[e.byPod[podKey{namespace, name}]]; s != nil && s.record != nil {
+	if s := e.sandboxes[e.byPod[podKey{namespace, name}]]; s != nil {
 		return s.record, nil
 	}
 	return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, ErrNoPod)
@@ -301,17 +269,13 @@ func (e *Engine) Pod(namespace, name string) (*Sandbox, error) {
 
 // enter returns the sandbox as delegates want it, with its namespace open if it is still the one
 // that was recorded. Close it.
-func (e *Engine) enter(s *Sandbox) (delegates.Sandbox, error) {
-	d := delegates.Sandbox{ContainerID: s.ContainerID, NetnsPath: s.Netns, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Args: s.CNIArgs, Path: s.CNIPath}
+func (e *Engine) enter(s *Sandbox) (d delegates.Sandbox, err error) {
+	d = s.forDelegates()
 	if s.BootID != e.bootID {
 		return d, fmt.Errorf("%s: %w: it was made before the last boot", s.Netns, netns.ErrGone)
 	}
-	h, err := netns.OpenIdentity(s.Netns, s.NetnsCookie)
-	if err != nil {
-		return d, err
-	}
-	d.Netns = h
-	return d, nil
+	d.Netns, err = netns.OpenIdentity(s.Netns, s.NetnsCookie)
+	return d, err
 }
 
 func (e *Engine) logger(s *Sandbox) *slog.Logger {

@@ -2,12 +2,9 @@ package attach
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"sync"
-
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/fault"
 )
@@ -108,7 +105,7 @@ func diff(before, after *Sandbox) []Event {
 		switch i := indexOf(had, a); {
 		case i < 0:
 			events = append(events, Event{"ADDED", after, a})
-		case had[i].Status.Phase != a.Status.Phase || !sameResult(had[i].Status.Result, a.Status.Result):
+		case had[i].Status.Phase != a.Status.Phase || had[i].Status.Result != a.Status.Result && !sameJSON(had[i].Status.Result, a.Status.Result):
 			events = append(events, Event{"MODIFIED", after, a})
 		}
 	}
@@ -129,16 +126,5 @@ func shown(s *Sandbox) []Attachment {
 	if s == nil || s.over() {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool { return a.Status.Phase == Pending })
-}
-
-// sameResult reports whether two results read the same. An address has more than one form in memory, so
-// they are compared as they are written.
-func sameResult(a, b *types100.Result) bool {
-	if a == b {
-		return true
-	}
-	one, errOne := json.Marshal(a)
-	other, errOther := json.Marshal(b)
-	return errOne == nil && errOther == nil && string(one) == string(other)
+	return those(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Pending })
 }

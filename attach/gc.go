@@ -19,22 +19,15 @@ import (
 func (e *Engine) Collect(ctx context.Context) error {
 	var errs []error
 	for _, s := range e.Sandboxes() {
-		switch {
-		case !s.over() && e.provenGone(s):
+		if !s.over() && e.provenGone(s) {
 			e.logger(s).Warn("sandbox is gone and was never deleted: collected")
 			e.Meter.Leaked("sandbox", 1)
 			errs = append(errs, e.Del(ctx, s.ContainerID))
-		default:
-			end, err := e.begin(ctx)
-			if err != nil {
-				return errors.Join(append(errs, err)...)
-			}
-			how := unmaking
-			if e.Mend {
-				how = mending
-			}
-			errs = append(errs, e.reconcile(ctx, s.ContainerID, how))
-			end()
+			continue
+		}
+		errs = append(errs, e.hold(ctx, s.ContainerID, e.reconcile))
+		if e.Mend {
+			errs = append(errs, e.hold(ctx, s.ContainerID, e.mendAll))
 		}
 	}
 	if e.unswept.Load() {
@@ -51,15 +44,10 @@ const sweepWait = 2 * time.Second
 func (e *Engine) sweepAgain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepWait)
 	defer cancel()
-	end, err := e.alone(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	_, err = e.sweep(ctx)
-	return err
+	return e.alone(ctx, e.sweep)
 }
 
+// provenGone reports whether a sandbox's namespace is gone, and was gone a grace ago.
 func (e *Engine) provenGone(s *Sandbox) bool {
 	d, err := e.enter(s)
 	if err == nil {
@@ -70,10 +58,10 @@ func (e *Engine) provenGone(s *Sandbox) bool {
 	defer e.mu.Unlock()
 	slot := e.sandboxes[s.ContainerID]
 	switch {
-	case slot == nil || slot.record != s || !gone:
-		if slot != nil {
-			slot.goneAt = time.Time{}
-		}
+	case slot == nil:
+		return false
+	case slot.record != s || !gone:
+		slot.goneAt = time.Time{}
 		return false
 	case slot.goneAt.IsZero():
 		slot.goneAt = time.Now()
@@ -85,9 +73,9 @@ func (e *Engine) provenGone(s *Sandbox) bool {
 // RunGC collects every interval until the context ends. It begins with what was given up: whatever was
 // in the way may have gone with the daemon before.
 func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
-	for _, s := range e.Stuck(Abandoned) {
-		if err := e.retry(ctx, s.Sandbox.ContainerID); err != nil && ctx.Err() == nil {
-			e.Log.Error("what was given up can't be removed yet", "sandbox", s.Sandbox.ContainerID, "error", err)
+	for _, s := range e.Sandboxes() {
+		if err := e.hold(ctx, s.ContainerID, e.retry); err != nil && ctx.Err() == nil {
+			e.logger(s).Error("what was given up can't be removed yet", "error", err)
 		}
 	}
 	tick := time.NewTicker(interval)
@@ -105,28 +93,25 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
 }
 
 // retry tries to unmake what was given up of a sandbox.
-func (e *Engine) retry(ctx context.Context, containerID string) error {
-	slot, done, err := e.hold(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer done()
+func (e *Engine) retry(ctx context.Context, slot *slot) error {
 	if slot.record == nil {
 		return nil
 	}
-	abandoned := slices.DeleteFunc(slices.Clone(slot.record.Attachments), func(a Attachment) bool { return a.Status.Phase != Abandoned })
-	return e.removeThese(ctx, slot, slot.record, slot.record, abandoned)
+	abandoned := those(slot.record.Attachments, isAbandoned)
+	if len(abandoned) == 0 {
+		return nil
+	}
+	return e.remove(ctx, slot, slot.record, abandoned...)
 }
 
 // GC is the runtime's: sandboxes whose container ID is not among the valid attachments are unmade.
 // The container ID is the unit, as the runtime does not know of interfaces that were attached later.
 // The plugins of every known network are told too.
 func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
-	end, err := e.alone(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
+	return e.alone(ctx, func(ctx context.Context) error { return e.collectInvalid(ctx, valid) })
+}
+
+func (e *Engine) collectInvalid(ctx context.Context, valid []types.GCAttachment) error {
 	alive := map[string]bool{}
 	for _, v := range valid {
 		alive[v.ContainerID] = true
@@ -147,21 +132,11 @@ func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
 		}
 		if !alive[s.ContainerID] {
 			e.logger(s).Warn("the runtime no longer knows this sandbox: collected")
-			errs = append(errs, e.delAlone(ctx, s.ContainerID))
+			errs = append(errs, e.lock(ctx, s.ContainerID, e.delLocked))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(lists)) {
 		errs = append(errs, e.Delegates.GC(ctx, lists[name], attachments[name]))
 	}
 	return errors.Join(errs...)
-}
-
-// delAlone is Del while no call is in progress.
-func (e *Engine) delAlone(ctx context.Context, containerID string) error {
-	slot, release, err := e.lock(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer release()
-	return e.del(ctx, slot)
 }

@@ -2,6 +2,7 @@ package attach
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -48,10 +49,10 @@ func (e *Engine) Stuck(phase Phase) []Stuck {
 // looked for twice, so that what a call made or removed meanwhile is not counted.
 func (e *Engine) Inspect(ctx context.Context) (l Leftovers, err error) {
 	l.Abandoned = e.Stuck(Abandoned)
-	if l.Ports, err = twice(func() ([]string, error) { return e.leftoverPorts(ctx) }); err != nil {
+	if l.Ports, err = twice(ctx, e.leftoverPorts); err != nil {
 		return l, err
 	}
-	if l.Claims, err = twice(func() ([]ipam.Claim, error) { return e.leftoverClaims(ctx) }); err != nil {
+	if l.Claims, err = twice(ctx, e.leftoverClaims); err != nil {
 		return l, err
 	}
 	for _, s := range e.Sandboxes() {
@@ -67,12 +68,12 @@ func (e *Engine) Inspect(ctx context.Context) (l Leftovers, err error) {
 }
 
 // twice returns what look finds both times.
-func twice[T comparable](look func() ([]T, error)) ([]T, error) {
-	first, err := look()
+func twice[T comparable](ctx context.Context, look func(context.Context) ([]T, error)) ([]T, error) {
+	first, err := look(ctx)
 	if err != nil || len(first) == 0 {
 		return nil, err
 	}
-	again, err := look()
+	again, err := look(ctx)
 	return slices.DeleteFunc(first, func(v T) bool { return !slices.Contains(again, v) }), err
 }
 
@@ -106,19 +107,16 @@ func (e *Engine) RemoveLeftover(ctx context.Context, kind, id string) (unmade, e
 }
 
 func (e *Engine) removeLeftoverPort(ctx context.Context, name string) error {
-	end, err := e.alone(ctx)
-	if err != nil {
-		return err
-	}
-	defer end()
-	names, err := e.leftoverPorts(ctx)
-	if err != nil {
-		return err
-	}
-	if !slices.Contains(names, name) {
-		return fmt.Errorf("port %s: %w", name, ErrNoLeftover)
-	}
-	return e.Delegates.RemoveLeftovers(ctx, []string{name})
+	return e.alone(ctx, func(ctx context.Context) error {
+		names, err := e.leftoverPorts(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("port %s: %w", name, ErrNoLeftover)
+		}
+		return e.Delegates.RemoveLeftovers(ctx, []string{name})
+	})
 }
 
 func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
@@ -127,17 +125,13 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("leftover address %s: %w", id, ipam.Invalid("name it as POOL/IP"))
 	}
-	found, err := e.freeLeftover(ctx, pool, addr)
-	if err == nil && !found {
-		err = fmt.Errorf("address %s of pool %s: %w", ip, pool, ErrNoLeftover)
-	}
-	return err
+	return e.freeLeftover(ctx, pool, addr)
 }
 
 // ReleaseClaim frees an address whose owner is not there. It says who has one that is in use.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
-	found, err := e.freeLeftover(ctx, pool, addr)
-	if err != nil || found {
+	err := e.freeLeftover(ctx, pool, addr)
+	if !errors.Is(err, ErrNoLeftover) {
 		return err
 	}
 	all, err := e.IPAM.Claims(ctx, pool)
@@ -154,35 +148,30 @@ func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr)
 
 // freeLeftover frees an address if its owner is not there. No call is in progress meanwhile: one could
 // make the address its own between the look and the release.
-func (e *Engine) freeLeftover(ctx context.Context, pool string, addr netip.Addr) (found bool, err error) {
-	end, err := e.alone(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer end()
-	claims, err := e.leftoverClaims(ctx)
-	if err != nil {
-		return false, err
-	}
-	i := slices.IndexFunc(claims, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
-	if i < 0 {
-		return false, nil
-	}
-	return true, e.IPAM.Release(ctx, claims[i:i+1])
+func (e *Engine) freeLeftover(ctx context.Context, pool string, addr netip.Addr) error {
+	return e.alone(ctx, func(ctx context.Context) error {
+		claims, err := e.leftoverClaims(ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(claims, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
+		if i < 0 {
+			return fmt.Errorf("address %s of pool %s: %w", addr, pool, ErrNoLeftover)
+		}
+		return e.IPAM.Release(ctx, claims[i:i+1])
+	})
 }
 
 // removeAbandoned tries once more to unmake what was given up, or will be, and discards it.
 func (e *Engine) removeAbandoned(ctx context.Context, id string) (unmade, err error) {
 	containerID, ifName, _ := strings.Cut(id, "/")
-	slot, done, err := e.hold(ctx, containerID)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	if slot.record != nil {
-		if a := slot.record.Find(ifName); a != nil && a.Status.Deletion != nil {
-			return e.discard(ctx, slot, slot.record, *a)
+	err = e.hold(ctx, containerID, func(ctx context.Context, slot *slot) (err error) {
+		a := slot.record.Find(ifName)
+		if a == nil || a.Status.Deletion == nil {
+			return fmt.Errorf("attachment %s: %w: it is not one whose DEL fails", id, ErrNoLeftover)
 		}
-	}
-	return nil, fmt.Errorf("attachment %s: %w: it is not one whose DEL fails", id, ErrNoLeftover)
+		unmade, err = e.discard(ctx, slot, *a)
+		return err
+	})
+	return unmade, err
 }

@@ -34,26 +34,29 @@ const (
 // delayed are the reasons of failures that pass by themselves: nobody has to mend anything.
 var delayed = map[string]string{ReasonFailedAttach: ReasonAttachDelayed, ReasonFailedDetach: ReasonDetachDelayed}
 
-// Failed notes a failure for a pod's owner. The reason is that of failures which somebody must mend.
+// Failed tells a pod's owner of a failure. The reason is that of failures which somebody must mend.
 func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
 	if later, known := delayed[reason]; known && fault.Of(err).Passes() {
 		reason = later
 	}
-	e.tell(Notice{Namespace: pod.Namespace, Pod: pod.Name, UID: pod.UID, Warning: true, Reason: reason, Message: err.Error()})
+	e.tell(pod, Notice{Warning: true, Reason: reason, Message: err.Error()})
 }
 
-// tell enters a Notice into the log.
-func (e *Engine) tell(n Notice) { e.log.append(Entry{Notice: &n}) }
+// tell tells a pod's owner something.
+func (e *Engine) tell(pod meta.Pod, n Notice) {
+	n.Namespace, n.Pod, n.UID = pod.Namespace, pod.Name, pod.UID
+	e.entries.append(Entry{Notice: &n})
+}
 
 func (e *Engine) notify(s *Sandbox, reason, message string) {
-	e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Reason: reason, Message: message})
+	e.tell(s.metaPod(), Notice{Reason: reason, Message: message})
 }
 
-// routine notes the interfaces of a pod that starts or ends, in one notice.
+// routine tells of the interfaces of a pod that starts or ends, in one notice.
 func (e *Engine) routine(s *Sandbox, reason string, as ...Attachment) {
 	text := make([]string, len(as))
 	for i, a := range as {
 		text[i] = a.describe()
 	}
-	e.tell(Notice{Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Routine: true, Reason: reason, Message: strings.Join(text, "; ")})
+	e.tell(s.metaPod(), Notice{Routine: true, Reason: reason, Message: strings.Join(text, "; ")})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -23,16 +22,17 @@ func (e *Engine) Load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range unreadable {
-		e.unreadable[id] = true
-	}
+	e.mu.Lock()
+	e.unreadable = unreadable
+	e.mu.Unlock()
 	for _, s := range records {
-		slot, release, err := e.lock(ctx, s.ContainerID)
+		err := e.lock(ctx, s.ContainerID, func(_ context.Context, slot *slot) error {
+			e.put(slot, s)
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		e.put(slot, s)
-		release()
 	}
 	return nil
 }
@@ -43,55 +43,40 @@ func (e *Engine) Load(ctx context.Context) error {
 // Calls in progress are waited for and new ones wait.
 //
 // With lost, this node's records are known to be incomplete: an interface without a record may be a
-// running pod's, and is kept. kept reports whether there are such.
-func (e *Engine) Recover(ctx context.Context, lost bool) (kept bool, err error) {
-	end, err := e.alone(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer end()
-	var errs []error
-	for _, s := range e.Sandboxes() {
-		if err := e.reconcile(ctx, s.ContainerID, mending); err != nil {
-			errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
+// running pod's, and is kept (see Kept).
+func (e *Engine) Recover(ctx context.Context, lost bool) error {
+	return e.alone(ctx, func(ctx context.Context) error {
+		var errs []error
+		for _, s := range e.Sandboxes() {
+			err := errors.Join(e.lock(ctx, s.ContainerID, e.reconcile), e.lock(ctx, s.ContainerID, e.mendAll))
+			if err != nil {
+				errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
+			}
 		}
-	}
-	e.lost.Store(lost)
-	kept, err = e.sweep(ctx)
-	return kept, errors.Join(append(errs, err)...)
+		e.lost = lost
+		return errors.Join(append(errs, e.sweep(ctx))...)
+	})
 }
 
 // sweep removes what no record accounts for. What can't be removed now is left to Collect.
-func (e *Engine) sweep(ctx context.Context) (kept bool, err error) {
-	names, err := e.removeLeftovers(ctx, e.lost.Load())
-	if err == nil || len(names) > 0 { // else it is not known, and what was kept still is
-		e.kept.Store(&names)
+func (e *Engine) sweep(ctx context.Context) error {
+	kept, err := e.removeLeftovers(ctx)
+	if err == nil || len(kept) > 0 { // else it is not known, and what was kept still is
+		e.kept.Store(&kept)
 	}
 	e.unswept.Store(err != nil)
-	return len(names) > 0, err
+	return err
 }
 
 // Unreadable are the sandboxes whose records can't be read.
-func (e *Engine) Unreadable() []string { return slices.Sorted(maps.Keys(e.unreadable)) }
+func (e *Engine) Unreadable() []string { return e.unreadable }
 
 // Kept are the interfaces without a record that the last Recover kept.
 func (e *Engine) Kept() []string { return *e.kept.Load() }
 
-// An effort is what reconcile does.
-type effort int
-
-const (
-	unmaking effort = iota // unmakes what was never answered for, or could not be unmade
-	mending                // mends the rest, too
-)
-
-// reconcile drives what is of a sandbox to what is recorded.
-func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) error {
-	slot, release, err := e.lock(ctx, containerID)
-	if err != nil {
-		return err
-	}
-	defer release()
+// reconcile unmakes what of a sandbox was never answered for, or could not be unmade: all of it, if it is
+// of an earlier boot.
+func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 	s := slot.record
 	if s == nil {
 		return nil
@@ -101,34 +86,33 @@ func (e *Engine) reconcile(ctx context.Context, containerID string, how effort) 
 	}
 	if s.BootID != e.bootID && !s.over() {
 		e.logger(s).Info("sandbox is of an earlier boot: dropped")
-		return e.remove(ctx, slot, s, nil)
+		return e.removeAll(ctx, slot)
 	}
 	now := time.Now()
-	next, undone := s.with(), slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool { return !e.due(a, now) })
-	// The release before did not record that an ADD was not answered yet.
-	next.Ending = s.Ending || len(s.Attachments) > 0 && !slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
-		return a.Status.Phase != Pending || a.Spec.Source == meta.SourceAPI
-	})
-	if len(undone) > 0 {
-		e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))
-		if err := e.removeThese(ctx, slot, s, next, undone); err != nil || slot.record == nil {
-			return err
-		}
-	}
-	if how == unmaking {
+	undone := those(s.Attachments, func(a Attachment) bool { return e.due(a, now) })
+	if len(undone) == 0 {
 		return nil
 	}
-	return e.repair(ctx, slot, slot.record)
+	e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))
+	// The release before did not record that an ADD was not answered yet.
+	unanswered := !slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
+		return a.Status.Phase != Pending || a.Spec.Source == meta.SourceAPI
+	})
+	next := s
+	if unanswered {
+		next = s.ended()
+	}
+	return e.remove(ctx, slot, next, undone...)
 }
 
-// removeLeftovers removes ports, links and claims of this node that no record accounts for. With lost, it
-// returns the ports whose links are there, and leaves them.
-func (e *Engine) removeLeftovers(ctx context.Context, lost bool) (kept []string, err error) {
+// removeLeftovers removes ports, links and claims of this node that no record accounts for. If records are
+// lost, it returns the ports whose links are there, and leaves them.
+func (e *Engine) removeLeftovers(ctx context.Context) (kept []string, err error) {
 	if err := failpoint.Hit(failpoint.RecoverLeftovers); err != nil {
 		return nil, err
 	}
 	names, err := e.leftoverPorts(ctx)
-	if lost {
+	if e.lost {
 		kept = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isLink(n) })
 		names = slices.DeleteFunc(names, isLink)
 		if len(kept) > 0 {
@@ -145,7 +129,7 @@ func (e *Engine) removeLeftovers(ctx context.Context, lost bool) (kept []string,
 		allErr = e.IPAM.ReleaseForgotten(ctx, all, e)
 	}
 	claims, claimErr := e.leftoverClaims(ctx)
-	if lost && (err != nil || len(kept) > 0) {
+	if e.lost && (err != nil || len(kept) > 0) {
 		claims = nil // they may be those of the interfaces that are kept
 	}
 	if claimErr == nil && len(claims) > 0 {
@@ -165,35 +149,38 @@ func isLink(name string) bool {
 
 // leftoverPorts are the ports and links that neither a record nor a call in progress accounts for.
 func (e *Engine) leftoverPorts(ctx context.Context) ([]string, error) {
-	return e.Delegates.Leftovers(ctx, e.accounted, e.owners)
+	return e.Delegates.Leftovers(ctx, e.Accounted, e.owners)
 }
 
 // owners returns the interfaces that a record or a call in progress accounts for.
 func (e *Engine) owners() []delegates.Owner {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	owners := slices.Collect(maps.Keys(e.making))
+	var owners []delegates.Owner
 	for id, slot := range e.sandboxes {
-		if slot.record != nil {
-			for _, ifName := range slot.record.Interfaces() {
-				owners = append(owners, delegates.Owner{ContainerID: id, Interface: ifName})
-			}
+		for _, ifName := range slices.Concat(slot.record.Interfaces(), slot.making.Interfaces()) {
+			owners = append(owners, delegates.Owner{ContainerID: id, Interface: ifName})
 		}
 	}
 	return owners
 }
 
-// Knows reports whether a record or a call in progress accounts for an interface of a sandbox.
-func (e *Engine) Knows(containerID, ifName string) bool {
-	return e.accounted(delegates.Owner{ContainerID: containerID, Interface: ifName})
+// Accounted reports whether a record or a call in progress accounts for an interface.
+func (e *Engine) Accounted(o delegates.Owner) bool {
+	a, unsure := e.lookUp(o)
+	return a != nil || unsure
 }
 
-// accounted reports whether a record or a call in progress accounts for an interface.
-func (e *Engine) accounted(o delegates.Owner) bool {
+// lookUp returns an interface's attachment by the record, nil if it has none. It is unsure where a call in
+// progress makes one, or the record can't be read.
+func (e *Engine) lookUp(o delegates.Owner) (a *Attachment, unsure bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	slot := e.sandboxes[o.ContainerID]
-	return e.making[o] > 0 || e.unreadable[o.ContainerID] || slot != nil && slot.record != nil && slot.record.Find(o.Interface) != nil
+	unsure = slices.Contains(e.unreadable, o.ContainerID)
+	if slot := e.sandboxes[o.ContainerID]; slot != nil {
+		a, unsure = slot.record.Find(o.Interface), unsure || slot.making.Find(o.Interface) != nil
+	}
+	return a, unsure
 }
 
 // leftoverClaims are this node's claims that no attachment accounts for. Those made by
@@ -205,20 +192,8 @@ func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(c ipam.Claim) bool {
-		return c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.IPAMClaim != "" || e.accountsFor(c)
+		a, unsure := e.lookUp(delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName})
+		has := a != nil && slices.ContainsFunc(a.Status.Claims, func(have ipam.Claim) bool { return have.Pool == c.Pool && have.Addr == c.Addr })
+		return c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.IPAMClaim != "" || unsure || has
 	}), nil
-}
-
-func (e *Engine) accountsFor(c ipam.Claim) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.making[delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName}] > 0 || e.unreadable[c.Owner.ContainerID] {
-		return true
-	}
-	slot := e.sandboxes[c.Owner.ContainerID]
-	if slot == nil || slot.record == nil {
-		return false
-	}
-	a := slot.record.Find(c.Owner.IfName)
-	return a != nil && slices.ContainsFunc(a.Status.Claims, func(have ipam.Claim) bool { return have.Pool == c.Pool && have.Addr == c.Addr })
 }

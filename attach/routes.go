@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -27,17 +26,13 @@ func applyDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
 	}
 	chosen := s.Attachments[i]
 	s = s.with() // a copy
-	err := d.Netns.Do(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
+	err := inPod(d, func(h *netlink.Handle) error {
 		for n := range s.Attachments {
-			if n == i || s.Attachments[n].Status.Result == nil || !s.Attachments[n].hasInterface() {
+			a := &s.Attachments[n]
+			if n == i || a.Status.Result == nil || !a.hasInterface() {
 				continue
 			}
-			if err := displace(h, &s.Attachments[n], families(chosen)); err != nil {
+			if err := displace(h, a, families(chosen)); err != nil {
 				return err
 			}
 		}
@@ -46,7 +41,20 @@ func applyDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
 	return s, err
 }
 
-// families are those that the chosen attachment's gateways have; without any, its addresses'.
+// inPod calls do in a pod's namespace, with a netlink handle there.
+func inPod(d delegates.Sandbox, do func(*netlink.Handle) error) error {
+	return d.Netns.Do(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		return do(h)
+	})
+}
+
+// families returns, for each family that the chosen attachment's gateways have, whether it is IPv4; without
+// gateways its addresses tell.
 func families(a Attachment) []bool {
 	var v4 []bool
 	for _, gw := range *a.Spec.DefaultRoute {
@@ -94,53 +102,51 @@ func displace(h *netlink.Handle, a *Attachment, v4 []bool) error {
 
 func takeOver(h *netlink.Handle, a *Attachment) error {
 	res := *a.Status.Result
-	res.Routes = slices.Clone(res.Routes)
 	for _, gw := range *a.Spec.DefaultRoute {
-		if err := addDefault(h, a.Spec.Interface, Route{Dst: defaultPrefix(gw.Is4()), GW: gw}); err != nil {
+		r := Route{Dst: defaultPrefix(gw.Is4()), GW: gw}
+		if err := addDefault(h, a.Spec.Interface, r); err != nil {
 			return err
 		}
-		res.Routes = slices.DeleteFunc(res.Routes, func(r *types.Route) bool { return isDefault(r.Dst) && (r.Dst.IP.To4() != nil) == gw.Is4() })
-		dst := defaultPrefix(gw.Is4())
-		res.Routes = append(res.Routes, &types.Route{Dst: net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(0, dst.Addr().BitLen())}, GW: gw.AsSlice()})
+		res.Routes = slices.DeleteFunc(slices.Clone(res.Routes), func(r *types.Route) bool { return isDefault(r.Dst) && (r.Dst.IP.To4() != nil) == gw.Is4() })
+		res.Routes = append(res.Routes, r.inResult())
 	}
 	a.Status.Result = &res
 	return nil
 }
 
-// restoreDefaultRoutes gives default routes back that gave way to an attachment which is gone.
-func restoreDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
+// returnDefaultRoutes gives default routes back that gave way to an attachment which is gone, and returns
+// the record as it is then. A pod that ends needs none.
+func (e *Engine) returnDefaultRoutes(d delegates.Sandbox, s *Sandbox) *Sandbox {
 	displaced := slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return len(a.Status.Displaced) > 0 })
 	chosen := slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Spec.DefaultRoute != nil })
-	if !displaced || chosen {
-		return s, nil
+	if d.Netns == nil || s.Ending || !displaced || chosen {
+		return s
 	}
 	s = s.with()
-	err := d.Netns.Do(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
+	err := inPod(d, func(h *netlink.Handle) error {
 		for i := range s.Attachments {
 			a := &s.Attachments[i]
 			for _, r := range a.Status.Displaced {
 				if err := addDefault(h, a.Spec.Interface, r); err != nil {
 					return err
 				}
-				a.Status.Result = withRoute(a.Status.Result, r)
+				res := *a.Status.Result
+				res.Routes = append(slices.Clone(res.Routes), r.inResult())
+				a.Status.Result = &res
 			}
 			a.Status.Displaced = nil
 		}
 		return nil
 	})
-	return s, err
+	if err != nil {
+		e.logger(s).Warn("default route is not restored", "error", err)
+	}
+	return s
 }
 
-func withRoute(res *types100.Result, r Route) *types100.Result {
-	c := *res
-	c.Routes = append(slices.Clone(res.Routes), &types.Route{
-		Dst: net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(0, r.Dst.Addr().BitLen())}, GW: r.GW.AsSlice()})
-	return &c
+// inResult is the route as a CNI result has it.
+func (r Route) inResult() *types.Route {
+	return &types.Route{Dst: net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(r.Dst.Bits(), r.Dst.Addr().BitLen())}, GW: r.GW.AsSlice()}
 }
 
 func addDefault(h *netlink.Handle, ifName string, r Route) error {
@@ -148,8 +154,8 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 	if err != nil {
 		return fmt.Errorf("find %s in the pod: %w", ifName, err)
 	}
-	dst := &net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(0, r.Dst.Addr().BitLen())}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Gw: r.GW.AsSlice()}
+	dst := r.inResult().Dst
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &dst, Gw: r.GW.AsSlice()}
 	if err := h.RouteReplace(route); errors.Is(err, unix.ENETUNREACH) {
 		return fmt.Errorf("default route via %s on %s: the interface has no address in a subnet with that gateway", r.GW, ifName)
 	} else if err != nil {

@@ -206,7 +206,7 @@ func (s *simulation) call(what string, do func()) {
 }
 
 func (s *simulation) recover() {
-	s.call("recovery", func() { _, _ = s.engine.Recover(context.Background(), false) })
+	s.call("recovery", func() { _ = s.engine.Recover(context.Background(), false) })
 }
 
 // restart kills the daemon and starts it again.

@@ -13,6 +13,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
 
+	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -85,9 +86,14 @@ type Route struct {
 // equal reports whether both ask for the same: who asked does not matter.
 func (s Spec) equal(o Spec) bool {
 	s.Source, o.Source = "", ""
-	a, errA := json.Marshal(s)
-	b, errB := json.Marshal(o)
-	return errA == nil && errB == nil && bytes.Equal(a, b)
+	return sameJSON(s, o)
+}
+
+// sameJSON reports whether two values read the same. An address, for one, has more than one form in memory.
+func sameJSON(a, b any) bool {
+	one, errOne := json.Marshal(a)
+	other, errOther := json.Marshal(b)
+	return errOne == nil && errOther == nil && bytes.Equal(one, other)
 }
 
 // Find returns the attachment of that interface, or nil; there is none of a sandbox without a record.
@@ -103,8 +109,11 @@ func (s *Sandbox) Find(ifName string) *Attachment {
 	return nil
 }
 
-// Interfaces returns the names of the sandbox's interfaces.
+// Interfaces returns the names of the sandbox's interfaces; none of a sandbox without a record.
 func (s *Sandbox) Interfaces() []string {
+	if s == nil {
+		return nil
+	}
 	var names []string
 	for _, a := range s.Attachments {
 		names = append(names, a.Spec.Interface)
@@ -125,8 +134,27 @@ func (s *Sandbox) Made() []meta.Made {
 	return made
 }
 
-func (s *Sandbox) pod() meta.Pod {
+// metaPod is the pod as package meta knows it, without its annotations.
+func (s *Sandbox) metaPod() meta.Pod {
 	return meta.Pod{Namespace: s.Namespace, Name: s.Pod, UID: s.UID}
+}
+
+// forDelegates is the sandbox as delegates want it, before its namespace is opened.
+func (s *Sandbox) forDelegates() delegates.Sandbox {
+	return delegates.Sandbox{ContainerID: s.ContainerID, NetnsPath: s.Netns, Namespace: s.Namespace, Pod: s.Pod, UID: s.UID, Args: s.CNIArgs, Path: s.CNIPath}
+}
+
+// sameNamespace reports whether both are of the same network namespace: a runtime can use an ID again.
+func (s *Sandbox) sameNamespace(o *Sandbox) bool {
+	return s.NetnsCookie == o.NetnsCookie && s.BootID == o.BootID
+}
+
+// has reports whether all that is wanted is there as it is wanted.
+func (s *Sandbox) has(wanted ...meta.Wanted) bool {
+	return !slices.ContainsFunc(wanted, func(w meta.Wanted) bool {
+		a := s.Find(w.Interface)
+		return a == nil || a.Status.Phase != Ready || !a.Spec.equal(newSpec(w, s.ContainerID))
+	})
 }
 
 // hasInterface reports whether the attachment is an interface: a chain that begins with passthru, as
@@ -140,8 +168,10 @@ func (a *Attachment) describe() string {
 		text += " on network " + a.Spec.Network
 	}
 	if a.Status.Result != nil {
-		for i, ip := range a.Status.Result.IPs {
-			text += map[bool]string{true: ", address ", false: ", "}[i == 0] + ip.Address.String()
+		before := ", address "
+		for _, ip := range a.Status.Result.IPs {
+			text += before + ip.Address.String()
+			before = ", "
 		}
 	}
 	return text
@@ -162,16 +192,29 @@ func (s *Sandbox) with(as ...Attachment) *Sandbox {
 	return &c
 }
 
-// over reports whether nothing is left of the sandbox but what was given up.
-func (s *Sandbox) over() bool {
-	return s.Ending && !slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Abandoned })
-}
-
-// without returns a copy of the record without those interfaces.
-func (s *Sandbox) without(ifNames ...string) *Sandbox {
+// ended returns a copy of the record that goes with its last attachment.
+func (s *Sandbox) ended() *Sandbox {
 	c := *s
-	c.Attachments = slices.DeleteFunc(slices.Clone(s.Attachments), func(a Attachment) bool {
-		return slices.Contains(ifNames, a.Spec.Interface)
-	})
+	c.Ending = true
 	return &c
 }
+
+// over reports whether nothing is left of the sandbox but what was given up.
+func (s *Sandbox) over() bool {
+	return s.Ending && !slices.ContainsFunc(s.Attachments, isNotAbandoned)
+}
+
+// without returns a copy of the record without that interface.
+func (s *Sandbox) without(ifName string) *Sandbox {
+	c := *s
+	c.Attachments = those(s.Attachments, func(a Attachment) bool { return a.Spec.Interface != ifName })
+	return &c
+}
+
+// those returns the attachments that are so.
+func those(as []Attachment, are func(Attachment) bool) []Attachment {
+	return slices.DeleteFunc(slices.Clone(as), func(a Attachment) bool { return !are(a) })
+}
+
+func isAbandoned(a Attachment) bool    { return a.Status.Phase == Abandoned }
+func isNotAbandoned(a Attachment) bool { return a.Status.Phase != Abandoned }

@@ -15,43 +15,37 @@ const undoTimeout = 30 * time.Second
 func (m *making) undo(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	_ = m.awaitIntent() // known already, or not the cause
+	_ = m.sandbox.Recorded() // known already, or not the cause
 	if err := failpoint.Hit(failpoint.UndoBegin); err != nil {
 		return err
 	}
-	gone, stuck := m.unmake(ctx, cause)
-	rest := m.slot.record // what was there before
-	if len(stuck) > 0 {
-		rest = m.before.with()
-		for _, o := range stuck {
-			rest = rest.with(o.Attachment)
-		}
-		rest.Ending = m.slot.record == nil || m.slot.record.Ending
+	gone, stuck := m.takeBack(ctx, cause)
+	rest := m.before
+	for _, o := range stuck {
+		rest = rest.with(o.Attachment)
 	}
 	err := failpoint.Hit(failpoint.UndoUnmade)
 	if err == nil {
-		err = m.e.forget(ctx, m.slot, m.before, rest, releasable(gone))
+		err = m.e.forget(ctx, m.slot, rest, gone)
 	}
-	switch {
+	cause = m.explain(cause)
+	switch log := m.e.logger(m.before); {
 	case err != nil:
-		m.e.logger(m.before).Error("roll-back is not recorded; it will be tried again", "error", err)
-		left := m.recorded()
-		left.Ending = m.slot.record == nil || m.slot.record.Ending
-		m.e.put(m.slot, left)
+		log.Error("roll-back is not recorded; it will be tried again", "cause", cause, "error", err)
 	case len(stuck) > 0:
 		m.e.tellAbandoned(m.before, stuck)
-		m.e.logger(m.before).Error("roll-back is incomplete; it will be tried again", "cause", m.explain(cause), "error", stuck[0].err)
+		log.Error("roll-back is incomplete; it will be tried again", "cause", cause, "error", stuck[0].err)
 	default:
-		m.e.logger(m.before).Warn("attach failed and was undone", "error", m.explain(cause))
+		log.Warn("attach failed and was undone", "error", cause)
 	}
 	if m.undone = err == nil && len(stuck) == 0; m.undone || !m.intended {
 		m.cancel()
 	}
-	return m.explain(cause)
+	return cause
 }
 
-// unmake takes back what was tried, and returns what is not there and what could not be unmade.
-func (m *making) unmake(ctx context.Context, cause error) (gone []Attachment, stuck []outcome) {
+// takeBack unmakes what was tried, and returns what is not there and what could not be unmade.
+func (m *making) takeBack(ctx context.Context, cause error) (gone []Attachment, stuck []outcome) {
 	var tried []Attachment
 	for _, p := range m.parts {
 		p.Status.Phase, p.Status.Result = Failed, p.work.Result
@@ -79,9 +73,9 @@ func (m *making) unmake(ctx context.Context, cause error) (gone []Attachment, st
 // cancel gives back what was reserved and not claimed.
 func (m *making) cancel() {
 	for _, p := range m.parts {
-		if p.reservation == nil || m.intended && p.Spec.IPAMClaim != "" {
-			continue // an IPAMClaim's from now on
+		kept := m.intended && p.Spec.IPAMClaim != "" // the addresses are the IPAMClaim's from now on
+		if p.reservation != nil && !kept {
+			p.reservation.Cancel()
 		}
-		p.reservation.Cancel()
 	}
 }

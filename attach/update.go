@@ -14,33 +14,29 @@ import (
 // with: those of a lease that was renewed, or none for one that was lost. The interface in the pod
 // follows, then the record. It may be repeated; an attachment that is not there is ErrNoAttachment.
 func (e *Engine) Update(ctx context.Context, o delegates.Owner, addresses *types100.Result) error {
-	slot, done, err := e.hold(ctx, o.ContainerID)
-	if err != nil {
-		return err
-	}
-	defer done()
-	s := slot.record
-	if s == nil || s.Find(o.Interface) == nil || s.Find(o.Interface).Status.Phase != Ready {
-		return fmt.Errorf("interface %s of sandbox %s: %w", o.Interface, o.ContainerID, ErrNoAttachment)
-	}
-	a := *s.Find(o.Interface)
-	made := a.Status.Result
-	a.Status.Result = readdressed(made, o.Interface, addresses)
-	d, err := e.enter(s)
-	if err != nil {
-		return fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
-	}
-	defer d.Netns.Close()
-	if err := d.Netns.Do(func() error { return link.NIC{Name: o.Interface, Result: a.Status.Result}.Change(made) }); err != nil {
-		return fmt.Errorf("update %s/%s %s: %w", s.Namespace, s.Pod, o.Interface, err)
-	}
-	next := s.with(a)
-	if err := e.Records.Save(ctx, next, nil); err != nil {
-		return fmt.Errorf("record sandbox %s: %w", s.ContainerID, err)
-	}
-	e.put(slot, next)
-	e.notify(next, ReasonUpdated, a.describe())
-	return nil
+	return e.hold(ctx, o.ContainerID, func(ctx context.Context, slot *slot) error {
+		s := slot.record
+		have := s.Find(o.Interface)
+		if have == nil || have.Status.Phase != Ready {
+			return fmt.Errorf("interface %s of sandbox %s: %w", o.Interface, o.ContainerID, ErrNoAttachment)
+		}
+		d, err := e.enter(s)
+		if err != nil {
+			return fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
+		}
+		defer d.Netns.Close()
+		a := *have
+		a.Status.Result = readdressed(have.Status.Result, o.Interface, addresses)
+		nic := link.NIC{Name: o.Interface, Result: a.Status.Result}
+		if err := d.Netns.Do(func() error { return nic.Change(have.Status.Result) }); err != nil {
+			return fmt.Errorf("update %s/%s %s: %w", s.Namespace, s.Pod, o.Interface, err)
+		}
+		if err := e.saveChanged(ctx, slot, a); err != nil {
+			return err
+		}
+		e.notify(s, ReasonUpdated, a.describe())
+		return nil
+	})
 }
 
 // readdressed is a result with other addresses on an interface of the pod.

@@ -58,18 +58,16 @@ func TestAnAttachmentsAddressesAreUpdated(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := Sandbox{ContainerID: "c", Namespace: "default", Pod: "p", Netns: "/run/netns/updated"}
-	slot, d, done, err := e.enterSlot(context.Background(), &s)
-	if err != nil {
-		t.Fatal(err)
-	}
 	made := result(t, `{"cniVersion": "1.1.0", "interfaces": [{"name": "pb1"}, {"name": "net1", "sandbox": "x"}],
 		"ips": [{"address": "10.1.0.5/24", "gateway": "10.1.0.1", "interface": 1}], "routes": [{"dst": "10.9.0.0/16", "gw": "10.1.0.1"}]}`)
 	a := Attachment{Spec: Spec{Interface: "net1", Config: list}, Status: Status{Phase: Ready, Result: made}}
-	if err := d.Netns.Do((&delegates.Attachment{Interface: "net1", Config: list, Result: made}).NIC().Apply); err != nil {
+	err = e.enterSlot(context.Background(), &s, func(_ context.Context, slot *slot, d delegates.Sandbox) error {
+		e.put(slot, s.with(a))
+		return d.Netns.Do((&delegates.Attachment{Interface: "net1", Config: list, Result: made}).NIC().Apply)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	e.put(slot, s.with(a))
-	done()
 	in("address", "add", "192.0.2.7/32", "dev", "net1") // the workload's own
 	_, changes := e.Follow()
 

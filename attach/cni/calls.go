@@ -20,8 +20,8 @@ import (
 	"github.com/patchbay-cni/patchbay/meta/multus"
 )
 
-// AnnotationsCapability is how containerd and CRI-O hand over a pod's annotations.
-const AnnotationsCapability = "io.kubernetes.cri.pod-annotations"
+// annotationsCapability is how containerd and CRI-O hand over a pod's annotations.
+const annotationsCapability = "io.kubernetes.cri.pod-annotations"
 
 // podCall is a call of the meta-plugin: for a pod, all its attachments.
 func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
@@ -35,29 +35,28 @@ func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
 	case "STATUS":
 		return nil, s.Probe(ctx)
 	default: // GC; others are refused by Validate
-		return nil, s.Engine.GC(ctx, slices.Concat(c.conf.ValidAttachments, c.conf.Attachments))
+		return nil, s.Engine.GC(ctx, c.valid())
 	}
 }
 
-func (s *Server) addPod(ctx context.Context, c *call) (any, error) {
-	pod, err := s.pod(ctx, c)
+func (s *Server) addPod(ctx context.Context, c *call) (result any, err error) {
+	pod, err := s.annotated(ctx, c)
 	if err == nil {
-		var result any
-		if result, err = s.attachAll(ctx, c, pod); err == nil {
-			return result, nil
-		}
+		result, err = s.attachAll(ctx, c, pod)
 	}
-	s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
-	return nil, err
+	if err != nil {
+		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
+		return nil, err
+	}
+	return result, nil
 }
 
 func (s *Server) attachAll(ctx context.Context, c *call, pod meta.Pod) (any, error) {
-	runtime := c.conf.RuntimeConfig
 	planner, err := s.planner(c)
 	if err != nil {
 		return nil, err
 	}
-	wanted, err := planner.Plan(ctx, pod, c.IfName, runtime)
+	wanted, err := planner.Plan(ctx, pod, c.IfName, c.conf.RuntimeConfig)
 	if err != nil {
 		return nil, fmt.Errorf("pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -91,13 +90,13 @@ func (s *Server) planner(c *call) (*meta.Planner, error) {
 	return s.Planner.With(cfg), nil
 }
 
-// pod finds the pod's annotations: from the runtime itself, else from the catalog. A caller that is
-// not for a pod (no K8S_POD_NAME) gets the cluster network alone.
-func (s *Server) pod(ctx context.Context, c *call) (meta.Pod, error) {
-	pod := meta.Pod{Namespace: c.args["K8S_POD_NAMESPACE"], Name: c.args["K8S_POD_NAME"], UID: c.args["K8S_POD_UID"]}
-	if raw := c.conf.RuntimeConfig[AnnotationsCapability]; raw != nil {
+// annotated returns the pod with its annotations: from the runtime itself, else from the catalog. A caller
+// that is not for a pod (no K8S_POD_NAME) gets the cluster network alone.
+func (s *Server) annotated(ctx context.Context, c *call) (meta.Pod, error) {
+	pod := c.pod
+	if raw := c.conf.RuntimeConfig[annotationsCapability]; raw != nil {
 		if err := json.Unmarshal(raw, &pod.Annotations); err != nil {
-			return pod, types.NewError(types.ErrDecodingFailure, "capability "+AnnotationsCapability, explain.JSON(raw, err))
+			return pod, types.NewError(types.ErrDecodingFailure, "capability "+annotationsCapability, explain.JSON(raw, err))
 		}
 		return pod, nil
 	}
@@ -174,29 +173,25 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
 	}
 	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: "patchbay-ipam"}
-	if c.args["K8S_POD_NAME"] != "" {
-		owner.Pod = c.args["K8S_POD_NAMESPACE"] + "/" + c.args["K8S_POD_NAME"]
+	if c.pod.Name != "" {
+		owner.Pod = c.pod.Namespace + "/" + c.pod.Name
 	}
-	switch c.Command {
-	case "ADD":
+	if c.Command == "ADD" {
 		return s.claim(ctx, c, owner)
-	case "DEL":
-		pool, _ := ipam.NameOf(c.conf.IPAM) // without a name, in whatever pool it is: the pod must be able to end
-		claims, err := s.IPAM.Owned(ctx, pool, owner)
-		if err != nil {
-			return nil, err
-		}
-		return nil, s.IPAM.Release(ctx, claims)
 	}
 	pool, err := ipam.NameOf(c.conf.IPAM)
-	if err != nil {
+	if err != nil && c.Command != "DEL" { // a DEL looks into all pools then: the pod must be able to end
 		return nil, err
 	}
 	if c.Command == "GC" {
 		return nil, s.collectClaims(ctx, c, pool)
 	}
 	claims, err := s.IPAM.Owned(ctx, pool, owner)
-	if err == nil && len(claims) == 0 {
+	switch {
+	case err != nil:
+	case c.Command == "DEL":
+		err = s.IPAM.Release(ctx, claims)
+	case len(claims) == 0:
 		err = fmt.Errorf("pool %s: %s has no address", pool, owner)
 	}
 	return nil, err
@@ -229,16 +224,14 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 // collectClaims frees what plugins claimed for containers that the runtime no longer knows. The list is
 // of one network, and several may share a pool: what we have a record of is not for it to judge.
 func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error {
-	valid := map[types.GCAttachment]bool{}
-	for _, v := range slices.Concat(c.conf.ValidAttachments, c.conf.Attachments) {
-		valid[v] = true
-	}
 	claims, err := s.IPAM.Claims(ctx, pool)
 	if err != nil {
 		return err
 	}
 	stale := slices.DeleteFunc(claims, func(cl ipam.Claim) bool {
-		return cl.Owner.Node != s.Engine.Node || cl.Owner.Via == "" || s.Engine.Knows(cl.Owner.ContainerID, cl.Owner.IfName) || valid[types.GCAttachment{ContainerID: cl.Owner.ContainerID, IfName: cl.Owner.IfName}]
+		o := cl.Owner
+		return o.Node != s.Engine.Node || o.Via == "" || slices.Contains(c.valid(), types.GCAttachment{ContainerID: o.ContainerID, IfName: o.IfName}) ||
+			s.Engine.Accounted(delegates.Owner{ContainerID: o.ContainerID, Interface: o.IfName})
 	})
 	return s.IPAM.Release(ctx, stale)
 }

@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -75,14 +76,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		err = json.Unmarshal(body, &req)
 	}
 	if err != nil {
-		s.fail(w, "", types.NewError(types.ErrDecodingFailure, "request of the shim", err.Error()))
+		fail(w, "", types.NewError(types.ErrDecodingFailure, "request of the shim", err.Error()))
 		return
 	}
 	begin := time.Now()
 	out, err := s.call(ctx, plugin, &req)
 	s.Observe(req.Command, "total", time.Since(begin))
 	if err != nil {
-		s.fail(w, versionOf(req.Config), err)
+		fail(w, versionOf(req.Config), err)
 		return
 	}
 	answer(w, http.StatusOK, out)
@@ -103,7 +104,7 @@ func answer(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(b)
 }
 
-func (s *Server) fail(w http.ResponseWriter, version string, err error) {
+func fail(w http.ResponseWriter, version string, err error) {
 	answer(w, http.StatusInternalServerError, struct {
 		CNIVersion string `json:"cniVersion,omitempty"`
 		*types.Error
@@ -116,7 +117,7 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 		return nil, err
 	}
 	if req.Command == "VERSION" {
-		return Version(versionOf(req.Config)), nil
+		return version(versionOf(req.Config)), nil
 	}
 	if len(req.Config) == 0 || string(req.Config) == "null" {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input is missing", "")
@@ -125,41 +126,40 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 	if err != nil {
 		return nil, err
 	}
-	if plugin == "patchbay-ipam" {
-		return s.ipamCall(ctx, c)
-	}
-	select {
-	case <-s.ready:
-	case <-ctx.Done():
-		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd is still starting", "")
-	}
 	switch plugin {
-	case "patchbay":
-		return s.podCall(ctx, c)
+	case "patchbay", "patchbay-ovs":
+		select {
+		case <-s.ready:
+		case <-ctx.Done():
+			return nil, types.NewError(types.ErrTryAgainLater, "patchbayd is still starting", "")
+		}
+	case "patchbay-ipam":
+	default:
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("called as %q", plugin), "install the shim as patchbay, patchbay-ovs or patchbay-ipam")
+	}
+	return s.dispatch(ctx, plugin, c)
+}
+
+func (s *Server) dispatch(ctx context.Context, plugin string, c *call) (any, error) {
+	switch plugin {
+	case "patchbay-ipam":
+		return s.ipamCall(ctx, c)
 	case "patchbay-ovs":
 		return s.interfaceCall(ctx, c)
 	}
-	return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("called as %q", plugin), "install the shim as patchbay, patchbay-ovs or patchbay-ipam")
+	return s.podCall(ctx, c)
 }
 
 // Drain works off a DEL that was queued while the daemon was away.
-func (s *Server) Drain(ctx context.Context, c delqueue.Call) error {
+func (s *Server) Drain(ctx context.Context, queued delqueue.Call) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := c.Request.Validate(); err != nil {
+	if err := queued.Request.Validate(); err != nil {
 		return err
 	}
-	call, err := newCall(&c.Request)
-	if err != nil {
-		return err
-	}
-	switch c.Plugin {
-	case "patchbay-ipam":
-		_, err = s.ipamCall(ctx, call)
-	case "patchbay-ovs":
-		_, err = s.interfaceCall(ctx, call)
-	default:
-		_, err = s.podCall(ctx, call)
+	c, err := newCall(&queued.Request)
+	if err == nil {
+		_, err = s.dispatch(ctx, queued.Plugin, c)
 	}
 	return err
 }
@@ -169,6 +169,12 @@ type call struct {
 	*cniwire.Request
 	conf netconf
 	args map[string]string
+	pod  meta.Pod // as the arguments name it; no name: the call is for none
+}
+
+// valid are the attachments that the runtime has, of a GC.
+func (c *call) valid() []types.GCAttachment {
+	return slices.Concat(c.conf.ValidAttachments, c.conf.Attachments)
 }
 
 // netconf is what every plugin of ours reads of its configuration.
@@ -204,12 +210,13 @@ func newCall(req *cniwire.Request) (*call, error) {
 		}
 		c.args[k] = v
 	}
+	c.pod = meta.Pod{Namespace: c.args["K8S_POD_NAMESPACE"], Name: c.args["K8S_POD_NAME"], UID: c.args["K8S_POD_UID"]}
 	return c, nil
 }
 
 func (c *call) sandbox() attach.Sandbox {
-	return attach.Sandbox{ContainerID: c.ContainerID, Netns: c.Netns, Namespace: c.args["K8S_POD_NAMESPACE"], Pod: c.args["K8S_POD_NAME"],
-		UID: c.args["K8S_POD_UID"], CNIArgs: c.Args, CNIPath: filepath.SplitList(c.Path)}
+	return attach.Sandbox{ContainerID: c.ContainerID, Netns: c.Netns, Namespace: c.pod.Namespace, Pod: c.pod.Name, UID: c.pod.UID,
+		CNIArgs: c.Args, CNIPath: filepath.SplitList(c.Path)}
 }
 
 func versionOf(config []byte) string {
@@ -220,13 +227,7 @@ func versionOf(config []byte) string {
 	return c.CNIVersion
 }
 
-// Version is the answer to VERSION.
-func Version(asked string) any {
-	if asked == "" {
-		asked = cniversion.Current()
-	}
-	return struct {
-		CNIVersion        string   `json:"cniVersion"`
-		SupportedVersions []string `json:"supportedVersions"`
-	}{asked, cniwire.SupportedVersions}
+// version is the answer to VERSION.
+func version(asked string) any {
+	return map[string]any{"cniVersion": cmp.Or(asked, cniversion.Current()), "supportedVersions": cniwire.SupportedVersions}
 }

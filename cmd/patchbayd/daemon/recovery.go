@@ -56,12 +56,11 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 
 // restore makes interfaces as they are recorded. The records are no longer lost once no interface lacks one.
 func (d *Daemon) restore(ctx context.Context, lost bool) {
-	kept, err := d.engine.Recover(ctx, lost)
-	if err != nil {
+	if err := d.engine.Recover(ctx, lost); err != nil {
 		d.log.Error("recovery is incomplete; what is left is tried again", "error", err)
 		return
 	}
-	if lost && !kept {
+	if lost && len(d.engine.Kept()) == 0 {
 		d.records.settle()
 		if err := d.register(ctx, false); err != nil {
 			d.log.Error("the node's record is not written", "error", err)
