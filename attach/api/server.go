@@ -86,18 +86,21 @@ type made struct {
 	Body   client.Attachment
 }
 
+// op describes an operation; the framework knows its status by what it answers.
+func op(id, method, path, summary string) huma.Operation {
+	return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, MaxBodyBytes: maxBody}
+}
+
 func (s *server) register(api huma.API) {
-	op := func(id, method, path, summary string, status int) huma.Operation {
-		return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary, DefaultStatus: status, MaxBodyBytes: maxBody}
-	}
-	huma.Register(api, op("attach", http.MethodPost, attachments, "Attach an interface to a running pod", http.StatusCreated),
-		func(ctx context.Context, in *struct {
-			PodPath
-			Body client.Request
-		}) (*made, error) {
-			return s.attach(ctx, in.PodPath, in.Body)
-		})
-	huma.Register(api, op("ensure", http.MethodPut, attachments+"/{interface}", "Attach an interface by its name; may be repeated", http.StatusOK),
+	create := op("attach", http.MethodPost, attachments, "Attach an interface to a running pod")
+	create.DefaultStatus = http.StatusCreated
+	huma.Register(api, create, func(ctx context.Context, in *struct {
+		PodPath
+		Body client.Request
+	}) (*made, error) {
+		return s.attach(ctx, in.PodPath, in.Body)
+	})
+	huma.Register(api, op("ensure", http.MethodPut, attachments+"/{interface}", "Attach an interface by its name; may be repeated"),
 		func(ctx context.Context, in *struct {
 			IfPath
 			Body client.Request
@@ -108,10 +111,10 @@ func (s *server) register(api huma.API) {
 			in.Body.Interface = in.Interface
 			return s.attach(ctx, in.PodPath, in.Body)
 		})
-	huma.Register(api, op("detach", http.MethodDelete, attachments+"/{interface}", "Detach an interface", http.StatusNoContent),
+	huma.Register(api, op("detach", http.MethodDelete, attachments+"/{interface}", "Detach an interface"),
 		func(ctx context.Context, in *detachInput) (*struct{}, error) { return nil, s.detach(ctx, in) })
-	huma.Register(api, op("get", http.MethodGet, attachments+"/{interface}", "One attachment of a pod", http.StatusOK), s.get)
-	huma.Register(api, op("listPod", http.MethodGet, attachments, "The attachments of a pod", http.StatusOK),
+	huma.Register(api, op("get", http.MethodGet, attachments+"/{interface}", "One attachment of a pod"), s.get)
+	huma.Register(api, op("listPod", http.MethodGet, attachments, "The attachments of a pod"),
 		func(_ context.Context, in *PodPath) (*body[[]client.Attachment], error) {
 			sb, err := s.Engine.Pod(in.Namespace, in.Pod)
 			if err != nil {
@@ -119,8 +122,8 @@ func (s *server) register(api huma.API) {
 			}
 			return &body[[]client.Attachment]{views(sb)}, nil
 		})
-	s.registerList(api, op("list", http.MethodGet, "/v1/attachments", "All attachments of the node; watch=true for server-sent events", http.StatusOK))
-	s.registerState(api, op)
+	s.registerList(api, op("list", http.MethodGet, "/v1/attachments", "All attachments of the node; watch=true for server-sent events"))
+	s.registerState(api)
 }
 
 func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made, error) {
