@@ -16,7 +16,7 @@ const liveTTL = 10
 // Live keeps the key that says that the daemon is up, until the context ends.
 func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
 	for ctx.Err() == nil {
-		if err := s.live(ctx, c); err != nil && ctx.Err() == nil {
+		if err := s.session(ctx, c); err != nil && ctx.Err() == nil {
 			s.log.Warn("the daemon's sign of life is lost; it is renewed", "error", err)
 			// etcd is away; nothing tells when it is back.
 			select {
@@ -27,21 +27,21 @@ func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
 	}
 }
 
-// live returns when the lease is lost or the context has ended; then it gives the lease back.
-func (s *Store) live(ctx context.Context, c *clientv3.Client) error {
-	session, err := concurrency.NewSession(c, concurrency.WithTTL(liveTTL), concurrency.WithContext(ctx))
+// session keeps the key until its lease is lost or the context has ended; then it gives the lease back.
+func (s *Store) session(ctx context.Context, c *clientv3.Client) error {
+	lease, err := concurrency.NewSession(c, concurrency.WithTTL(liveTTL), concurrency.WithContext(ctx))
 	if err != nil {
 		return err
 	}
 	defer func() {
-		session.Orphan() // Close would revoke the lease with the context that has ended
+		lease.Orphan() // Close would revoke the lease with the context that has ended
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
-		_, _ = c.Revoke(ctx, session.Lease()) // it ends by itself
+		_, _ = c.Revoke(ctx, lease.Lease()) // it ends by itself
 	}()
-	if _, err := c.Put(ctx, path.Join(s.prefix, "live", s.node), "{}", clientv3.WithLease(session.Lease())); err != nil {
+	if _, err := c.Put(ctx, path.Join(s.prefix, "live", s.node), "{}", clientv3.WithLease(lease.Lease())); err != nil {
 		return err
 	}
-	<-session.Done()
+	<-lease.Done()
 	return errors.New("its lease has ended")
 }

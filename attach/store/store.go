@@ -94,31 +94,25 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
 	}
 	t := etcd.Txn{}.Put(s.key(sb), string(value))
-	if sb.Pod != "" {
-		key, pod, err := s.pod(sb)
-		if err != nil {
-			return err
-		}
-		if sb.Ending { // the name may lead to the pod's next sandbox by now
-			t = t.DeleteIfHolds(key, pod)
-		} else {
-			t = t.Put(key, pod)
-		}
+	if sb.Ending { // the name may lead to the pod's next sandbox by now
+		t = s.freeName(t, sb)
+	} else if sb.Pod != "" {
+		t = t.Put(s.podName(sb))
 	}
 	return s.commit.Commit(ctx, txn.Join(t, with))
 }
 
-// Remove implements attach.Records. The pod's name is freed only if it still leads here.
+// Remove implements attach.Records.
 func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with txn.Txn) error {
-	t := etcd.Txn{}.Delete(s.key(sb))
-	if sb.Pod != "" {
-		key, pod, err := s.pod(sb)
-		if err != nil {
-			return err
-		}
-		t = t.DeleteIfHolds(key, pod)
+	return s.commit.Commit(ctx, txn.Join(s.freeName(etcd.Txn{}.Delete(s.key(sb)), sb), with))
+}
+
+// freeName frees the pod's name, if it still leads to the sandbox.
+func (s *Store) freeName(t etcd.Txn, sb *attach.Sandbox) etcd.Txn {
+	if sb.Pod == "" {
+		return t
 	}
-	return s.commit.Commit(ctx, txn.Join(t, with))
+	return t.DeleteIfHolds(s.podName(sb))
 }
 
 // Lost reports whether records of this node are missing from etcd: the node's own is, as at the very
@@ -167,7 +161,8 @@ func (s *Store) key(sb *attach.Sandbox) string {
 	return path.Join(s.prefix, "sandboxes", s.node, sb.ContainerID)
 }
 
-func (s *Store) pod(sb *attach.Sandbox) (key, value string, err error) {
-	b, err := json.Marshal(podValue{s.node, sb.ContainerID})
-	return path.Join(s.prefix, "pods", sb.Namespace, sb.Pod), string(b), err
+// podName is the key of the pod's name, and where it leads.
+func (s *Store) podName(sb *attach.Sandbox) (key, value string) {
+	b, _ := json.Marshal(podValue{s.node, sb.ContainerID}) // strings always marshal
+	return path.Join(s.prefix, "pods", sb.Namespace, sb.Pod), string(b)
 }
