@@ -44,13 +44,14 @@ type Reporter struct {
 	all     bool // Events for routine notices, too
 	catalog *metakube.Catalog
 	pods    metadata.Interface
-	events  *broadcaster
+	events  record.EventBroadcaster
+	to      record.EventRecorder // of events
 	// sandbox finds the record of a running pod.
 	sandbox func(namespace, pod string) (*attach.Sandbox, error)
 	queue   workqueue.TypedRateLimitingInterface[key]
 
 	mu   sync.Mutex
-	sent map[key]sent
+	sent map[key]*sent // the map alone is shared: a pod is with one worker at a time
 }
 
 type key struct{ namespace, name string }
@@ -59,11 +60,6 @@ type key struct{ namespace, name string }
 type sent struct {
 	uid, status, version string
 	invalid              string // the annotation that was complained of
-}
-
-type broadcaster struct {
-	record.EventBroadcaster
-	recorder record.EventRecorder
 }
 
 // New returns a reporter. Run works off what it is told. With all, the interfaces of pods that start
@@ -79,9 +75,9 @@ func New(cfg *rest.Config, catalog *metakube.Catalog, node string, all bool, log
 	}
 	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
 	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node})
-	return &Reporter{log: log, all: all, catalog: catalog, pods: pods, sent: map[key]sent{},
-		events: &broadcaster{b, b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node})},
-		queue:  workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
+	return &Reporter{log: log, all: all, catalog: catalog, pods: pods, sent: map[key]*sent{},
+		events: b, to: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node}),
+		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
 	}, nil
 }
 
@@ -127,7 +123,7 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 		r.mu.Unlock()
 		return nil // no pod of ours; what one had is gone with it
 	}
-	status, err := encode(s)
+	text, err := json.Marshal(meta.Status(s.Made()))
 	if err != nil {
 		return err
 	}
@@ -135,36 +131,36 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 	if pod == nil || !pod.Is(s.UID) {
 		return nil // the cache is behind: its next event leads here again
 	}
-	r.checkEdit(k, pod)
+	r.mu.Lock()
+	last := r.sent[k]
+	if last == nil {
+		last = &sent{}
+		r.sent[k] = last
+	}
+	r.mu.Unlock()
+	r.checkEdit(k, pod, last)
+	status := string(text)
 	if pod.Annotations[meta.StatusAnnotation] == status {
 		return nil
 	}
-	r.mu.Lock()
-	last := r.sent[k]
-	r.mu.Unlock()
 	if last.status == status && last.uid == pod.UID && older(pod.Version, last.version) {
 		return nil // written, and not yet in the cache
 	}
-	return r.patch(ctx, k, pod.UID, status)
+	return r.patch(ctx, k, pod.UID, status, last)
 }
 
 // checkEdit says, once, that a running pod's annotation was edited to something invalid. The pod
 // keeps what it has.
-func (r *Reporter) checkEdit(k key, pod *meta.Pod) {
+func (r *Reporter) checkEdit(k key, pod *meta.Pod, last *sent) {
 	annotation := pod.Annotations[meta.NetworksAnnotation]
-	_, err := meta.ParseNetworks(annotation, k.namespace)
-	r.mu.Lock()
-	last := r.sent[k]
 	known := last.invalid == annotation
 	last.invalid = ""
-	if err != nil {
+	if _, err := meta.ParseNetworks(annotation, k.namespace); err != nil {
 		last.invalid = annotation
-	}
-	r.sent[k] = last
-	r.mu.Unlock()
-	if err != nil && !known {
-		r.Notify(attach.Notice{Namespace: k.namespace, Pod: k.name, UID: pod.UID, Warning: true, Reason: attach.ReasonInvalid,
-			Message: err.Error() + "; the pod keeps the interfaces it has"})
+		if !known {
+			r.Notify(attach.Notice{Namespace: k.namespace, Pod: k.name, UID: pod.UID, Warning: true, Reason: attach.ReasonInvalid,
+				Message: err.Error() + "; the pod keeps the interfaces it has"})
+		}
 	}
 }
 
@@ -195,7 +191,7 @@ func (r *Reporter) Changed(s *attach.Sandbox) {
 
 // patch sets the one annotation and nothing else, on the pod of that UID and no other: whatever
 // others write to the pod at the same time stays.
-func (r *Reporter) patch(ctx context.Context, k key, uid, status string) error {
+func (r *Reporter) patch(ctx context.Context, k key, uid, status string, last *sent) error {
 	ctx, cancel := context.WithTimeout(ctx, patchTimeout)
 	defer cancel()
 	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "annotations": map[string]string{meta.StatusAnnotation: status}}})
@@ -209,17 +205,8 @@ func (r *Reporter) patch(ctx context.Context, k key, uid, status string) error {
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	last := r.sent[k]
 	last.uid, last.status, last.version = uid, status, o.ResourceVersion
-	r.sent[k] = last
-	r.mu.Unlock()
 	return nil
-}
-
-func encode(s *attach.Sandbox) (string, error) {
-	b, err := json.Marshal(meta.Status(s.Made()))
-	return string(b), err
 }
 
 // Notify implements sinks.Sink: an Event on the pod.
@@ -235,8 +222,7 @@ func (r *Reporter) Notify(n attach.Notice) {
 	if n.Warning {
 		kind = corev1.EventTypeWarning
 	}
-	n.Message = shortened(n.Message)
-	r.events.recorder.Event(&corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: n.Namespace, Name: n.Pod, UID: types.UID(uid)}, kind, n.Reason, n.Message)
+	r.to.Event(&corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: n.Namespace, Name: n.Pod, UID: types.UID(uid)}, kind, n.Reason, shortened(n.Message))
 }
 
 // shortened keeps a message within what the API takes.
