@@ -29,11 +29,9 @@ const (
 
 // Names returns every point, sorted.
 func Names() []string {
-	names := []string{
+	return slices.Sorted(slices.Values([]string{
 		AddBegin, AddIntentWritten, AddAddressesReady, OvsLinkCreated, OvsLinkConfigured,
 		OvsPortCommitted, OvsPortUp, ExecPluginRan, AddMade, AddRecorded, UndoBegin, UndoUnmade,
 		DelBegin, OvsPortDeleted, OvsLinkDeleted, DelUnmade, DelRecorded, RecoverSandbox, RecoverLeftovers,
-	}
-	slices.Sort(names)
-	return names
+	}))
 }
