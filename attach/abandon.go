@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -39,11 +38,8 @@ const abandonedRetry = time.Hour
 // unmade. What was given up and is a plugin's is left for long: each try executes it. Ours costs
 // nothing, and what kept it, Open vSwitch being away, may be over.
 func (e *Engine) due(a Attachment, now time.Time) bool {
-	switch {
-	case a.Status.Phase == Ready:
-		return false
-	case a.Status.Phase != Abandoned:
-		return true
+	if a.Status.Phase != Abandoned {
+		return a.Status.Phase != Ready
 	}
 	return e.Delegates.Cheap(a.Spec.Config) || now.Sub(a.Status.Deletion.Last) >= abandonedRetry
 }
@@ -79,21 +75,6 @@ func (e *Engine) tellAbandoned(s *Sandbox, outcomes []outcome) {
 	}
 }
 
-// waiting is the error of a DEL that left attachments which are not given up yet; nil if there are none.
-func waiting(s *Sandbox, outcomes []outcome) error {
-	var names []string
-	var causes []error
-	for _, o := range outcomes {
-		if o.err != nil && o.Status.Phase != Abandoned {
-			names, causes = append(names, o.Spec.Interface), append(causes, o.err)
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	return fmt.Errorf("detach %s/%s %s: %w", s.Namespace, s.Pod, strings.Join(names, ", "), errors.Join(causes...))
-}
-
 // discard takes an attachment out of the record whether it can be unmade or not, frees its addresses,
 // and returns why it could not be unmade. For people who know that nothing uses it any more.
 func (e *Engine) discard(ctx context.Context, slot *slot, a Attachment) (unmade, err error) {
@@ -111,11 +92,10 @@ func (e *Engine) discard(ctx context.Context, slot *slot, a Attachment) (unmade,
 		}
 	}
 	next := e.returnDefaultRoutes(d, s.without(a.Spec.Interface))
-	if err := e.forget(ctx, slot, next, []Attachment{a}); err != nil {
-		return unmade, err
+	if err = e.forget(ctx, slot, next, []Attachment{a}); err == nil {
+		e.logger(s).Warn("discarded", "network", a.Spec.Network, "interface", a.Spec.Interface, "error", unmade)
 	}
-	e.logger(s).Warn("discarded", "network", a.Spec.Network, "interface", a.Spec.Interface, "error", unmade)
-	return unmade, nil
+	return unmade, err
 }
 
 // cutLoose takes from an attachment that its plugins will not unmake what must not stay: the port and
@@ -139,9 +119,12 @@ func (e *Engine) cutLoose(ctx context.Context, d delegates.Sandbox, a Attachment
 
 // tellsInterface reports whether the plugins have said that the interface of that name is theirs.
 func (a *Attachment) tellsInterface() bool {
-	return a.Status.Result != nil && slices.ContainsFunc(a.Status.Result.Interfaces, func(i *types100.Interface) bool {
-		return i.Sandbox != "" && i.Name == a.Spec.Interface
-	})
+	return a.Status.Result != nil && indexOf(a.Spec.Interface, a.Status.Result) >= 0
+}
+
+// indexOf is the place of a pod's interface among those of a result, -1 if the result does not tell of it.
+func indexOf(ifName string, res *types100.Result) int {
+	return slices.IndexFunc(res.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == ifName })
 }
 
 // askedFor are the claims that plugins of the attachment asked us for, and would have freed.

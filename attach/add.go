@@ -61,10 +61,9 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (ma
 				return err
 			}
 		}
-		err := e.makeAll(ctx, "ADD", making{slot: slot, sandbox: d, before: cmp.Or(slot.record, &s), wanted: []meta.Wanted{w}})
-		if err != nil {
-			e.Failed(ReasonFailedAttach, s.metaPod(), err)
-			return err
+		attempt := making{slot: slot, sandbox: d, before: cmp.Or(slot.record, &s), wanted: []meta.Wanted{w}}
+		if err := e.makeAll(ctx, "ADD", attempt); err != nil {
+			return e.Failed(ReasonFailedAttach, s.metaPod(), err)
 		}
 		e.routine(slot.record, ReasonAttached, *slot.record.Find(w.Interface))
 		return nil
@@ -116,13 +115,10 @@ func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*S
 		if slot.record == nil || slot.record.Ending {
 			return fmt.Errorf("pod %s/%s: %w", namespace, pod, ErrNoPod)
 		}
-		var w meta.Wanted
-		if w, created, err = e.attachPlanned(ctx, slot, plan); err != nil {
-			e.Failed(ReasonFailedAttach, slot.record.metaPod(), err)
-			return err
+		if a, created, err = e.attachPlanned(ctx, slot, plan); err != nil {
+			return e.Failed(ReasonFailedAttach, slot.record.metaPod(), err)
 		}
-		s, a = slot.record, slot.record.Find(w.Interface)
-		if created {
+		if s = slot.record; created {
 			e.notify(s, ReasonAttached, a.describe())
 		}
 		return nil
@@ -131,18 +127,19 @@ func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*S
 }
 
 // attachPlanned makes what plan says, unless it is there already.
-func (e *Engine) attachPlanned(ctx context.Context, slot *slot, plan func(*Sandbox) (meta.Wanted, error)) (w meta.Wanted, created bool, err error) {
+func (e *Engine) attachPlanned(ctx context.Context, slot *slot, plan func(*Sandbox) (meta.Wanted, error)) (a *Attachment, created bool, err error) {
 	s := slot.record
-	if w, err = planned(s, plan); err != nil || s.has(w) {
-		return w, false, err
+	w, err := planned(s, plan)
+	if err != nil || s.has(w) {
+		return s.Find(w.Interface), false, err
 	}
 	d, err := e.enter(s)
 	if err != nil {
-		return w, false, fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
+		return nil, false, fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
 	}
 	defer d.Netns.Close()
 	err = e.makeAll(ctx, "ATTACH", making{slot: slot, sandbox: d, before: s, wanted: []meta.Wanted{w}})
-	return w, err == nil, err
+	return slot.record.Find(w.Interface), err == nil, err
 }
 
 // planned returns what plan says. It is ErrConflict if there is another attachment of that interface.
@@ -195,11 +192,11 @@ type part struct {
 
 // recorded returns the record with the attachments as they are now.
 func (m *making) recorded() *Sandbox {
-	as := make([]Attachment, len(m.parts))
-	for i, p := range m.parts {
-		as[i] = p.Attachment
+	record := m.before.with()
+	for _, p := range m.parts {
+		record = record.with(p.Attachment)
 	}
-	return m.before.with(as...)
+	return record
 }
 
 // maxConflicts is how often addresses are chosen again when they turn out to be taken.

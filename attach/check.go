@@ -9,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/ipam"
 )
 
 // mendAll mends all attachments of a sandbox.
@@ -78,28 +79,23 @@ func (e *Engine) checkLocked(ctx context.Context, slot *slot) error {
 		return err
 	}
 	defer d.Netns.Close()
+	var work []*delegates.Attachment
+	var claims []ipam.Claim
 	for _, a := range s.Attachments {
 		if a.Status.Phase != Ready {
 			return fmt.Errorf("%s: %s: %s", a.Spec.Interface, a.Status.Phase, a.Status.Message)
 		}
-		if a.Spec.Config.DisableCheck {
-			continue
-		}
-		if err := e.checkOne(ctx, d, a); err != nil {
-			return fmt.Errorf("check %s/%s: %w", s.Namespace, s.Pod, err)
+		if !a.Spec.Config.DisableCheck {
+			work, claims = append(work, a.work()), append(claims, a.Status.Claims...)
 		}
 	}
-	return nil
-}
-
-// checkOne checks an attachment and the reservation of its addresses.
-func (e *Engine) checkOne(ctx context.Context, d delegates.Sandbox, a Attachment) error {
-	if err := e.Delegates.Check(ctx, d, []*delegates.Attachment{a.work()}); err != nil {
-		return err
+	if err := e.Delegates.Check(ctx, d, work); err != nil {
+		return fmt.Errorf("check %s/%s: %w", s.Namespace, s.Pod, err)
 	}
-	missing, err := e.IPAM.Missing(ctx, a.Status.Claims)
-	if err != nil || len(missing) == 0 {
-		return err
+	missing, err := e.IPAM.Missing(ctx, claims)
+	if err == nil && len(missing) > 0 {
+		c := missing[0]
+		err = fmt.Errorf("check %s/%s: address %s of pool %s is not reserved for %s any more", s.Namespace, s.Pod, c.Addr, c.Pool, c.Owner)
 	}
-	return fmt.Errorf("%s: address %s of pool %s is not reserved for it any more", a.Spec.Interface, missing[0].Addr, missing[0].Pool)
+	return err
 }

@@ -31,8 +31,7 @@ func (e *Engine) delLocked(ctx context.Context, slot *slot) error {
 		return nil
 	}
 	if err := e.removeAll(ctx, slot); err != nil {
-		e.Failed(ReasonFailedDetach, s.metaPod(), err)
-		return err
+		return e.Failed(ReasonFailedDetach, s.metaPod(), err)
 	}
 	e.routine(s, ReasonDetached, those(s.Attachments, func(a Attachment) bool { return slot.record.Find(a.Spec.Interface) == nil })...)
 	return nil
@@ -51,8 +50,7 @@ func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) e
 			next = s.ended()
 		}
 		if err := e.remove(ctx, slot, next, *a); err != nil {
-			e.Failed(ReasonFailedDetach, s.metaPod(), err)
-			return err
+			return e.Failed(ReasonFailedDetach, s.metaPod(), err)
 		}
 		e.routine(s, ReasonDetached, *a)
 		return nil
@@ -95,8 +93,7 @@ func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do
 			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
 		}
 		if err := do(ctx, slot, *a); err != nil {
-			e.Failed(ReasonFailedDetach, s.metaPod(), err)
-			return err
+			return e.Failed(ReasonFailedDetach, s.metaPod(), err)
 		}
 		e.notify(s, ReasonDetached, a.describe())
 		return nil
@@ -127,6 +124,7 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 	}
 	var gone []Attachment
 	var stuck []outcome
+	var waits []error // for those that are not given up yet
 	for _, o := range outcomes {
 		if o.err == nil {
 			gone, next = append(gone, o.Attachment), next.without(o.Spec.Interface)
@@ -134,16 +132,19 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 		}
 		e.logger(s).Error("detach failed", "interface", o.Spec.Interface, "error", o.err)
 		stuck, next = append(stuck, o), next.with(o.Attachment)
+		if o.Status.Phase != Abandoned {
+			waits = append(waits, fmt.Errorf("detach %s/%s %s: %w", s.Namespace, s.Pod, o.Spec.Interface, o.err))
+		}
 	}
 	if err := e.forget(ctx, slot, e.returnDefaultRoutes(d, next), gone); err != nil {
-		return errors.Join(err, waiting(s, stuck))
+		return errors.Join(append(waits, err)...)
 	}
 	clock("record")
 	for _, a := range gone {
 		e.logger(s).Info("detached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
 	e.tellAbandoned(s, stuck)
-	return errors.Join(waiting(s, stuck), failpoint.Hit(failpoint.DelRecorded))
+	return errors.Join(append(waits, failpoint.Hit(failpoint.DelRecorded))...)
 }
 
 func claimsOf(as []Attachment) []ipam.Claim {

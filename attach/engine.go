@@ -115,7 +115,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, entries: newLog(), calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}
+	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}
 	e.kept.Store(&[]string{})
 	return e, nil
 }
@@ -239,13 +239,8 @@ func (e *Engine) Running() []*Sandbox {
 	return slices.DeleteFunc(e.Sandboxes(), (*Sandbox).over)
 }
 
-// Current returns the records of running pods: of each, that of the sandbox which has its name.
-func (e *Engine) Current() []*Sandbox {
-	now, _ := e.Follow()
-	return now
-}
-
-// Follow returns what Current does, and a reader of everything that happens after it.
+// Follow returns the records of running pods, of each that of the sandbox which has its name, and a reader
+// of everything that happens after them.
 func (e *Engine) Follow() (now []*Sandbox, changes *Cursor) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

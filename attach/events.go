@@ -3,7 +3,6 @@ package attach
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/patchbay-cni/patchbay/internal/fault"
@@ -40,8 +39,6 @@ type log struct {
 	last    uint64        // the number of the newest entry
 	changed chan struct{} // closed with the next entry
 }
-
-func newLog() *log { return &log{changed: make(chan struct{})} }
 
 func (l *log) append(e Entry) {
 	l.mu.Lock()
@@ -102,23 +99,19 @@ func diff(before, after *Sandbox) []Event {
 	var events []Event
 	had, has := shown(before), shown(after)
 	for _, a := range has {
-		switch i := indexOf(had, a); {
-		case i < 0:
+		switch old := find(had, a.Spec.Interface); {
+		case old == nil:
 			events = append(events, Event{"ADDED", after, a})
-		case had[i].Status.Phase != a.Status.Phase || had[i].Status.Result != a.Status.Result && !sameJSON(had[i].Status.Result, a.Status.Result):
+		case old.Status.Phase != a.Status.Phase || old.Status.Result != a.Status.Result && !sameJSON(old.Status.Result, a.Status.Result):
 			events = append(events, Event{"MODIFIED", after, a})
 		}
 	}
 	for _, a := range had {
-		if indexOf(has, a) < 0 {
+		if find(has, a.Spec.Interface) == nil {
 			events = append(events, Event{"DELETED", before, a})
 		}
 	}
 	return events
-}
-
-func indexOf(as []Attachment, like Attachment) int {
-	return slices.IndexFunc(as, func(a Attachment) bool { return a.Spec.Interface == like.Spec.Interface })
 }
 
 // shown are the attachments that watchers know of: what is Pending is nobody's business yet.

@@ -13,6 +13,9 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
 
+// sweepWait bounds how long calls are held up by what Recover has left.
+const sweepWait = 2 * time.Second
+
 // Collect is one round of looking after what is: a sandbox whose namespace is provably gone, seen so
 // twice and a grace apart, is unmade; what a call could not undo is tried again; interfaces that
 // have lost their port, an address or a route are mended, or, if a plugin made them, reported.
@@ -31,20 +34,12 @@ func (e *Engine) Collect(ctx context.Context) error {
 		}
 	}
 	if e.unswept.Load() {
-		errs = append(errs, e.sweepAgain(ctx))
+		ctx, cancel := context.WithTimeout(ctx, sweepWait)
+		errs = append(errs, e.alone(ctx, e.sweep))
+		cancel()
 	}
 	errs = append(errs, e.IPAM.ReleaseForgotten(ctx, e.IPAM.Persistent(), e))
 	return errors.Join(errs...)
-}
-
-// sweepWait bounds how long calls are held up by what Recover has left.
-const sweepWait = 2 * time.Second
-
-// sweepAgain does what Recover could not. What it kept is kept.
-func (e *Engine) sweepAgain(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, sweepWait)
-	defer cancel()
-	return e.alone(ctx, e.sweep)
 }
 
 // provenGone reports whether a sandbox's namespace is gone, and was gone a grace ago.
@@ -94,14 +89,11 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
 
 // retry tries to unmake what was given up of a sandbox.
 func (e *Engine) retry(ctx context.Context, slot *slot) error {
-	if slot.record == nil {
+	s := slot.record
+	if s == nil || !slices.ContainsFunc(s.Attachments, isAbandoned) {
 		return nil
 	}
-	abandoned := those(slot.record.Attachments, isAbandoned)
-	if len(abandoned) == 0 {
-		return nil
-	}
-	return e.remove(ctx, slot, slot.record, abandoned...)
+	return e.remove(ctx, slot, s, those(s.Attachments, isAbandoned)...)
 }
 
 // GC is the runtime's: sandboxes whose container ID is not among the valid attachments are unmade.
@@ -112,10 +104,6 @@ func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
 }
 
 func (e *Engine) collectInvalid(ctx context.Context, valid []types.GCAttachment) error {
-	alive := map[string]bool{}
-	for _, v := range valid {
-		alive[v.ContainerID] = true
-	}
 	var errs []error
 	lists := map[string]*cniconf.List{}
 	attachments := map[string][]types.GCAttachment{}
@@ -123,14 +111,15 @@ func (e *Engine) collectInvalid(ctx context.Context, valid []types.GCAttachment)
 		if s.over() {
 			continue // nobody waits for what is left of it
 		}
+		alive := slices.ContainsFunc(valid, func(v types.GCAttachment) bool { return v.ContainerID == s.ContainerID })
 		for _, a := range s.Attachments {
 			name := a.Spec.Config.Name
 			lists[name] = a.Spec.Config
-			if alive[s.ContainerID] {
+			if alive {
 				attachments[name] = append(attachments[name], types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface})
 			}
 		}
-		if !alive[s.ContainerID] {
+		if !alive {
 			e.logger(s).Warn("the runtime no longer knows this sandbox: collected")
 			errs = append(errs, e.lock(ctx, s.ContainerID, e.delLocked))
 		}

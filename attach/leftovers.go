@@ -2,7 +2,6 @@ package attach
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -55,16 +54,20 @@ func (e *Engine) Inspect(ctx context.Context) (l Leftovers, err error) {
 	if l.Claims, err = twice(ctx, e.leftoverClaims); err != nil {
 		return l, err
 	}
+	l.Unclaimed, err = twice(ctx, e.unclaimed)
+	return l, err
+}
+
+// unclaimed are the addresses that attachments have by their records, and that are not claimed for them.
+func (e *Engine) unclaimed(ctx context.Context) (all []ipam.Claim, err error) {
 	for _, s := range e.Sandboxes() {
 		missing, err := e.IPAM.Missing(ctx, claimsOf(s.Attachments))
 		if err != nil {
-			return l, err
+			return nil, err
 		}
-		if len(missing) > 0 && e.isRecord(s) {
-			l.Unclaimed = append(l.Unclaimed, missing...)
-		}
+		all = append(all, missing...)
 	}
-	return l, nil
+	return all, nil
 }
 
 // twice returns what look finds both times.
@@ -77,14 +80,6 @@ func twice[T comparable](ctx context.Context, look func(context.Context) ([]T, e
 	return slices.DeleteFunc(first, func(v T) bool { return !slices.Contains(again, v) }), err
 }
 
-// isRecord reports whether the record is still the sandbox's.
-func (e *Engine) isRecord(s *Sandbox) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	slot := e.sandboxes[s.ContainerID]
-	return slot != nil && slot.record == s
-}
-
 // The kinds of leftovers that can be removed, with what names one of them.
 const (
 	LeftoverPort       = "port"       // its name
@@ -92,8 +87,8 @@ const (
 	LeftoverAttachment = "attachment" // containerID/interface
 )
 
-// RemoveLeftover removes one leftover. What is none, or no longer, is ErrNoLeftover. unmake says why an
-// attachment could not be unmade before it was discarded.
+// RemoveLeftover removes one leftover. What is none, or no longer, is ErrNoLeftover, or a conflict if it is in
+// use. unmade says why an attachment could not be unmade before it was discarded.
 func (e *Engine) RemoveLeftover(ctx context.Context, kind, id string) (unmade, err error) {
 	switch kind {
 	case LeftoverPort:
@@ -125,40 +120,25 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("leftover address %s: %w", id, ipam.Invalid("name it as POOL/IP"))
 	}
-	return e.freeLeftover(ctx, pool, addr)
+	return e.ReleaseClaim(ctx, pool, addr)
 }
 
-// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use.
+// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call is in
+// progress meanwhile: one could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
-	err := e.freeLeftover(ctx, pool, addr)
-	if !errors.Is(err, ErrNoLeftover) {
-		return err
-	}
-	all, err := e.IPAM.Claims(ctx, pool)
-	if err != nil {
-		return err
-	}
-	for _, c := range all {
-		if c.Addr == addr {
-			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
-		}
-	}
-	return fault.New(fault.NotFound, fmt.Sprintf("address %s of pool %s has no owner: there is nothing to release", addr, pool))
-}
-
-// freeLeftover frees an address if its owner is not there. No call is in progress meanwhile: one could
-// make the address its own between the look and the release.
-func (e *Engine) freeLeftover(ctx context.Context, pool string, addr netip.Addr) error {
 	return e.alone(ctx, func(ctx context.Context) error {
-		claims, err := e.leftoverClaims(ctx)
+		all, err := e.IPAM.Claims(ctx, "")
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(claims, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
-		if i < 0 {
-			return fmt.Errorf("address %s of pool %s: %w", addr, pool, ErrNoLeftover)
+		i := slices.IndexFunc(all, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
+		switch {
+		case i < 0:
+			return fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
+		case !e.isLeftover(all[i]):
+			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, all[i].Owner))
 		}
-		return e.IPAM.Release(ctx, claims[i:i+1])
+		return e.IPAM.Release(ctx, all[i:i+1])
 	})
 }
 

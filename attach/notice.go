@@ -34,12 +34,14 @@ const (
 // delayed are the reasons of failures that pass by themselves: nobody has to mend anything.
 var delayed = map[string]string{ReasonFailedAttach: ReasonAttachDelayed, ReasonFailedDetach: ReasonDetachDelayed}
 
-// Failed tells a pod's owner of a failure. The reason is that of failures which somebody must mend.
-func (e *Engine) Failed(reason string, pod meta.Pod, err error) {
+// Failed tells a pod's owner of a failure, and returns it. The reason is that of failures which somebody
+// must mend.
+func (e *Engine) Failed(reason string, pod meta.Pod, err error) error {
 	if later, known := delayed[reason]; known && fault.Of(err).Passes() {
 		reason = later
 	}
 	e.tell(pod, Notice{Warning: true, Reason: reason, Message: err.Error()})
+	return err
 }
 
 // tell tells a pod's owner something.

@@ -58,16 +58,6 @@ func (e *Engine) Recover(ctx context.Context, lost bool) error {
 	})
 }
 
-// sweep removes what no record accounts for. What can't be removed now is left to Collect.
-func (e *Engine) sweep(ctx context.Context) error {
-	kept, err := e.removeLeftovers(ctx)
-	if err == nil || len(kept) > 0 { // else it is not known, and what was kept still is
-		e.kept.Store(&kept)
-	}
-	e.unswept.Store(err != nil)
-	return err
-}
-
 // Unreadable are the sandboxes whose records can't be read.
 func (e *Engine) Unreadable() []string { return e.unreadable }
 
@@ -105,13 +95,15 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 	return e.remove(ctx, slot, next, undone...)
 }
 
-// removeLeftovers removes ports, links and claims of this node that no record accounts for. If records are
-// lost, it returns the ports whose links are there, and leaves them.
-func (e *Engine) removeLeftovers(ctx context.Context) (kept []string, err error) {
+// sweep removes ports, links and claims of this node that no record accounts for. If records are lost it
+// keeps the ports whose links are there. What can't be removed now is left to Collect.
+func (e *Engine) sweep(ctx context.Context) error {
+	e.unswept.Store(true)
 	if err := failpoint.Hit(failpoint.RecoverLeftovers); err != nil {
-		return nil, err
+		return err
 	}
 	names, err := e.leftoverPorts(ctx)
+	var kept []string
 	if e.lost {
 		kept = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isLink(n) })
 		names = slices.DeleteFunc(names, isLink)
@@ -125,9 +117,7 @@ func (e *Engine) removeLeftovers(ctx context.Context) (kept []string, err error)
 		e.Meter.Leaked("port", len(names))
 	}
 	all, allErr := e.IPAM.Claims(ctx, "")
-	if allErr == nil {
-		allErr = e.IPAM.ReleaseForgotten(ctx, all, e)
-	}
+	allErr = errors.Join(allErr, e.IPAM.ReleaseForgotten(ctx, all, e))
 	claims, claimErr := e.leftoverClaims(ctx)
 	if e.lost && (err != nil || len(kept) > 0) {
 		claims = nil // they may be those of the interfaces that are kept
@@ -137,7 +127,12 @@ func (e *Engine) removeLeftovers(ctx context.Context) (kept []string, err error)
 		claimErr = e.IPAM.Release(ctx, claims)
 		e.Meter.Leaked("address", len(claims))
 	}
-	return kept, errors.Join(err, allErr, claimErr)
+	err = errors.Join(err, allErr, claimErr)
+	if err == nil || len(kept) > 0 { // else it is not known, and what was kept still is
+		e.kept.Store(&kept)
+	}
+	e.unswept.Store(err != nil)
+	return err
 }
 
 // isLink reports whether the host has a link of that name. A veth goes with its pod's namespace: where
@@ -183,17 +178,19 @@ func (e *Engine) lookUp(o delegates.Owner) (a *Attachment, unsure bool) {
 	return a, unsure
 }
 
-// leftoverClaims are this node's claims that no attachment accounts for. Those made by
-// patchbay-ipam for a plugin belong to that plugin's attachment, or to a runtime that calls the
-// plugin without us; the latter's are the runtime's to free.
+// leftoverClaims are this node's claims that no attachment accounts for.
 func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 	all, err := e.IPAM.Claims(ctx, "")
-	if err != nil {
-		return nil, err
+	return slices.DeleteFunc(all, func(c ipam.Claim) bool { return !e.isLeftover(c) }), err
+}
+
+// isLeftover reports whether no attachment accounts for a claim of this node. One made by patchbay-ipam for
+// a plugin belongs to that plugin's attachment, or to a runtime that calls the plugin without us; the
+// latter's are the runtime's to free.
+func (e *Engine) isLeftover(c ipam.Claim) bool {
+	if c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.IPAMClaim != "" {
+		return false
 	}
-	return slices.DeleteFunc(all, func(c ipam.Claim) bool {
-		a, unsure := e.lookUp(delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName})
-		has := a != nil && slices.ContainsFunc(a.Status.Claims, func(have ipam.Claim) bool { return have.Pool == c.Pool && have.Addr == c.Addr })
-		return c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.IPAMClaim != "" || unsure || has
-	}), nil
+	a, unsure := e.lookUp(delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName})
+	return !unsure && (a == nil || !slices.ContainsFunc(a.Status.Claims, func(has ipam.Claim) bool { return has.Pool == c.Pool && has.Addr == c.Addr }))
 }

@@ -1,13 +1,13 @@
 package attach
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
-	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -19,33 +19,36 @@ import (
 // honoured compares what was made with what was requested: a plugin that does not know a request
 // ignores it, and the pod would run with another address than it relies on.
 func (m *making) honoured(p *part) error {
-	if err := m.ipsHonoured(&p.Spec, p.work.Result); err != nil {
-		return err
+	s, ips, mac := &p.Spec, p.Spec.Requests.IPs, p.Spec.Requests.MAC
+	var hasMAC string
+	if i := indexOf(s.Interface, p.work.Result); i >= 0 {
+		hasMAC = p.work.Result.Interfaces[i].Mac
 	}
-	return m.macHonoured(&p.Spec, p.work.Result)
-}
-
-func (m *making) ipsHonoured(s *Spec, res *types100.Result) error {
-	requested := s.Requests.IPs
-	if len(requested) == 0 {
-		return nil
+	var has []*net.IPNet
+	for _, ip := range p.work.Result.IPs {
+		has = append(has, &ip.Address)
 	}
-	var have []*net.IPNet
-	for _, ip := range res.IPs {
-		have = append(have, &ip.Address)
-	}
-	if ignoredOf(requested, have) != "" { // a plugin of a chain may have dropped what the others told
-		var err error
-		if _, have, err = m.actual(s.Interface); err != nil {
+	// Results before 0.3.0 don't tell all, and a plugin of a chain may have dropped what the others told.
+	noMAC, noIP := mac != nil && hasMAC == "", ignoredOf(ips, has) != ""
+	if noMAC || noIP {
+		actualMAC, actual, err := m.actual(s.Interface)
+		if err != nil {
 			return err
 		}
+		hasMAC = cmp.Or(hasMAC, actualMAC)
+		if noIP {
+			has = actual
+		}
 	}
-	if missing := ignoredOf(requested, have); missing != "" {
+	if missing := ignoredOf(ips, has); missing != "" {
 		var texts []string
-		for _, h := range have {
+		for _, h := range has {
 			texts = append(texts, h.String())
 		}
 		return s.ignored("ips", missing, strings.Join(texts, ", "), "give the network an IPAM that honours requests (patchbay-ipam, static, host-local)")
+	}
+	if mac != nil && !strings.EqualFold(hasMAC, mac.String()) {
+		return s.ignored("mac", mac.String(), hasMAC, "use a plugin that honours requests (patchbay-ovs, macvlan, bridge, or tuning in the chain)")
 	}
 	return nil
 }
@@ -63,29 +66,6 @@ func ignoredOf(requested []ipam.Request, have []*net.IPNet) string {
 		}
 	}
 	return ""
-}
-
-func (m *making) macHonoured(s *Spec, res *types100.Result) error {
-	want := s.Requests.MAC
-	if want == nil {
-		return nil
-	}
-	have := ""
-	for _, i := range res.Interfaces {
-		if i.Sandbox != "" && i.Name == s.Interface {
-			have = i.Mac
-		}
-	}
-	if have == "" { // results before 0.3.0, and some plugins' later ones, do not tell
-		var err error
-		if have, _, err = m.actual(s.Interface); err != nil {
-			return err
-		}
-	}
-	if !strings.EqualFold(have, want.String()) {
-		return s.ignored("mac", want.String(), have, "use a plugin that honours requests (patchbay-ovs, macvlan, bridge, or tuning in the chain)")
-	}
-	return nil
 }
 
 // actual is what the interface has in the pod: nothing, if it is not there.
@@ -112,17 +92,11 @@ func (m *making) actual(ifName string) (mac string, addrs []*net.IPNet, err erro
 
 // ignored is the refusal of a request that nobody honoured.
 func (s *Spec) ignored(key, want, have, wayOut string) error {
-	if have == "" {
-		have = "none"
-	}
 	return types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s: network %s (plugins %s) does not honour %q: %s was requested, and %s was given",
-		s.Interface, s.networkName(), strings.Join(s.Config.Types(), ", "), key, want, have), wayOut+fmt.Sprintf(", or drop %q from the request", key))
+		s.Interface, s.networkName(), strings.Join(s.Config.Types(), ", "), key, want, cmp.Or(have, "none")), wayOut+fmt.Sprintf(", or drop %q from the request", key))
 }
 
 // networkName is how users know the network: the NetworkAttachmentDefinition, else the configuration.
 func (s *Spec) networkName() string {
-	if s.Network != "" {
-		return s.Network
-	}
-	return s.Config.Name
+	return cmp.Or(s.Network, s.Config.Name)
 }

@@ -82,20 +82,16 @@ func displace(h *netlink.Handle, a *Attachment, v4 []bool) error {
 		res.IPs = append(res.IPs, ip)
 	}
 	a.Status.Result = &res
-	routes, err := defaultRoutes(h, a.Spec.Interface)
+	routes, err := defaultRoutes(h, a.Spec.Interface, v4)
 	if err != nil {
 		return err
 	}
 	for _, r := range routes {
-		is4 := r.Family == netlink.FAMILY_V4
-		if !slices.Contains(v4, is4) {
-			continue
-		}
 		if err := h.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove the default route of %s: %w", a.Spec.Interface, err)
 		}
 		gw, _ := netip.AddrFromSlice(r.Gw)
-		a.Status.Displaced = append(a.Status.Displaced, Route{Dst: defaultPrefix(is4), GW: gw.Unmap()})
+		a.Status.Displaced = append(a.Status.Displaced, Route{Dst: defaultPrefix(r.Family == netlink.FAMILY_V4), GW: gw.Unmap()})
 	}
 	return nil
 }
@@ -164,7 +160,8 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 	return nil
 }
 
-func defaultRoutes(h *netlink.Handle, ifName string) ([]netlink.Route, error) {
+// defaultRoutes are the interface's default routes of those families.
+func defaultRoutes(h *netlink.Handle, ifName string, v4 []bool) ([]netlink.Route, error) {
 	l, err := h.LinkByName(ifName)
 	if err != nil {
 		return nil, fmt.Errorf("find %s in the pod: %w", ifName, err)
@@ -173,7 +170,9 @@ func defaultRoutes(h *netlink.Handle, ifName string) ([]netlink.Route, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && !isDefault(*r.Dst) }), nil
+	return slices.DeleteFunc(routes, func(r netlink.Route) bool {
+		return r.Dst != nil && !isDefault(*r.Dst) || !slices.Contains(v4, r.Family == netlink.FAMILY_V4)
+	}), nil
 }
 
 func isDefault(n net.IPNet) bool {

@@ -110,7 +110,8 @@ func (s *simulation) follow() {
 			}
 		}
 	}
-	if now := mirrored(s.engine.Current()); fmt.Sprint(now) != fmt.Sprint(s.mirror) {
+	all, _ := s.engine.Follow()
+	if now := mirrored(all); fmt.Sprint(now) != fmt.Sprint(s.mirror) {
 		s.fault("I8: pods have %v, and were told to have %v", now, s.mirror)
 	}
 }

@@ -101,9 +101,13 @@ func (s *Sandbox) Find(ifName string) *Attachment {
 	if s == nil {
 		return nil
 	}
-	for i := range s.Attachments {
-		if s.Attachments[i].Spec.Interface == ifName {
-			return &s.Attachments[i]
+	return find(s.Attachments, ifName)
+}
+
+func find(as []Attachment, ifName string) *Attachment {
+	for i := range as {
+		if as[i].Spec.Interface == ifName {
+			return &as[i]
 		}
 	}
 	return nil

@@ -45,10 +45,8 @@ func readdressed(made *types100.Result, ifName string, addresses *types100.Resul
 	res.IPs, res.Routes, res.DNS = nil, addresses.Routes, addresses.DNS
 	for _, ip := range addresses.IPs {
 		ip = ip.Copy()
-		for i, nic := range made.Interfaces {
-			if nic.Sandbox != "" && nic.Name == ifName {
-				ip.Interface = types100.Int(i)
-			}
+		if i := indexOf(ifName, made); i >= 0 {
+			ip.Interface = types100.Int(i)
 		}
 		res.IPs = append(res.IPs, ip)
 	}

@@ -44,8 +44,9 @@ func (s *server) registerList(api huma.API, op huma.Operation) {
 			return &huma.StreamResponse{Body: func(c huma.Context) { s.watch(c, *f) }}, nil
 		}
 		return &huma.StreamResponse{Body: func(c huma.Context) {
+			now, _ := s.Engine.Follow()
 			c.SetHeader("Content-Type", "application/json")
-			_ = api.Marshal(c.BodyWriter(), "application/json", list(s.Engine.Current(), *f)) // the caller may have gone
+			_ = api.Marshal(c.BodyWriter(), "application/json", list(now, *f)) // the caller may have gone
 		}}, nil
 	})
 }
@@ -54,11 +55,7 @@ func (s *server) registerList(api huma.API, op huma.Operation) {
 func list(pods []*attach.Sandbox, f filter) []client.Attachment {
 	all := []client.Attachment{}
 	for _, sb := range pods {
-		for _, v := range views(sb) {
-			if f.match(v) {
-				all = append(all, v)
-			}
-		}
+		all = append(all, slices.DeleteFunc(views(sb), func(v client.Attachment) bool { return !f.match(v) })...)
 	}
 	slices.SortFunc(all, func(a, b client.Attachment) int {
 		return slices.Compare([]string{a.Namespace, a.Pod, a.Interface}, []string{b.Namespace, b.Pod, b.Interface})

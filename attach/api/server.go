@@ -131,16 +131,15 @@ func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
 	plan := func(have *attach.Sandbox) (meta.Wanted, error) { return s.plan(ctx, p, r, have) }
+	do := s.Engine.Attach
 	if r.DryRun {
-		sb, a, err := s.Engine.DryRun(ctx, p.Namespace, p.Pod, plan)
-		if err != nil {
-			return nil, problem(err)
-		}
-		return &made{http.StatusOK, view(sb, *a)}, nil
+		do = s.Engine.DryRun
 	}
-	sb, a, created, err := s.Engine.Attach(ctx, p.Namespace, p.Pod, plan)
-	s.Observe("ATTACH", "total", time.Since(begin))
-	s.audit("attach", p, r.Interface, r.Network, err)
+	sb, a, created, err := do(ctx, p.Namespace, p.Pod, plan)
+	if !r.DryRun {
+		s.Observe("ATTACH", "total", time.Since(begin))
+		s.audit("attach", p, r.Interface, r.Network, err)
+	}
 	if err != nil {
 		return nil, problem(err)
 	}
@@ -154,7 +153,7 @@ func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made
 // plan turns a request into what package meta plans.
 func (s *server) plan(ctx context.Context, p PodPath, r client.Request, have *attach.Sandbox) (meta.Wanted, error) {
 	if r.UID != "" && r.UID != have.UID {
-		return meta.Wanted{}, &huma.ErrorModel{Status: http.StatusConflict, Title: "Conflict", Detail: fmt.Sprintf("pod %s/%s has UID %s, not %s", p.Namespace, p.Pod, have.UID, r.UID)}
+		return meta.Wanted{}, huma.Error409Conflict(fmt.Sprintf("pod %s/%s has UID %s, not %s", p.Namespace, p.Pod, have.UID, r.UID))
 	}
 	if (r.Network == "") == (len(r.Config) == 0) {
 		return meta.Wanted{}, huma.Error422UnprocessableEntity("give either network or config")
@@ -224,12 +223,12 @@ func (s *server) audit(verb string, p PodPath, ifName, network string, err error
 
 func (s *server) get(_ context.Context, in *IfPath) (*body[client.Attachment], error) {
 	sb, err := s.Engine.Pod(in.Namespace, in.Pod)
+	a := sb.Find(in.Interface)
+	if err == nil && a == nil {
+		err = fmt.Errorf("interface %s of pod %s/%s: %w", in.Interface, in.Namespace, in.Pod, attach.ErrNoAttachment)
+	}
 	if err != nil {
 		return nil, problem(err)
-	}
-	a := sb.Find(in.Interface)
-	if a == nil {
-		return nil, problem(fmt.Errorf("interface %s of pod %s/%s: %w", in.Interface, in.Namespace, in.Pod, attach.ErrNoAttachment))
 	}
 	return &body[client.Attachment]{view(sb, *a)}, nil
 }

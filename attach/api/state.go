@@ -38,7 +38,13 @@ func (s *server) registerState(api huma.API) {
 			Pool string `path:"pool"`
 			IP   string `path:"ip"`
 		}) (*struct{}, error) {
-			return nil, problem(s.releaseClaim(ctx, in.Pool, in.IP))
+			addr, err := netip.ParseAddr(in.IP)
+			if err != nil {
+				return nil, problem(ipam.Invalid("%q is not an address, such as 10.12.0.9", in.IP))
+			}
+			err = s.Engine.ReleaseClaim(ctx, in.Pool, addr)
+			s.audit("release "+in.Pool+"/"+in.IP, PodPath{}, "", "", err)
+			return nil, problem(err)
 		})
 	huma.Register(api, op("removePool", http.MethodDelete, "/v1/pools/{pool}", "Remove a pool of which no address is in use"),
 		func(ctx context.Context, in *struct {
@@ -145,16 +151,6 @@ func (s *server) networks(context.Context) ([]client.Network, error) {
 func (s *server) leaks(ctx context.Context) (client.Leak, error) {
 	l, err := s.Engine.Inspect(ctx)
 	return client.Leak{Claims: each(l.Claims, claim), Unclaimed: each(l.Unclaimed, claim)}, err
-}
-
-func (s *server) releaseClaim(ctx context.Context, pool, ip string) error {
-	addr, err := netip.ParseAddr(ip)
-	if err != nil {
-		return ipam.Invalid("%q is not an address, such as 10.12.0.9", ip)
-	}
-	err = s.Engine.ReleaseClaim(ctx, pool, addr)
-	s.audit("release "+pool+"/"+ip, PodPath{}, "", "", err)
-	return err
 }
 
 func claim(c ipam.Claim) client.Claim {
