@@ -32,8 +32,6 @@ func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
 		return nil, s.Engine.Del(ctx, c.ContainerID)
 	case "CHECK":
 		return nil, s.Engine.Check(ctx, c.ContainerID)
-	case "STATUS":
-		return nil, s.Probe(ctx)
 	default: // GC; others are refused by Validate
 		return nil, s.Engine.GC(ctx, c.valid())
 	}
@@ -45,8 +43,7 @@ func (s *Server) addPod(ctx context.Context, c *call) (result any, err error) {
 		result, err = s.attachAll(ctx, c, pod)
 	}
 	if err != nil {
-		s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
-		return nil, err
+		return nil, s.Engine.Failed(attach.ReasonFailedAttach, pod, err)
 	}
 	return result, nil
 }
@@ -166,9 +163,6 @@ func (c *call) chained(own *types100.Result) (any, error) {
 
 // ipamCall is a call of the IPAM alone, by any main plugin.
 func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
-	if c.Command == "STATUS" {
-		return nil, s.Probe(ctx)
-	}
 	if c.conf.IPAM == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
 	}

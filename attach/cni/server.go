@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -41,7 +40,6 @@ type Options struct {
 	IPAM    *ipam.Service
 	// Probe reports what this node lacks to serve an ADD, as a CNI error 50 or 51.
 	Probe func(ctx context.Context) error
-	Log   *slog.Logger
 	// Observe is told how long a command took.
 	Observe func(command, stage string, d time.Duration)
 }
@@ -113,14 +111,8 @@ func fail(w http.ResponseWriter, version string, err error) {
 
 // call answers one call. The result is nil for commands that have none.
 func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) (any, error) {
-	if err := req.Validate(); err != nil {
-		return nil, err
-	}
 	if req.Command == "VERSION" {
 		return version(versionOf(req.Config)), nil
-	}
-	if len(req.Config) == 0 || string(req.Config) == "null" {
-		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input is missing", "")
 	}
 	c, err := newCall(req)
 	if err != nil {
@@ -140,11 +132,14 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 	return s.dispatch(ctx, plugin, c)
 }
 
+// dispatch chooses who answers a call. STATUS is of the node, whoever is called.
 func (s *Server) dispatch(ctx context.Context, plugin string, c *call) (any, error) {
-	switch plugin {
-	case "patchbay-ipam":
+	switch {
+	case c.Command == "STATUS":
+		return nil, s.Probe(ctx)
+	case plugin == "patchbay-ipam":
 		return s.ipamCall(ctx, c)
-	case "patchbay-ovs":
+	case plugin == "patchbay-ovs":
 		return s.interfaceCall(ctx, c)
 	}
 	return s.podCall(ctx, c)
@@ -154,9 +149,6 @@ func (s *Server) dispatch(ctx context.Context, plugin string, c *call) (any, err
 func (s *Server) Drain(ctx context.Context, queued delqueue.Call) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := queued.Request.Validate(); err != nil {
-		return err
-	}
 	c, err := newCall(&queued.Request)
 	if err == nil {
 		_, err = s.dispatch(ctx, queued.Plugin, c)
@@ -192,6 +184,12 @@ type netconf struct {
 }
 
 func newCall(req *cniwire.Request) (*call, error) {
+	if err := req.Validate(); err != nil {
+		return nil, err
+	}
+	if len(req.Config) == 0 || string(req.Config) == "null" {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input is missing", "")
+	}
 	c := &call{Request: req, args: map[string]string{}}
 	if err := json.Unmarshal(req.Config, &c.conf); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration", explain.JSON(req.Config, err))

@@ -147,7 +147,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 		return err
 	}
 	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Catalog: d.pods.catalog, IPAM: d.ipam,
-		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe})
+		Probe: d.probe, Observe: d.metrics.Observe})
 	return nil
 }
 
