@@ -24,30 +24,22 @@ type Sink interface {
 func Follow(e *attach.Engine, to Sink, log *slog.Logger) (run func(ctx context.Context)) {
 	all, changes := e.Follow()
 	return func(ctx context.Context) {
+		to.Listed(all)
 		for {
-			to.Listed(all)
-			err := pass(ctx, changes, to)
-			if !errors.Is(err, attach.ErrBehind) {
+			entries, err := changes.Next(ctx)
+			if errors.Is(err, attach.ErrBehind) {
+				log.Error("pods' Events may be lost", "error", err)
+				all, changes = e.Follow()
+				to.Listed(all)
+			} else if err != nil {
 				return // the context has ended
 			}
-			log.Error("pods' Events may be lost", "error", err)
-			all, changes = e.Follow()
-		}
-	}
-}
-
-// pass passes entries on until there are no more to be had.
-func pass(ctx context.Context, changes *attach.Cursor, to Sink) error {
-	for {
-		entries, err := changes.Next(ctx)
-		if err != nil {
-			return err
-		}
-		for _, entry := range entries {
-			if entry.Notice != nil {
-				to.Notify(*entry.Notice)
-			} else {
-				to.Changed(entry.Sandbox)
+			for _, entry := range entries {
+				if entry.Notice != nil {
+					to.Notify(*entry.Notice)
+				} else {
+					to.Changed(entry.Sandbox)
+				}
 			}
 		}
 	}

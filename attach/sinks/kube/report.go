@@ -7,9 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,8 +50,8 @@ type Reporter struct {
 	sandbox func(namespace, pod string) (*attach.Sandbox, error)
 	queue   workqueue.TypedRateLimitingInterface[key]
 
-	mu   sync.Mutex
-	sent map[key]*sent // the map alone is shared: a pod is with one worker at a time
+	// sent has a *sent for each key of a pod. A pod is with one worker at a time.
+	sent sync.Map
 }
 
 type key struct{ namespace, name string }
@@ -59,7 +59,7 @@ type key struct{ namespace, name string }
 // sent is what was last written to a pod; the cache may not have it yet.
 type sent struct {
 	uid, status, version string
-	invalid              string // the annotation that was complained of
+	checked              string // the annotation that was looked at last
 }
 
 // New returns a reporter. Run works off what it is told. With all, the interfaces of pods that start
@@ -75,7 +75,7 @@ func New(cfg *rest.Config, catalog *metakube.Catalog, node string, all bool, log
 	}
 	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
 	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node})
-	return &Reporter{log: log, all: all, catalog: catalog, pods: pods, sent: map[key]*sent{},
+	return &Reporter{log: log, all: all, catalog: catalog, pods: pods,
 		events: b, to: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node}),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
 	}, nil
@@ -118,9 +118,7 @@ func (r *Reporter) work(ctx context.Context) {
 func (r *Reporter) compare(ctx context.Context, k key) error {
 	s, err := r.sandbox(k.namespace, k.name)
 	if err != nil {
-		r.mu.Lock()
-		delete(r.sent, k)
-		r.mu.Unlock()
+		r.sent.Delete(k)
 		return nil // no pod of ours; what one had is gone with it
 	}
 	text, err := json.Marshal(meta.Status(s.Made()))
@@ -131,13 +129,8 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 	if pod == nil || !pod.Is(s.UID) {
 		return nil // the cache is behind: its next event leads here again
 	}
-	r.mu.Lock()
-	last := r.sent[k]
-	if last == nil {
-		last = &sent{}
-		r.sent[k] = last
-	}
-	r.mu.Unlock()
+	known, _ := r.sent.LoadOrStore(k, &sent{})
+	last := known.(*sent)
 	r.checkEdit(k, pod, last)
 	status := string(text)
 	if pod.Annotations[meta.StatusAnnotation] == status {
@@ -153,14 +146,13 @@ func (r *Reporter) compare(ctx context.Context, k key) error {
 // keeps what it has.
 func (r *Reporter) checkEdit(k key, pod *meta.Pod, last *sent) {
 	annotation := pod.Annotations[meta.NetworksAnnotation]
-	known := last.invalid == annotation
-	last.invalid = ""
+	if annotation == last.checked {
+		return
+	}
+	last.checked = annotation
 	if _, err := meta.ParseNetworks(annotation, k.namespace); err != nil {
-		last.invalid = annotation
-		if !known {
-			r.Notify(attach.Notice{Namespace: k.namespace, Pod: k.name, UID: pod.UID, Warning: true, Reason: attach.ReasonInvalid,
-				Message: err.Error() + "; the pod keeps the interfaces it has"})
-		}
+		r.Notify(attach.Notice{Namespace: k.namespace, Pod: k.name, UID: pod.UID, Warning: true, Reason: attach.ReasonInvalid,
+			Message: err.Error() + "; the pod keeps the interfaces it has"})
 	}
 }
 
@@ -172,11 +164,10 @@ func older(version, than string) bool {
 
 // Listed implements sinks.Sink. A pod that was written to may be gone unseen: it is compared as well.
 func (r *Reporter) Listed(all []*attach.Sandbox) {
-	r.mu.Lock()
-	for k := range r.sent {
-		r.queue.Add(k)
-	}
-	r.mu.Unlock()
+	r.sent.Range(func(k, _ any) bool {
+		r.queue.Add(k.(key))
+		return true
+	})
 	for _, s := range all {
 		r.Changed(s)
 	}
@@ -230,9 +221,5 @@ func shortened(message string) string {
 	if len(message) <= maxMessage {
 		return message
 	}
-	cut := maxMessage
-	for !utf8.RuneStart(message[cut]) {
-		cut--
-	}
-	return message[:cut] + "..."
+	return strings.ToValidUTF8(message[:maxMessage], "") + "..." // without a half of a character
 }
