@@ -8,23 +8,20 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // liveTTL is how long after its end a daemon is still taken to be up, in seconds.
 const liveTTL = 10
 
-// Live keeps the key that says that the daemon is up, until the context ends.
+// Live keeps the key that says that the daemon is up, until the context ends. While etcd is away it tries:
+// nothing tells when it is back.
 func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
-	for ctx.Err() == nil {
+	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		if err := s.session(ctx, c); err != nil && ctx.Err() == nil {
 			s.log.Warn("the daemon's sign of life is lost; it is renewed", "error", err)
-			// etcd is away; nothing tells when it is back.
-			select {
-			case <-time.After(liveTTL / 2 * time.Second):
-			case <-ctx.Done():
-			}
 		}
-	}
+	}, liveTTL/2*time.Second)
 }
 
 // session keeps the key until its lease is lost or the context has ended; then it gives the lease back.

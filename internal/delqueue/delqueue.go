@@ -91,25 +91,28 @@ func Drain(dir string, do func(Call) error) (int, error) {
 	var errs []error
 	done := 0
 	for _, n := range names {
-		path := filepath.Join(dir, n)
-		b, err := os.ReadFile(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		err := drainOne(filepath.Join(dir, n), do)
+		if err == nil {
+			done++
 		}
-		var c Call
-		if err := json.Unmarshal(b, &c); err != nil {
-			errs = append(errs, fmt.Errorf("queued DEL %s is damaged, set aside: %w", path, err), os.Rename(path, path+".bad"))
-			continue
-		}
-		if err := do(c); err != nil {
-			errs = append(errs, fmt.Errorf("queued DEL of sandbox %s: %w", c.Request.ContainerID, err))
-			continue
-		}
-		done++
-		errs = append(errs, os.Remove(path))
+		errs = append(errs, err)
 	}
 	return done, errors.Join(append(errs, syncDir(dir))...)
+}
+
+func drainOne(path string, do func(Call) error) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var c Call
+	if err := json.Unmarshal(b, &c); err != nil {
+		return errors.Join(fmt.Errorf("queued DEL %s is damaged, set aside: %w", path, err), os.Rename(path, path+".bad"))
+	}
+	if err := do(c); err != nil {
+		return fmt.Errorf("queued DEL of sandbox %s: %w", c.Request.ContainerID, err)
+	}
+	return os.Remove(path)
 }
 
 // Len returns how many calls are queued.
@@ -121,10 +124,7 @@ func Len(dir string) (int, error) {
 // list returns the names of the queued calls' files, oldest first: os.ReadDir sorts.
 func list(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var names []string
