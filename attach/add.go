@@ -20,7 +20,7 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// Add makes all attachments of a sandbox that starts, or none. Repeated with the same wishes it
+// Add makes all attachments of a sandbox that starts, or none. Repeated for the same attachments it
 // returns what is there; anything else of the sandbox is unmade first.
 func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (made *Sandbox, err error) {
 	err = e.enterSlot(ctx, &s, func(ctx context.Context, slot *slot, d delegates.Sandbox) error {
@@ -71,8 +71,8 @@ func (e *Engine) AddInterface(ctx context.Context, s Sandbox, w meta.Wanted) (ma
 	return made, err
 }
 
-// again answers for what was made before. An earlier ADD may have been recorded without knowing it, and
-// unmade in part.
+// again makes sure of what an earlier ADD has made. That ADD may have been recorded although it was told
+// that it was not, and have unmade a part.
 func (e *Engine) again(ctx context.Context, slot *slot, wanted ...meta.Wanted) error {
 	var names []string
 	for _, w := range wanted {
@@ -88,7 +88,7 @@ func (e *Engine) again(ctx context.Context, slot *slot, wanted ...meta.Wanted) e
 
 // clear unmakes what earlier ADDs have left, for a new one. It refuses that where something was given up.
 func (e *Engine) clear(ctx context.Context, slot *slot, next *Sandbox, as ...Attachment) error {
-	if err := e.remove(ctx, slot, next, those(as, isNotAbandoned)...); err != nil {
+	if err := e.remove(ctx, slot, next, where(as, isNotAbandoned)...); err != nil {
 		return fmt.Errorf("unmake what an earlier ADD of sandbox %s left: %w", slot.id, err)
 	}
 	var left []string
@@ -104,8 +104,8 @@ func (e *Engine) clear(ctx context.Context, slot *slot, next *Sandbox, as ...Att
 		slot.id, strings.Join(left, ", ")), "\"patchctl leftovers rm\" removes them")
 }
 
-// Attach makes one attachment of a running pod. plan is called with the names of the interfaces the
-// pod has. created is false when the attachment was there already.
+// Attach makes one attachment of a running pod: the one that plan wants, which is called with the pod's
+// record. created is false when the attachment was there already.
 func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
 	have, err := e.Pod(namespace, pod)
 	if err != nil {
@@ -154,7 +154,8 @@ func planned(s *Sandbox, plan func(*Sandbox) (meta.Wanted, error)) (meta.Wanted,
 	return w, nil
 }
 
-// enterSlot is hold with the sandbox's namespace open, whose identity is noted in s.
+// enterSlot calls do as hold does, with the namespace open that the runtime named, and notes its identity
+// in s, the record to be.
 func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Context, *slot, delegates.Sandbox) error) error {
 	return e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
 		h, err := netns.Open(s.Netns)
@@ -174,7 +175,7 @@ func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Cont
 type making struct {
 	slot    *slot
 	sandbox delegates.Sandbox
-	before  *Sandbox // the record without them
+	before  *Sandbox // the record without the attachments
 	wanted  []meta.Wanted
 
 	e        *Engine
@@ -183,7 +184,7 @@ type making struct {
 	undone   bool // nothing of the attempt is left, nor recorded
 }
 
-// A part is one of the attachments: as it is recorded, as the delegates make it, and its addresses.
+// A part is one of the attachments: as it is recorded, as the delegates are given it, and its addresses.
 type part struct {
 	Attachment
 	work        *delegates.Attachment

@@ -20,7 +20,8 @@ func (e *Engine) UserOf(ipamClaim, containerID string) string {
 	return e.podWith(containerID, func(a Attachment) bool { return a.Spec.IPAMClaim == ipamClaim })
 }
 
-// podWith is the pod, of another sandbox than that, which has an attachment that is the one; "" if none.
+// podWith names the pod, and its interface, that has an attachment for which is holds, in another sandbox
+// than that of the container ID; "" if none has.
 func (e *Engine) podWith(containerID string, is func(Attachment) bool) string {
 	for _, s := range e.Sandboxes() {
 		if i := slices.IndexFunc(s.Attachments, is); i >= 0 && s.ContainerID != containerID {

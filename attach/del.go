@@ -33,7 +33,7 @@ func (e *Engine) delLocked(ctx context.Context, slot *slot) error {
 	if err := e.removeAll(ctx, slot); err != nil {
 		return e.Failed(ReasonFailedDetach, s.metaPod(), err)
 	}
-	e.routine(s, ReasonDetached, those(s.Attachments, func(a Attachment) bool { return slot.record.Find(a.Spec.Interface) == nil })...)
+	e.routine(s, ReasonDetached, where(s.Attachments, func(a Attachment) bool { return slot.record.Find(a.Spec.Interface) == nil })...)
 	return nil
 }
 
@@ -102,7 +102,7 @@ func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do
 
 // removeAll unmakes a recorded sandbox. What was given up before is left alone, and stays in the record.
 func (e *Engine) removeAll(ctx context.Context, slot *slot) error {
-	return e.remove(ctx, slot, slot.record.ended(), those(slot.record.Attachments, isNotAbandoned)...)
+	return e.remove(ctx, slot, slot.record.ended(), where(slot.record.Attachments, isNotAbandoned)...)
 }
 
 // remove unmakes attachments of a recorded sandbox and takes them out of next, which becomes the
@@ -207,7 +207,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 	var outcomes []outcome
 	for i, err := range e.Delegates.Del(ctx, d, work) {
 		a := as[i]
-		if err != nil && definite(err) && e.neverMade(ctx, d, a) {
+		if err != nil && isRefusal(err) && e.neverMade(ctx, d, a) {
 			// A plugin that made nothing and refuses to unmake it too will not do better next time.
 			e.Log.Warn("DEL after a failed ADD is refused", "sandbox", d.ContainerID, "interface", a.Spec.Interface, "error", err)
 			err = e.cutLoose(ctx, d, a)
@@ -230,7 +230,7 @@ func (a Attachment) work() *delegates.Attachment {
 		Requests: a.Spec.Requests, Result: a.Status.Result}
 }
 
-// neverMade reports that there is nothing of an attachment: its plugin has refused to make it, or it is
+// neverMade reports whether there is nothing of an attachment: its plugin has refused to make it, or it is
 // not known whether the plugin was asked, and there is neither an interface nor an address of it.
 func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachment) bool {
 	switch {
@@ -240,23 +240,23 @@ func (e *Engine) neverMade(ctx context.Context, d delegates.Sandbox, a Attachmen
 		return true
 	case a.Status.Result != nil || e.Delegates.OtherIPAM(a.Spec.Config) != "":
 		return false // an address may be there, of which only the other IPAM plugin knows
-	case d.Netns != nil && d.Netns.Do(func() error { return missing(a.Spec.Interface) }) != nil:
+	case d.Netns != nil && d.Netns.Do(func() error { return absent(a.Spec.Interface) }) != nil:
 		return false
 	}
 	asked, err := e.askedFor(ctx, d.ContainerID, a)
 	return err == nil && len(asked) == 0
 }
 
-// missing fails unless there is certainly no interface of that name.
-func missing(ifName string) error {
+// absent fails unless there is certainly no interface of that name.
+func absent(ifName string) error {
 	if l, err := link.Find(ifName); l != nil || err != nil {
 		return errors.Join(err, fmt.Errorf("%s is there", ifName))
 	}
 	return nil
 }
 
-// definite reports that an error is a plugin's own word, not a time-out or something being away.
-func definite(err error) bool {
+// isRefusal reports whether an error is a plugin's own word, and not a time-out or something being away.
+func isRefusal(err error) bool {
 	var e *types.Error
 	return errors.As(err, &e) && e.Code != types.ErrTryAgainLater
 }

@@ -32,7 +32,7 @@ var (
 	ErrConflict = fault.New(fault.Conflict, "the interface exists with another specification")
 )
 
-// Records keeps sandboxes. One writer: this node's daemon.
+// Records keeps sandboxes. Only this node's daemon writes them.
 type Records interface {
 	// Load returns the sandboxes, and the container IDs of those whose records can't be read.
 	Load(ctx context.Context) (all []*Sandbox, unreadable []string, err error)
@@ -82,9 +82,9 @@ type Meter interface {
 type Engine struct {
 	Options
 	bootID  string
-	entries *log
+	entries *log                     // of what happens to records, and notices
 	kept    atomic.Pointer[[]string] // see Kept
-	lost    bool                     // what Recover was told; for who is alone
+	lost    bool                     // see Recover; used by what is alone only
 	unswept atomic.Bool              // Recover could not remove all that has no record
 
 	// calls are in progress; what must be alone, such as GC (CNI 3), takes the whole weight.
@@ -99,7 +99,7 @@ type Engine struct {
 type podKey struct{ namespace, name string }
 
 // A slot is the place of one sandbox: a lock and the record, nil if there is none. Who holds the
-// lock may replace the record; who reads it without does so under the engine's mutex.
+// lock may replace the record; who doesn't reads it under the engine's mutex.
 type slot struct {
 	id     string // the sandbox's container ID
 	lock   *semaphore.Weighted
@@ -127,16 +127,16 @@ func (e *Engine) alone(ctx context.Context, do func(context.Context) error) erro
 	return e.weigh(ctx, maxCalls, do)
 }
 
-// weigh calls do as that many calls.
-func (e *Engine) weigh(ctx context.Context, calls int64, do func(context.Context) error) error {
-	if e.calls.Acquire(ctx, calls) != nil {
+// weigh calls do when there is room for that much of calls' weight: one call weighs 1.
+func (e *Engine) weigh(ctx context.Context, weight int64, do func(context.Context) error) error {
+	if e.calls.Acquire(ctx, weight) != nil {
 		return types.NewError(types.ErrTryAgainLater, "garbage collection or recovery is still running", "")
 	}
-	defer e.calls.Release(calls)
+	defer e.calls.Release(weight)
 	return do(ctx)
 }
 
-// hold is lock for a call: it waits for what must be alone.
+// hold calls do as lock does, but not while something runs that must be alone.
 func (e *Engine) hold(ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
 	return e.weigh(ctx, 1, func(ctx context.Context) error { return e.lock(ctx, containerID, do) })
 }
@@ -167,7 +167,7 @@ func (e *Engine) leave(s *slot) {
 	}
 }
 
-// put shows a record, nil for none, to everybody.
+// put makes a record, nil for none, the sandbox's, and enters into the log what has changed.
 func (e *Engine) put(s *slot, record *Sandbox) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -234,7 +234,7 @@ func (e *Engine) Sandboxes() []*Sandbox {
 	return all
 }
 
-// Running returns the records of sandboxes of which there is more than what was given up.
+// Running returns the records of all sandboxes but those of which only given up attachments are left.
 func (e *Engine) Running() []*Sandbox {
 	return slices.DeleteFunc(e.Sandboxes(), (*Sandbox).over)
 }
@@ -263,7 +263,7 @@ func (e *Engine) Pod(namespace, name string) (*Sandbox, error) {
 }
 
 // enter returns the sandbox as delegates want it, with its namespace open if it is still the one
-// that was recorded. Close it.
+// that was recorded. The caller closes it.
 func (e *Engine) enter(s *Sandbox) (d delegates.Sandbox, err error) {
 	d = s.forDelegates()
 	if s.BootID != e.bootID {

@@ -119,5 +119,5 @@ func shown(s *Sandbox) []Attachment {
 	if s == nil || s.over() {
 		return nil
 	}
-	return those(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Pending })
+	return where(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Pending })
 }

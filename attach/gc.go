@@ -93,7 +93,7 @@ func (e *Engine) retry(ctx context.Context, slot *slot) error {
 	if s == nil || !slices.ContainsFunc(s.Attachments, isAbandoned) {
 		return nil
 	}
-	return e.remove(ctx, slot, s, those(s.Attachments, isAbandoned)...)
+	return e.remove(ctx, slot, s, where(s.Attachments, isAbandoned)...)
 }
 
 // GC is the runtime's: sandboxes whose container ID is not among the valid attachments are unmade.

@@ -2,6 +2,7 @@ package attach
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -47,15 +48,12 @@ func (e *Engine) Stuck(phase Phase) []Stuck {
 // Inspect looks for leftovers and changes nothing. It holds no call up: what is not accounted for is
 // looked for twice, so that what a call made or removed meanwhile is not counted.
 func (e *Engine) Inspect(ctx context.Context) (l Leftovers, err error) {
+	var errs [3]error
 	l.Abandoned = e.Stuck(Abandoned)
-	if l.Ports, err = twice(ctx, e.leftoverPorts); err != nil {
-		return l, err
-	}
-	if l.Claims, err = twice(ctx, e.leftoverClaims); err != nil {
-		return l, err
-	}
-	l.Unclaimed, err = twice(ctx, e.unclaimed)
-	return l, err
+	l.Ports, errs[0] = twice(ctx, e.leftoverPorts)
+	l.Claims, errs[1] = twice(ctx, e.leftoverClaims)
+	l.Unclaimed, errs[2] = twice(ctx, e.unclaimed)
+	return l, errors.Join(errs[:]...)
 }
 
 // unclaimed are the addresses that attachments have by their records, and that are not claimed for them.
@@ -70,7 +68,7 @@ func (e *Engine) unclaimed(ctx context.Context) (all []ipam.Claim, err error) {
 	return all, nil
 }
 
-// twice returns what look finds both times.
+// twice looks twice, and returns what was found both times.
 func twice[T comparable](ctx context.Context, look func(context.Context) ([]T, error)) ([]T, error) {
 	first, err := look(ctx)
 	if err != nil || len(first) == 0 {

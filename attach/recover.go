@@ -79,7 +79,7 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 		return e.removeAll(ctx, slot)
 	}
 	now := time.Now()
-	undone := those(s.Attachments, func(a Attachment) bool { return e.due(a, now) })
+	undone := where(s.Attachments, func(a Attachment) bool { return e.due(a, now) })
 	if len(undone) == 0 {
 		return nil
 	}

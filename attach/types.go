@@ -51,7 +51,7 @@ type Spec meta.Wanted
 // A Phase tells how far an attachment is.
 type Phase string
 
-// The phases. A Pending attachment was never answered for: recovery unmakes it. A Failed one could
+// The phases. Of a Pending attachment no caller was told: recovery unmakes it. A Failed one could
 // not be unmade and is tried again, by its caller and by GC. An Abandoned one could not be unmade for so
 // long that no caller waits for it any more; only GC goes on trying, now and then.
 const (
@@ -89,14 +89,15 @@ func (s Spec) equal(o Spec) bool {
 	return sameJSON(s, o)
 }
 
-// sameJSON reports whether two values read the same. An address, for one, has more than one form in memory.
+// sameJSON reports whether two values are written the same. An address, for one, has more than one form in
+// memory.
 func sameJSON(a, b any) bool {
 	one, errOne := json.Marshal(a)
 	other, errOther := json.Marshal(b)
 	return errOne == nil && errOther == nil && bytes.Equal(one, other)
 }
 
-// Find returns the attachment of that interface, or nil; there is none of a sandbox without a record.
+// Find returns the attachment of that interface, or nil. A sandbox without a record has none.
 func (s *Sandbox) Find(ifName string) *Attachment {
 	if s == nil {
 		return nil
@@ -113,7 +114,7 @@ func find(as []Attachment, ifName string) *Attachment {
 	return nil
 }
 
-// Interfaces returns the names of the sandbox's interfaces; none of a sandbox without a record.
+// Interfaces returns the names of the sandbox's interfaces. A sandbox without a record has none.
 func (s *Sandbox) Interfaces() []string {
 	if s == nil {
 		return nil
@@ -165,7 +166,7 @@ func (s *Sandbox) has(wanted ...meta.Wanted) bool {
 // the auxiliary one does, only works on those of others.
 func (a *Attachment) hasInterface() bool { return a.Spec.Config.Plugins[0].Type != cniconf.Passthru }
 
-// describe says in a few words what an attachment is.
+// describe names an attachment for people: its interface, network and addresses.
 func (a *Attachment) describe() string {
 	text := a.Spec.Interface
 	if a.Spec.Network != "" {
@@ -181,8 +182,8 @@ func (a *Attachment) describe() string {
 	return text
 }
 
-// with returns a copy of the record with the attachments in place of those of the same interface,
-// or added. Records are never changed once they are shown to anybody.
+// with returns a copy of the record in which the attachments are added, or take the place of those of the
+// same interface. A record is never changed once anybody else can see it.
 func (s *Sandbox) with(as ...Attachment) *Sandbox {
 	c := *s
 	c.Attachments = slices.Clone(s.Attachments)
@@ -196,14 +197,14 @@ func (s *Sandbox) with(as ...Attachment) *Sandbox {
 	return &c
 }
 
-// ended returns a copy of the record that goes with its last attachment.
+// ended returns a copy of the record that is Ending.
 func (s *Sandbox) ended() *Sandbox {
 	c := *s
 	c.Ending = true
 	return &c
 }
 
-// over reports whether nothing is left of the sandbox but what was given up.
+// over reports whether the sandbox has ended, but for attachments that were given up.
 func (s *Sandbox) over() bool {
 	return s.Ending && !slices.ContainsFunc(s.Attachments, isNotAbandoned)
 }
@@ -211,13 +212,13 @@ func (s *Sandbox) over() bool {
 // without returns a copy of the record without that interface.
 func (s *Sandbox) without(ifName string) *Sandbox {
 	c := *s
-	c.Attachments = those(s.Attachments, func(a Attachment) bool { return a.Spec.Interface != ifName })
+	c.Attachments = where(s.Attachments, func(a Attachment) bool { return a.Spec.Interface != ifName })
 	return &c
 }
 
-// those returns the attachments that are so.
-func those(as []Attachment, are func(Attachment) bool) []Attachment {
-	return slices.DeleteFunc(slices.Clone(as), func(a Attachment) bool { return !are(a) })
+// where returns the attachments for which is holds.
+func where(as []Attachment, is func(Attachment) bool) []Attachment {
+	return slices.DeleteFunc(slices.Clone(as), func(a Attachment) bool { return !is(a) })
 }
 
 func isAbandoned(a Attachment) bool    { return a.Status.Phase == Abandoned }

@@ -50,7 +50,7 @@ func (m *making) takeBack(ctx context.Context, cause error) (gone []Attachment, 
 	for _, p := range m.parts {
 		p.Status.Phase, p.Status.Result = Failed, p.work.Result
 		leased := p.work.Addresses != nil && m.e.Delegates.OtherIPAM(p.Spec.Config) != ""
-		p.Status.Refused = p.work.Tried && p.work.Result == nil && !leased && definite(cause)
+		p.Status.Refused = p.work.Tried && p.work.Result == nil && !leased && isRefusal(cause)
 		if p.work.Tried {
 			tried = append(tried, p.Attachment)
 		} else {

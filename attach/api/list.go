@@ -51,7 +51,7 @@ func (s *server) registerList(api huma.API, op huma.Operation) {
 	})
 }
 
-// list is what of the pods' attachments the filter lets pass.
+// list returns those of the pods' attachments that the filter lets pass, in order.
 func list(pods []*attach.Sandbox, f filter) []client.Attachment {
 	all := []client.Attachment{}
 	for _, sb := range pods {

@@ -112,7 +112,7 @@ func fail(w http.ResponseWriter, version string, err error) {
 // call answers one call. The result is nil for commands that have none.
 func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) (any, error) {
 	if req.Command == "VERSION" {
-		return version(versionOf(req.Config)), nil
+		return map[string]any{"cniVersion": cmp.Or(versionOf(req.Config), cniversion.Current()), "supportedVersions": cniwire.SupportedVersions}, nil
 	}
 	c, err := newCall(req)
 	if err != nil {
@@ -198,10 +198,7 @@ func newCall(req *cniwire.Request) (*call, error) {
 		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not supported", c.conf.CNIVersion),
 			"supported: "+strings.Join(cniwire.SupportedVersions, ", "))
 	}
-	for pair := range strings.SplitSeq(req.Args, ";") {
-		if pair == "" {
-			continue
-		}
+	for pair := range strings.FieldsFuncSeq(req.Args, func(r rune) bool { return r == ';' }) {
 		k, v, ok := strings.Cut(pair, "=")
 		if !ok {
 			return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: %q is not key=value", pair), "")
@@ -223,9 +220,4 @@ func versionOf(config []byte) string {
 	}
 	_ = json.Unmarshal(config, &c) // an unreadable configuration has no version
 	return c.CNIVersion
-}
-
-// version is the answer to VERSION.
-func version(asked string) any {
-	return map[string]any{"cniVersion": cmp.Or(asked, cniversion.Current()), "supportedVersions": cniwire.SupportedVersions}
 }
