@@ -84,14 +84,11 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 		return nil
 	}
 	e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))
+	next := s.with()
 	// The release before did not record that an ADD was not answered yet.
-	unanswered := !slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
+	next.Ending = s.Ending || !slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
 		return a.Status.Phase != Pending || a.Spec.Source == meta.SourceAPI
 	})
-	next := s
-	if unanswered {
-		next = s.ended()
-	}
 	return e.remove(ctx, slot, next, undone...)
 }
 

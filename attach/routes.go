@@ -9,6 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
@@ -53,36 +54,36 @@ func inPod(d delegates.Sandbox, do func(*netlink.Handle) error) error {
 	})
 }
 
-// families returns, for each family that the chosen attachment's gateways have, whether it is IPv4; without
-// gateways its addresses tell.
-func families(a Attachment) []bool {
-	var v4 []bool
+// families are those of the chosen attachment's gateways; without any, of its addresses.
+func families(a Attachment) []int {
+	var all []int
 	for _, gw := range *a.Spec.DefaultRoute {
-		v4 = append(v4, gw.Is4())
+		all = append(all, nl.GetIPFamily(gw.AsSlice()))
 	}
-	if len(v4) == 0 {
+	if len(all) == 0 {
 		for _, ip := range a.Status.Result.IPs {
-			v4 = append(v4, ip.Address.IP.To4() != nil)
+			all = append(all, nl.GetIPFamily(ip.Address.IP))
 		}
 	}
-	return v4
+	return all
 }
 
-func displace(h *netlink.Handle, a *Attachment, v4 []bool) error {
+// displace takes the default routes of those families from an attachment.
+func displace(h *netlink.Handle, a *Attachment, families []int) error {
 	res := *a.Status.Result
 	res.Routes = slices.DeleteFunc(slices.Clone(res.Routes), func(r *types.Route) bool {
-		return isDefault(r.Dst) && slices.Contains(v4, r.Dst.IP.To4() != nil)
+		return isDefault(r.Dst) && slices.Contains(families, nl.GetIPFamily(r.Dst.IP))
 	})
 	res.IPs = nil
 	for _, ip := range a.Status.Result.IPs {
 		ip = ip.Copy()
-		if slices.Contains(v4, ip.Address.IP.To4() != nil) {
+		if slices.Contains(families, nl.GetIPFamily(ip.Address.IP)) {
 			ip.Gateway = nil
 		}
 		res.IPs = append(res.IPs, ip)
 	}
 	a.Status.Result = &res
-	routes, err := defaultRoutes(h, a.Spec.Interface, v4)
+	routes, err := defaultRoutes(h, a.Spec.Interface, families)
 	if err != nil {
 		return err
 	}
@@ -91,20 +92,22 @@ func displace(h *netlink.Handle, a *Attachment, v4 []bool) error {
 			return fmt.Errorf("remove the default route of %s: %w", a.Spec.Interface, err)
 		}
 		gw, _ := netip.AddrFromSlice(r.Gw)
-		a.Status.Displaced = append(a.Status.Displaced, Route{Dst: defaultPrefix(r.Family == netlink.FAMILY_V4), GW: gw.Unmap()})
+		a.Status.Displaced = append(a.Status.Displaced, Route{Dst: defaultPrefix(r.Family), GW: gw.Unmap()})
 	}
 	return nil
 }
 
+// takeOver gives an attachment the default routes that it asked for.
 func takeOver(h *netlink.Handle, a *Attachment) error {
 	res := *a.Status.Result
 	for _, gw := range *a.Spec.DefaultRoute {
-		r := Route{Dst: defaultPrefix(gw.Is4()), GW: gw}
+		r := Route{Dst: defaultPrefix(nl.GetIPFamily(gw.AsSlice())), GW: gw}
 		if err := addDefault(h, a.Spec.Interface, r); err != nil {
 			return err
 		}
-		res.Routes = slices.DeleteFunc(slices.Clone(res.Routes), func(r *types.Route) bool { return isDefault(r.Dst) && (r.Dst.IP.To4() != nil) == gw.Is4() })
-		res.Routes = append(res.Routes, r.inResult())
+		taken := r.inResult()
+		others := slices.DeleteFunc(slices.Clone(res.Routes), func(o *types.Route) bool { return o.Dst.String() == taken.Dst.String() })
+		res.Routes = append(others, taken)
 	}
 	a.Status.Result = &res
 	return nil
@@ -150,8 +153,7 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 	if err != nil {
 		return fmt.Errorf("find %s in the pod: %w", ifName, err)
 	}
-	dst := r.inResult().Dst
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &dst, Gw: r.GW.AsSlice()}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &r.inResult().Dst, Gw: r.GW.AsSlice()}
 	if err := h.RouteReplace(route); errors.Is(err, unix.ENETUNREACH) {
 		return fmt.Errorf("default route via %s on %s: the interface has no address in a subnet with that gateway", r.GW, ifName)
 	} else if err != nil {
@@ -161,7 +163,7 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 }
 
 // defaultRoutes are the interface's default routes of those families.
-func defaultRoutes(h *netlink.Handle, ifName string, v4 []bool) ([]netlink.Route, error) {
+func defaultRoutes(h *netlink.Handle, ifName string, families []int) ([]netlink.Route, error) {
 	l, err := h.LinkByName(ifName)
 	if err != nil {
 		return nil, fmt.Errorf("find %s in the pod: %w", ifName, err)
@@ -171,7 +173,7 @@ func defaultRoutes(h *netlink.Handle, ifName string, v4 []bool) ([]netlink.Route
 		return nil, err
 	}
 	return slices.DeleteFunc(routes, func(r netlink.Route) bool {
-		return r.Dst != nil && !isDefault(*r.Dst) || !slices.Contains(v4, r.Family == netlink.FAMILY_V4)
+		return r.Dst != nil && !isDefault(*r.Dst) || !slices.Contains(families, r.Family)
 	}), nil
 }
 
@@ -180,8 +182,8 @@ func isDefault(n net.IPNet) bool {
 	return ones == 0 && n.IP.IsUnspecified()
 }
 
-func defaultPrefix(v4 bool) netip.Prefix {
-	if v4 {
+func defaultPrefix(family int) netip.Prefix {
+	if family == netlink.FAMILY_V4 {
 		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	}
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
