@@ -9,11 +9,11 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniresult"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -137,12 +137,9 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 func (c *call) chained(own *types100.Result) (any, error) {
 	res := &types100.Result{}
 	if c.conf.PrevResult != nil {
-		old, err := create.Create(c.conf.CNIVersion, c.conf.PrevResult)
-		if err == nil {
-			res, err = types100.NewResultFromResult(old)
-		}
-		if err != nil {
-			return nil, types.NewError(types.ErrDecodingFailure, "prevResult", explain.JSON(c.conf.PrevResult, err))
+		var err error
+		if res, err = cniresult.Parse(c.conf.CNIVersion, c.conf.PrevResult); err != nil {
+			return nil, types.NewError(types.ErrDecodingFailure, "prevResult", err.Error())
 		}
 	}
 	before := len(res.Interfaces)

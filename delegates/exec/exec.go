@@ -19,6 +19,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniresult"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 )
@@ -57,7 +58,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 			if err := failpoint.Hit(failpoint.ExecPluginRan); err != nil {
 				return err
 			}
-			res, err := parseResult(a.Config.CNIVersion, out)
+			res, err := cniresult.Parse(a.Config.CNIVersion, out)
 			if err == nil {
 				err = keep(s, a.Interface, a.Result, res)
 			}
@@ -171,7 +172,7 @@ func (d *Delegate) IPAM(ctx context.Context, command, typ string, s delegates.Sa
 	if err != nil || command != "ADD" {
 		return nil, err
 	}
-	return parseResult(a.Config.CNIVersion, out)
+	return cniresult.Parse(a.Config.CNIVersion, out)
 }
 
 // plugin runs a command of the plugin typ for an attachment, with the configuration of plugin i of its list, and

@@ -16,11 +16,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/cni/pkg/types/create"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // run executes the plugin typ and returns its standard output. A plugin's CNI error comes back as the
@@ -100,29 +98,6 @@ func (d *Delegate) find(typ string, caller []string) (string, error) {
 	}
 	return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("CNI plugin %q is not in %s", typ, strings.Join(dirs, ", ")),
 		"install it there, or add its directory to meta.cniBinDirs")
-}
-
-// parseResult reads a plugin's result in whatever version and returns it in 1.1.0's form. An empty
-// answer, as meta plugins give, is an empty result (C48).
-func parseResult(version string, b []byte) (*types100.Result, error) {
-	if text := string(bytes.TrimSpace(b)); text == "" || text == "{}" {
-		return &types100.Result{CNIVersion: types100.ImplementedSpecVersion}, nil
-	}
-	var head struct {
-		CNIVersion string `json:"cniVersion"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "result is not JSON", explain.JSON(b, err))
-	}
-	generic, err := create.Create(cmp.Or(head.CNIVersion, version), b)
-	if err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "result can't be read", err.Error())
-	}
-	res, err := types100.NewResultFromResult(generic)
-	if err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "result can't be converted", err.Error())
-	}
-	return res, nil
 }
 
 // encodeResult returns a result in the version of a configuration, as prevResult.

@@ -132,6 +132,18 @@ func (n *node) healthy(check string) (bool, string) {
 	return true, ""
 }
 
+// noPanic fails if the daemon's log has a panic, which a server survives.
+func (n *node) noPanic() {
+	n.t.Helper()
+	log, err := os.ReadFile(filepath.Join(n.Dir, "patchbayd.log"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if _, after, found := strings.Cut(string(log), "panic"); found {
+		n.t.Errorf("panic%s", after[:min(len(after), 2000)])
+	}
+}
+
 // pod is a pod that no runtime remembers.
 func (n *node) pod(name, networks string) *sandbox.Sandbox {
 	n.t.Helper()
