@@ -61,6 +61,9 @@ const (
 	Abandoned Phase = "Abandoned"
 )
 
+// Known reports whether it is one of the phases, not a newer release's, or none.
+func (p Phase) Known() bool { return slices.Contains([]Phase{Pending, Ready, Failed, Abandoned}, p) }
+
 // A Status is what was made.
 type Status struct {
 	Phase     Phase            `json:"phase"`

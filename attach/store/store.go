@@ -17,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/internal/cniresult"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 )
@@ -60,10 +61,11 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 		return nil, nil, fmt.Errorf("read sandboxes: %w", err)
 	}
 	for _, kv := range resp.Kvs {
-		sb, err := decode(kv.Value)
+		id := strings.TrimPrefix(string(kv.Key), prefix)
+		sb, err := decode(id, kv.Value)
 		if err != nil {
 			s.log.Error("sandbox record can't be read: it and what it accounts for are left alone", "key", string(kv.Key), "error", err)
-			unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), prefix))
+			unreadable = append(unreadable, id)
 			continue
 		}
 		all = append(all, sb)
@@ -71,17 +73,28 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 	return all, unreadable, nil
 }
 
-func decode(value []byte) (*attach.Sandbox, error) {
+func decode(containerID string, value []byte) (*attach.Sandbox, error) {
 	var sb attach.Sandbox
 	if err := json.Unmarshal(value, &sb); err != nil {
 		return nil, err
+	}
+	if sb.ContainerID != containerID {
+		return nil, fmt.Errorf("it is of sandbox %q", sb.ContainerID)
 	}
 	for _, a := range sb.Attachments {
 		if a.Spec.Config == nil {
 			return nil, fmt.Errorf("attachment %s has no configuration", a.Spec.Interface)
 		}
+		if !a.Status.Phase.Known() {
+			return nil, fmt.Errorf("attachment %s has the unknown phase %q", a.Spec.Interface, a.Status.Phase)
+		}
 		if a.Status.Phase == attach.Abandoned && a.Status.Deletion == nil {
 			return nil, fmt.Errorf("attachment %s is given up, and nothing tells when", a.Spec.Interface)
+		}
+		if a.Status.Result != nil {
+			if err := cniresult.Check(a.Status.Result); err != nil {
+				return nil, fmt.Errorf("result of attachment %s: %w", a.Spec.Interface, err)
+			}
 		}
 	}
 	return &sb, nil
