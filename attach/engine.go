@@ -93,6 +93,7 @@ type Engine struct {
 	mu         sync.Mutex
 	sandboxes  map[string]*slot // by container ID
 	byPod      map[podKey]string
+	begun      uint64   // counts the calls that make something
 	unreadable []string // see Unreadable
 }
 
@@ -106,6 +107,7 @@ type slot struct {
 	users  int
 	record *Sandbox
 	making *Sandbox  // what a call in progress makes, and the record does not tell yet
+	begun  uint64    // when it began, among all such calls
 	goneAt time.Time // the first observation that the namespace is gone
 }
 
@@ -217,7 +219,8 @@ func (e *Engine) superseded(s *Sandbox) bool {
 func (e *Engine) noteMaking(s *slot, record *Sandbox) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.making = record
+	e.begun++
+	s.making, s.begun = record, e.begun
 }
 
 // Sandboxes returns all records, by container ID.

@@ -96,7 +96,8 @@ func (s *Service) ReleaseForgotten(ctx context.Context, claims []Claim, h Holder
 			continue
 		}
 		ns, name, _ := strings.Cut(c.Owner.IPAMClaim, "/")
-		if _, err := s.IPAMClaims.IPAMClaim(ctx, ns, name); errors.Is(err, ErrNoIPAMClaim) {
+		_, err := s.IPAMClaims.IPAMClaim(ctx, ns, name)
+		if errors.Is(err, ErrNoIPAMClaim) && h.UserOf(c.Owner.IPAMClaim, "") == "" { // nor has come to use it meanwhile
 			s.Log.Info("IPAMClaim is gone, its address is free", "ipamClaim", c.Owner.IPAMClaim, "address", c.Addr)
 			errs = append(errs, s.Release(ctx, []Claim{c}))
 		}
