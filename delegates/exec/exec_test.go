@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -248,6 +249,36 @@ func TestAPluginThatHangsIsEndedWithItsChildren(t *testing.T) {
 	}
 	if said, err := io.ReadAll(child); err != nil || string(said) != "alive\n" {
 		t.Errorf("the plugin's child said %q, and lives on: %v", said, err)
+	}
+}
+
+// What a plugin prints is kept in memory, and of its errors a part goes to the API server: neither is without
+// end, and a plugin that works and only talks much is none the worse for it.
+func TestWhatAPluginPrintsIsBounded(t *testing.T) {
+	b := newBench(t)
+	allocated := func(do func()) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		do()
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) >> 20
+	}
+	a := b.attachment(`{"cniVersion": "1.0.0", "name": "n", "type": "one"}`)
+	b.write("one.ADD", "head -c 100M /dev/zero\n", 0o644)
+	var err error
+	if mb := allocated(func() { err = b.d.Add(context.Background(), sandbox, []*delegates.Attachment{a}) }); mb > 32 {
+		t.Errorf("100 MB of result cost %d MiB", mb)
+	}
+	if err == nil || !strings.Contains(err.Error(), "more than 1 MiB") {
+		t.Errorf("100 MB of result: %.200v", err)
+	}
+	b.write("one.ADD", "head -c 100M /dev/zero >&2\n", 0o644)
+	if mb := allocated(func() { err = b.d.Add(context.Background(), sandbox, []*delegates.Attachment{a}) }); err != nil || mb > 32 {
+		t.Errorf("100 MB of chatter cost %d MiB, and %.200v", mb, err)
+	}
+	b.write("one.ADD", "head -c 100M /dev/zero | tr '\\0' x >&2; exit 3\n", 0o644)
+	if err = b.d.Add(context.Background(), sandbox, []*delegates.Attachment{a}); err == nil || len(err.Error()) > 8<<10 {
+		t.Errorf("100 MB of excuses: %.200v", err)
 	}
 }
 

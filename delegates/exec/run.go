@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,7 +37,7 @@ func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]by
 	case <-ctx.Done():
 		return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("plugin %s was not started: too many delegates are running", typ), "")
 	}
-	var stdout, stderr bytes.Buffer
+	stdout, stderr := output{max: maxResult, refuses: true}, output{max: maxDetail}
 	cmd := exec.CommandContext(ctx, bin)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(r.Config), &stdout, &stderr
 	cmd.Env = d.environ(r)
@@ -49,20 +50,49 @@ func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]by
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
 	if ctx.Err() != nil {
-		return nil, types.NewError(types.ErrTryAgainLater, context.Cause(ctx).Error(), strings.TrimSpace(stderr.String()))
+		return nil, types.NewError(types.ErrTryAgainLater, context.Cause(ctx).Error(), stderr.text())
+	}
+	if stdout.more { // it may have failed for that
+		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("plugin %s: %s printed more than %d MiB", typ, r.Command, maxResult>>20), stderr.text())
 	}
 	if err != nil {
-		return nil, pluginError(typ, r.Command, err, stdout.Bytes(), stderr.String())
+		return nil, pluginError(typ, r.Command, err, stdout.kept, stderr.text())
 	}
-	return stdout.Bytes(), nil
+	return stdout.kept, nil
 }
+
+const (
+	maxResult = 1 << 20 // etcd's records have 1.5 MiB at most
+	maxDetail = 4 << 10 // of what is passed on in an error
+)
+
+// An output is the beginning of what a plugin prints. The rest is passed over, or, if it refuses that,
+// ends the plugin's writing.
+type output struct {
+	max     int
+	refuses bool
+	kept    []byte
+	more    bool
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n := min(len(b), o.max-len(o.kept))
+	o.kept = append(o.kept, b[:n]...)
+	o.more = o.more || n < len(b)
+	if o.more && o.refuses {
+		return n, io.ErrShortWrite
+	}
+	return len(b), nil
+}
+
+func (o *output) text() string { return strings.TrimSpace(string(o.kept)) }
 
 func pluginError(typ, command string, err error, stdout []byte, stderr string) error {
 	var e types.Error
 	if json.Unmarshal(stdout, &e) == nil && (e.Code != 0 || e.Msg != "") {
 		return fmt.Errorf("plugin %s: %w", typ, &e)
 	}
-	detail := cmp.Or(strings.TrimSpace(stderr), strings.TrimSpace(string(stdout)))
+	detail := cmp.Or(stderr, strings.TrimSpace(string(stdout[:min(len(stdout), maxDetail)])))
 	return types.NewError(cniwire.ErrDelegate, fmt.Sprintf("plugin %s: %s failed: %v", typ, command, err), detail)
 }
 
