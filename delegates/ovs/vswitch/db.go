@@ -168,13 +168,17 @@ func (d *DB) wake() {
 	d.changed = make(chan struct{})
 }
 
-// Client returns the connection, and waits for it if need be. If there is none it returns CNI error 11, for the
-// runtime to try again.
+// errDown is CNI error 11: the runtime tries again.
+func (d *DB) errDown() error {
+	return types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer at "+d.endpoint,
+		"start ovsdb-server and ovs-vswitchd, or set ovs.db")
+}
+
+// Client returns the connection, and waits for it if need be.
 func (d *DB) Client(ctx context.Context) (client.Client, error) {
 	c := d.awaitOther(ctx, nil, connectWait)
 	if c == nil {
-		return nil, types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer at "+d.endpoint,
-			"start ovsdb-server and ovs-vswitchd, or set ovs.db")
+		return nil, d.errDown()
 	}
 	return c, nil
 }

@@ -85,16 +85,31 @@ type request struct {
 }
 
 // Commit makes a change, all of it or nothing. It waits until a lost connection is back.
-func (d *DB) Commit(ctx context.Context, c Change) error { return d.batcher.Do(request{ctx, c}) }
+func (d *DB) Commit(ctx context.Context, c Change) error {
+	if _, err := d.Client(ctx); err != nil { // waited for here, beside the others and not behind them
+		return err
+	}
+	return d.batcher.Do(request{ctx, c})
+}
 
-// commitGroup makes changes in one transaction, or one by one if that fails.
+// commitGroup makes changes in one transaction, or one by one if that fails. A connection that is lost
+// meanwhile is waited for once.
 func (d *DB) commitGroup(requests []request) []error {
 	errs := make([]error, len(requests))
-	if len(requests) > 1 && d.try(context.Background(), requests) == nil {
-		return errs
+	away := false
+	if len(requests) > 1 {
+		if d.try(context.Background(), requests) == nil {
+			return errs
+		}
+		away = !d.Connected()
 	}
 	for i, r := range requests {
+		if away {
+			errs[i] = d.errDown()
+			continue
+		}
 		errs[i] = d.try(r.ctx, requests[i:i+1])
+		away = errs[i] != nil && r.ctx.Err() == nil && !d.Connected()
 	}
 	return errs
 }
