@@ -49,7 +49,8 @@ func (t *Transaction) Removes(port string) { t.removed = append(t.removed, port)
 // errLost says that the connection broke, so that a transaction's outcome is unknown.
 var errLost = fault.New(fault.Unavailable, "connection to Open vSwitch lost")
 
-// Apply has the database carry out the operations: all of them or none.
+// Apply has the database carry out the operations: all of them or none. Once that is begun its outcome is waited
+// for, whatever becomes of the context: what it has made could not be undone otherwise.
 func (t *Transaction) Apply(ctx context.Context) error {
 	if len(t.removed) > 0 {
 		t.Add(raiseNextCfg(t.Client))
@@ -57,7 +58,10 @@ func (t *Transaction) Apply(ctx context.Context) error {
 	if t.err != nil || len(t.operations) == 0 {
 		return t.err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectWait)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectWait)
 	defer cancel()
 	results, err := t.Transact(ctx, t.operations...)
 	if err != nil {
