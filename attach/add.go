@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -223,7 +224,7 @@ func (e *Engine) makeAll(ctx context.Context, command string, attempt making) er
 	}
 }
 
-func (m *making) run(ctx context.Context, command string) error {
+func (m *making) run(ctx context.Context, command string) (err error) {
 	if err := failpoint.Hit(failpoint.AddBegin); err != nil {
 		return err
 	}
@@ -234,6 +235,12 @@ func (m *making) run(ctx context.Context, command string) error {
 	}
 	m.e.noteMaking(m.slot, m.recorded())
 	defer m.e.noteMaking(m.slot, nil)
+	defer func() {
+		if v := recover(); v != nil { // which the server survives: it would be made, and nobody would know
+			m.e.logger(m.before).Error("panic", "value", v, "stack", string(debug.Stack()))
+			err = m.undo(ctx, fmt.Errorf("internal error: %v", v))
+		}
+	}()
 	clock := m.e.stages(command)
 	if err := m.prepare(ctx); err != nil {
 		m.cancel()

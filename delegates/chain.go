@@ -159,17 +159,19 @@ func (c *Chain) addList(ctx context.Context, s Sandbox, a *Attachment) error {
 		return err
 	}
 	if n := c.head(a.Config); n != nil {
-		head := a.with(a.Config.Plugins[:1])
-		err := n.Add(ctx, s, []*Attachment{head})
-		a.Result, a.Bridge, a.Port, a.Tried = head.Result, head.Bridge, head.Port, a.Tried || head.Tried
-		if err != nil {
+		if err := a.add(ctx, n, s, a.with(a.Config.Plugins[:1])); err != nil {
 			return err
 		}
 	}
-	tail := c.tail(a)
-	err := c.exec.Add(ctx, s, []*Attachment{tail})
-	a.Result, a.Tried = tail.Result, a.Tried || tail.Tried
-	return err
+	return a.add(ctx, c.exec, s, c.tail(a))
+}
+
+// add has a delegate make a part of the attachment, and takes over what came of it, a panic too.
+func (a *Attachment) add(ctx context.Context, d Delegate, s Sandbox, part *Attachment) error {
+	defer func() {
+		a.Result, a.Bridge, a.Port, a.Tried = part.Result, part.Bridge, part.Port, a.Tried || part.Tried
+	}()
+	return d.Add(ctx, s, []*Attachment{part})
 }
 
 // tail returns the part of an attachment that is executed.
