@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"go.uber.org/goleak"
 )
 
 // While ovsdb-server is away, changes wait for it beside each other: how many there are makes no call slower.
@@ -45,4 +46,16 @@ func TestChangesWaitForOpenVSwitchBesideEachOther(t *testing.T) {
 			t.Errorf("%d changes waited %s for a lost connection", calls, took)
 		}
 	})
+}
+
+// The directory of the socket can't be watched: nothing is left of the attempt, which is made again with each
+// connection.
+func TestAWatchThatFailsLeavesNothing(t *testing.T) {
+	d := New("unix:/nowhere/db.sock", slog.New(slog.DiscardHandler))
+	restarts, stop := d.watchSwitch()
+	defer stop()
+	if restarts != nil {
+		t.Error("it is watched")
+	}
+	goleak.VerifyNone(t)
 }

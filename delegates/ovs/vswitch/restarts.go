@@ -72,7 +72,9 @@ func (d *DB) watchSwitch() (restarts <-chan struct{}, stop func()) {
 	}
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
-		err = w.Add(filepath.Dir(socket))
+		if err = w.Add(filepath.Dir(socket)); err != nil {
+			err = errors.Join(err, w.Close())
+		}
 	}
 	if err != nil {
 		d.log.Error("restarts of ovs-vswitchd are not noticed", "directory", filepath.Dir(socket), "error", err)
