@@ -140,6 +140,13 @@ func TestAFreedAddressRestsAndALateReleaseFreesNobodyElses(t *testing.T) {
 	if a, err := s.Choose(owner(9), now.Add(29*time.Second)); !errors.Is(err, ErrExhausted) {
 		t.Errorf("%s is given out again at once", a)
 	}
+	if err := s.Request(Request{Addr: all[2]}, owner(7)); err != nil {
+		t.Error(err)
+	}
+	s.Forget(all[2], owner(7)) // its request came to nothing: nobody has had the address meanwhile
+	if a, err := s.Choose(owner(9), now.Add(29*time.Second)); !errors.Is(err, ErrExhausted) || !strings.Contains(err.Error(), "in use 4, resting after release 1 ") {
+		t.Errorf("%s no longer rests, as a pod asked for it: %v", a, err)
+	}
 	if a, err := s.Choose(owner(9), now.Add(31*time.Second)); err != nil || a != all[2] {
 		t.Errorf("%s, %v", a, err)
 	}

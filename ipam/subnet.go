@@ -79,7 +79,7 @@ type Subnet struct {
 	pool    *Pool
 	exclude []netip.Prefix // in order, none within another
 	used    map[netip.Addr]Owner
-	resting map[netip.Addr]time.Time // freed then
+	resting map[netip.Addr]time.Time // freed then; a used one by its last owner
 	cursor  netip.Addr               // the address given out last
 }
 
@@ -115,13 +115,13 @@ func (s *Subnet) Choose(o Owner, now time.Time) (netip.Addr, error) {
 	}
 	for _, part := range [][2]netip.Addr{{from, last}, {first, s.cursor}} {
 		if a, ok := s.firstFree(part[0], part[1], now); ok {
-			s.take(a, o)
+			s.used[a] = o
 			s.cursor = a
 			return a, nil
 		}
 	}
 	return netip.Addr{}, fmt.Errorf("pool %s: %w in this node's subnet %s: size %d, in use %d, resting after release %d (cooldown %s)",
-		s.pool.Name, ErrExhausted, s.Prefix, s.Size(), len(s.used), len(s.resting), s.pool.Cooldown)
+		s.pool.Name, ErrExhausted, s.Prefix, s.Size(), len(s.used), s.rest(), s.pool.Cooldown)
 }
 
 // Request takes the very address a pod asked for, or says why it can't have it.
@@ -143,19 +143,24 @@ func (s *Subnet) Request(want Request, o Owner) error {
 	case s.excluded(a):
 		return Invalid("requested address %s of pool %s is excluded from the pool", a, s.pool.Name)
 	}
-	s.take(a, o)
+	s.used[a] = o
 	return nil
 }
 
-func (s *Subnet) take(a netip.Addr, o Owner) {
-	s.used[a] = o
-	delete(s.resting, a)
+// rest returns how many addresses are free and rest.
+func (s *Subnet) rest() (n int) {
+	for a := range s.resting {
+		if _, used := s.used[a]; !used {
+			n++
+		}
+	}
+	return n
 }
 
 // Mark takes over who has addresses of the subnet, as it was found in etcd.
 func (s *Subnet) Mark(claims map[netip.Addr]Owner) {
 	for a, o := range claims {
-		s.take(a, o)
+		s.used[a] = o
 	}
 }
 
@@ -167,7 +172,7 @@ func (s *Subnet) Release(a netip.Addr, o Owner, now time.Time) {
 }
 
 // Forget frees an address, if the owner still has it, that was chosen but never claimed: nobody has seen
-// it, so that it needs no rest. It reports whether the owner had it.
+// it, so that it needs no rest but that after an earlier owner. It reports whether the owner had it.
 func (s *Subnet) Forget(a netip.Addr, o Owner) bool {
 	had := s.used[a].SameInterface(o)
 	if had {
