@@ -16,10 +16,10 @@ func (e *Engine) HolderOf(network string, addr netip.Addr, containerID string) s
 	})
 }
 
-// has reports whether the attachment has an address, or, as long as nothing is made, asks for it.
+// has reports whether the attachment has an address, or, as long as it is being made, asks for it.
 func (a *Attachment) has(addr netip.Addr) bool {
 	if a.Status.Result == nil {
-		return slices.ContainsFunc(a.Spec.Requests.IPs, func(r ipam.Request) bool { return r.Addr == addr })
+		return a.Status.Phase == Pending && slices.ContainsFunc(a.Spec.Requests.IPs, func(r ipam.Request) bool { return r.Addr == addr })
 	}
 	return slices.ContainsFunc(a.Status.Result.IPs, func(ip *types100.IPConfig) bool { return ip.Address.IP.Equal(addr.AsSlice()) })
 }
