@@ -115,7 +115,7 @@ func compare(want Declared, have found) (difference, error) {
 	if d.create {
 		d.datapath = want.datapathType(have.kernelDatapath)
 	}
-	if len(want.Protocols) > 0 && !slices.Equal(want.Protocols, have.row.Protocols) {
+	if len(want.Protocols) > 0 && !slices.Equal(slices.Sorted(slices.Values(want.Protocols)), slices.Sorted(slices.Values(have.row.Protocols))) {
 		d.protocols, d.set = want.Protocols, true
 	}
 	if want.FailMode != "" && (have.row.FailMode == nil || *have.row.FailMode != want.FailMode) {

@@ -57,6 +57,9 @@ func TestDifferenceOfDeclaredAndFound(t *testing.T) {
 		"protocols are set": {
 			Declared{Protocols: []string{"OpenFlow14", "OpenFlow13"}}, found{row: there, controllers: controllers},
 			unchanged(func(d *difference) { d.set, d.protocols = true, []string{"OpenFlow14", "OpenFlow13"} }), ""},
+		"protocols are a set, which Open vSwitch keeps in an order of its own": {
+			Declared{Protocols: []string{"OpenFlow14", "OpenFlow13"}},
+			found{row: vswitch.Bridge{UUID: "b", Protocols: []string{"OpenFlow13", "OpenFlow14"}}}, difference{protocols: []string{"OpenFlow13", "OpenFlow14"}}, ""},
 		"the fail mode is set": {
 			Declared{FailMode: "standalone"}, found{row: there, controllers: controllers},
 			unchanged(func(d *difference) { d.set, d.failMode = true, text("standalone") }), ""},
@@ -178,7 +181,7 @@ func TestBridgeIsMadeAsDeclaredAndThenChanged(t *testing.T) {
 	}
 	kept := rowOf("tcp:127.0.0.1:2")
 	o.Vsctl(t, "add-port", "br0", "stranger", "--", "set", "interface", "stranger", "type=internal")
-	want.Uplinks, want.FailMode = []string{"up0", "up1"}, "standalone"
+	want.Uplinks, want.FailMode, want.Protocols = []string{"up0", "up1"}, "standalone", []string{"OpenFlow13", "OpenFlow10"}
 	want.Controllers = []string{"tcp:127.0.0.1:2", "tcp:127.0.0.1:3"}
 	if err := ensure(context.Background(), c, want, log); err != nil {
 		t.Fatal(err)
