@@ -300,14 +300,19 @@ func (m *making) writeIntent(ctx context.Context) {
 	}
 	record, written := m.recorded(), make(chan error, 1)
 	go func() { written <- m.e.Records.Save(context.WithoutCancel(ctx), record, claims) }()
-	m.sandbox.Recorded = sync.OnceValue(func() error {
+	outcome := sync.OnceValue(func() error {
 		err := <-written
 		m.intended = err == nil || errors.Is(err, txn.ErrUnavailable)
-		if err != nil {
+		return err
+	})
+	reached := false // once: undo asks for the outcome again, also after a panic here
+	m.sandbox.Recorded = func() error {
+		if err := outcome(); err != nil || reached {
 			return err
 		}
+		reached = true
 		return failpoint.Hit(failpoint.AddIntentWritten)
-	})
+	}
 }
 
 // make has the delegates make the attachments, and returns the record of what came of it.
