@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"path"
 	"strings"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -21,6 +22,9 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 )
+
+// readTimeout bounds what is read for a caller.
+const readTimeout = 10 * time.Second
 
 // A Store is one node's part of the records.
 type Store struct {
@@ -157,9 +161,11 @@ func (s *Store) Register(ctx context.Context, n Node) error {
 
 // Nodes returns all nodes.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	resp, err := s.kv.Get(ctx, path.Join(s.prefix, "nodes")+"/", clientv3.WithPrefix())
 	if err != nil {
-		return nil, fmt.Errorf("read nodes: %w", err)
+		return nil, fmt.Errorf("read nodes: %w: %w", txn.ErrUnavailable, err)
 	}
 	nodes := make([]Node, len(resp.Kvs))
 	for i, kv := range resp.Kvs {

@@ -57,6 +57,8 @@ func (l *Ledger) record(kv *mvccpb.KeyValue) record {
 
 // get reads a key, or a range of them; what says in an error what was to be read.
 func (l *Ledger) get(ctx context.Context, what, key string, opts ...clientv3.OpOption) ([]*mvccpb.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	resp, err := l.kv.Get(ctx, key, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w: %w", what, txn.ErrUnavailable, err)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -22,6 +23,9 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
+
+// readTimeout bounds what is read at a time: etcd may be away.
+const readTimeout = 10 * time.Second
 
 // A Ledger is IPAM's part of etcd, as a node uses it.
 type Ledger struct {

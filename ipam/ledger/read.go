@@ -45,6 +45,8 @@ func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim
 	for i, c := range claims {
 		gets[i] = clientv3.OpGet(l.claimKey(c))
 	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	resp, err := l.kv.Txn(ctx).Then(gets...).Commit()
 	if err != nil {
 		return nil, fmt.Errorf("read claims: %w: %w", txn.ErrUnavailable, err)
