@@ -114,10 +114,10 @@ func diff(before, after *Sandbox) []Event {
 	return events
 }
 
-// shown are the attachments that watchers know of: what is Pending is nobody's business yet.
+// shown are the attachments that watchers know of, as lists show them.
 func shown(s *Sandbox) []Attachment {
 	if s == nil || s.over() {
 		return nil
 	}
-	return where(s.Attachments, func(a Attachment) bool { return a.Status.Phase != Pending })
+	return s.Attachments
 }

@@ -120,9 +120,7 @@ func mirrored(all []*Sandbox) map[string]bool {
 	m := map[string]bool{}
 	for _, s := range all {
 		for _, a := range s.Attachments {
-			if a.Status.Phase != Pending {
-				m[s.Pod+" "+a.Spec.Interface] = true
-			}
+			m[s.Pod+" "+a.Spec.Interface] = true
 		}
 	}
 	return m
