@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -51,7 +52,7 @@ func (e *Engine) asFailed(a Attachment, cause error, now time.Time) Attachment {
 		d = *a.Status.Deletion
 	}
 	d.Attempts, d.Last = d.Attempts+1, now
-	a.Status.Deletion, a.Status.Message = &d, cause.Error()
+	a.Status.Deletion, a.Status.Message = &d, explain.Shortened(cause.Error())
 	if a.Status.Phase != Abandoned {
 		a.Status.Phase = Failed
 	}

@@ -3,6 +3,7 @@ package attach
 import (
 	"strings"
 
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -44,9 +45,10 @@ func (e *Engine) Failed(reason string, pod meta.Pod, err error) error {
 	return err
 }
 
-// tell tells a pod's owner something.
+// tell tells a pod's owner something. The log keeps it: a plugin, or a pod's author, may have said much.
 func (e *Engine) tell(pod meta.Pod, n Notice) {
 	n.Namespace, n.Pod, n.UID = pod.Namespace, pod.Name, pod.UID
+	n.Message = explain.Shortened(n.Message)
 	e.entries.append(Entry{Notice: &n})
 }
 

@@ -1,5 +1,5 @@
 // Package explain says in words what is wrong with JSON that somebody wrote: where, what stands there,
-// and what would be right. The plugin that runtimes execute links it: the standard library only.
+// and what would be right, and keeps texts short. The plugin that runtimes execute links it: the standard library only.
 package explain
 
 import (
@@ -14,6 +14,17 @@ import (
 	"slices"
 	"strings"
 )
+
+// MaxText is how long a text may be that is kept or passed on, in bytes: that of an Event is 1024 at most.
+const MaxText = 1000
+
+// Shortened is a text of others' making, no longer than MaxText and an ellipsis.
+func Shortened(text string) string {
+	if len(text) <= MaxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:MaxText], "") + "..." // without a half of a character
+}
 
 // JSON says what is wrong with the JSON in b, and where: line and character.
 func JSON(b []byte, err error) string {

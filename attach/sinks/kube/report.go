@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/patchbay-cni/patchbay/attach"
+	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/meta"
 	metakube "github.com/patchbay-cni/patchbay/meta/kube"
 )
@@ -33,7 +33,6 @@ const (
 	// patchTimeout bounds one request.
 	patchTimeout = 10 * time.Second
 	workers      = 4
-	maxMessage   = 1000 // of an Event, in bytes; the API refuses more than 1024
 )
 
 // A Reporter is the sink that writes network-status and Events. The status is level-triggered: whenever
@@ -213,13 +212,5 @@ func (r *Reporter) Notify(n attach.Notice) {
 	if n.Warning {
 		kind = corev1.EventTypeWarning
 	}
-	r.to.Event(&corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: n.Namespace, Name: n.Pod, UID: types.UID(uid)}, kind, n.Reason, shortened(n.Message))
-}
-
-// shortened keeps a message within what the API takes.
-func shortened(message string) string {
-	if len(message) <= maxMessage {
-		return message
-	}
-	return strings.ToValidUTF8(message[:maxMessage], "") + "..." // without a half of a character
+	r.to.Event(&corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: n.Namespace, Name: n.Pod, UID: types.UID(uid)}, kind, n.Reason, explain.Shortened(n.Message))
 }

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+
+	"github.com/patchbay-cni/patchbay/internal/explain"
 )
 
 // A sink writes Events. A namespace that is being deleted takes none, and it is then that DELs fail: what
@@ -29,6 +31,6 @@ func (s *sink) Create(e *corev1.Event) (*corev1.Event, error) {
 	e.Namespace = metav1.NamespaceDefault // where Events of what has no namespace are
 	e.InvolvedObject = corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: s.node, UID: types.UID(s.node)}
 	e.Name = fmt.Sprintf("%s.%x", s.node, time.Now().UnixNano()) // the pod's own may be told again, and again be refused
-	e.Message = shortened(fmt.Sprintf("pod %s/%s: %s", pod.Namespace, pod.Name, e.Message))
+	e.Message = explain.Shortened(fmt.Sprintf("pod %s/%s: %s", pod.Namespace, pod.Name, e.Message))
 	return s.EventSink.Create(e)
 }
