@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,12 +73,19 @@ func New(cfg *rest.Config, catalog *metakube.Catalog, node string, all bool, log
 	if err != nil {
 		return nil, fmt.Errorf("client for events: %w", err)
 	}
-	b := record.NewBroadcaster(record.WithSleepDuration(time.Second))
+	b := record.NewBroadcaster(record.WithSleepDuration(time.Second), record.WithCorrelatorOptions(record.CorrelatorOptions{SpamKeyFunc: limited}))
 	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node})
 	return &Reporter{log: log, all: all, catalog: catalog, pods: pods,
 		events: b, to: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node}),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
 	}, nil
+}
+
+// limited names the Events that are limited together: of one reason on one object. The many before must
+// not cost a pod the last word.
+func limited(e *corev1.Event) string {
+	o := e.InvolvedObject
+	return strings.Join([]string{o.Kind, o.Namespace, o.Name, string(o.UID), e.Reason}, "/")
 }
 
 // Run compares records and pods until the context ends; sandbox finds a running pod's record.

@@ -1,0 +1,287 @@
+package attack
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/patchbay-cni/patchbay/meta"
+	"github.com/patchbay-cni/patchbay/test/testnode"
+)
+
+// An apiServer is as much of one as a daemon needs: pods, NetworkAttachmentDefinitions and Events. It does
+// as it is told, also what a real one does after a restore only.
+type apiServer struct {
+	kubeconfig string
+
+	mu       sync.Mutex
+	version  int
+	objects  map[string]map[string]object // by collection, then namespace/name
+	history  map[string][]change          // by collection
+	watchers map[string][]chan string     // by collection
+	patches  map[string]int               // of pods, by namespace/name
+	refuse   func(r *http.Request) int    // the status with which a request is refused, 0 for none
+}
+
+type object map[string]any
+
+type change struct {
+	version int
+	event   string
+}
+
+const (
+	podsAt     = "pods"
+	networksAt = "network-attachment-definitions"
+	eventsAt   = "events"
+)
+
+func newAPIServer(t *testing.T) *apiServer {
+	t.Helper()
+	a := &apiServer{objects: map[string]map[string]object{podsAt: {}, networksAt: {}, eventsAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
+	server := httptest.NewServer(a)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	a.kubeconfig = testnode.ShortDir(t) + "/kubeconfig"
+	text := "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: " + server.URL + "}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n"
+	if err := os.WriteFile(a.kubeconfig, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// clusterNode is a node whose pods and networks are those of an API server.
+func clusterNode(t *testing.T, a *apiServer, set ...string) *node {
+	t.Helper()
+	return newNode(t, append([]string{"kubernetes.enabled=true", "kubernetes.kubeconfig=" + a.kubeconfig}, set...)...)
+}
+
+func (a *apiServer) nad(name, config string) {
+	a.put(networksAt, object{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+		"metadata": map[string]any{"namespace": "default", "name": name, "uid": "nad-" + name}, "spec": map[string]any{"config": config}}, "")
+}
+
+func (a *apiServer) pod(name, uid string) {
+	a.put(podsAt, object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": name, "uid": uid, "annotations": map[string]any{}}}, "")
+}
+
+// put keeps an object, with the version, or if it is empty with the next one.
+func (a *apiServer) put(collection string, o object, version string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keep(collection, o, version)
+}
+
+func (a *apiServer) keep(collection string, o object, version string) {
+	a.version++
+	if version == "" {
+		version = fmt.Sprint(a.version)
+	}
+	m := o["metadata"].(map[string]any)
+	m["resourceVersion"] = version
+	at := fmt.Sprint(m["namespace"], "/", m["name"])
+	typ := "MODIFIED"
+	if a.objects[collection][at] == nil {
+		typ = "ADDED"
+	}
+	a.objects[collection][at] = o
+	b, _ := json.Marshal(map[string]any{"type": typ, "object": a.shown(collection, o)})
+	a.history[collection] = append(a.history[collection], change{a.version, string(b)})
+	for _, w := range a.watchers[collection] {
+		w <- string(b)
+	}
+}
+
+// shown is an object as clients that want the metadata alone get it.
+func (a *apiServer) shown(collection string, o object) object {
+	if collection != podsAt {
+		return o
+	}
+	o = maps.Clone(o)
+	o["apiVersion"], o["kind"] = "meta.k8s.io/v1", "PartialObjectMetadata"
+	return o
+}
+
+// status is a pod's network-status.
+func (a *apiServer) status(pod string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	annotations := a.objects[podsAt]["default/"+pod]["metadata"].(map[string]any)["annotations"].(map[string]any)
+	s, _ := annotations[meta.StatusAnnotation].(string)
+	return s
+}
+
+// told are the reasons of a pod's Events, and what else is in them.
+func (a *apiServer) told(pod string) map[string]string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	reasons := map[string]string{}
+	for _, e := range a.objects[eventsAt] {
+		if e["involvedObject"].(map[string]any)["name"] == pod {
+			reasons[fmt.Sprint(e["reason"])] = fmt.Sprint(e["count"], " ", e["message"])
+		}
+	}
+	return reasons
+}
+
+func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	refuse := a.refuse
+	a.mu.Unlock()
+	if refuse != nil {
+		if code := refuse(r); code != 0 {
+			failure(w, code)
+			return
+		}
+	}
+	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
+	i := slices.IndexFunc(parts, func(p string) bool { return p == podsAt || p == networksAt || p == eventsAt })
+	if i < 0 {
+		failure(w, http.StatusNotFound)
+		return
+	}
+	collection, query := parts[i], r.URL.Query()
+	switch {
+	case r.Method == http.MethodGet && query.Get("sendInitialEvents") != "":
+		failure(w, http.StatusBadRequest) // the client lists
+	case r.Method == http.MethodGet && query.Get("watch") != "":
+		a.watch(w, r, collection)
+	case r.Method == http.MethodGet && len(parts) == i+1:
+		a.list(w, collection)
+	case len(parts) > i+1 || r.Method == http.MethodPost:
+		a.one(w, r, collection, parts[i-1], slices.Concat(parts[i+1:], []string{""})[0])
+	default:
+		failure(w, http.StatusMethodNotAllowed)
+	}
+}
+
+func failure(w http.ResponseWriter, code int) {
+	reason := map[int]string{404: "NotFound", 409: "Conflict", 422: "Invalid", 400: "BadRequest", 500: "InternalError", 503: "ServiceUnavailable"}[code]
+	answer(w, code, map[string]any{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": reason, "code": code, "message": "no"})
+}
+
+func answer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (a *apiServer) list(w http.ResponseWriter, collection string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := object{"apiVersion": "v1", "kind": "List", "metadata": map[string]any{"resourceVersion": fmt.Sprint(a.version)}, "items": []any{}}
+	switch collection {
+	case podsAt:
+		list["apiVersion"], list["kind"] = "meta.k8s.io/v1", "PartialObjectMetadataList"
+	case networksAt:
+		list["apiVersion"], list["kind"] = "k8s.cni.cncf.io/v1", "NetworkAttachmentDefinitionList"
+	}
+	items := []any{}
+	for _, at := range slices.Sorted(maps.Keys(a.objects[collection])) {
+		items = append(items, a.shown(collection, a.objects[collection][at]))
+	}
+	list["items"] = items
+	answer(w, http.StatusOK, list)
+}
+
+func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, collection string) {
+	events := make(chan string, 10000)
+	since, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
+	a.mu.Lock()
+	for _, c := range a.history[collection] {
+		if c.version > since {
+			events <- c.event
+		}
+	}
+	a.watchers[collection] = append(a.watchers[collection], events)
+	a.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	w.(http.Flusher).Flush()
+	for {
+		select {
+		case e := <-events:
+			_, _ = io.WriteString(w, e+"\n")
+			w.(http.Flusher).Flush()
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// one gets, creates or merges into one object.
+func (a *apiServer) one(w http.ResponseWriter, r *http.Request, collection, namespace, name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var body object
+	if r.Method != http.MethodGet {
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			failure(w, http.StatusBadRequest)
+			return
+		}
+	}
+	if r.Method == http.MethodPost {
+		a.keep(collection, body, "")
+		answer(w, http.StatusCreated, a.shown(collection, body))
+		return
+	}
+	have := a.objects[collection][namespace+"/"+name]
+	if have == nil {
+		failure(w, http.StatusNotFound)
+		return
+	}
+	if r.Method == http.MethodPatch {
+		m, _ := body["metadata"].(map[string]any)
+		if uid, given := m["uid"]; given && uid != have["metadata"].(map[string]any)["uid"] {
+			failure(w, http.StatusConflict)
+			return
+		}
+		if collection == podsAt {
+			a.patches[namespace+"/"+name]++
+		}
+		have = merged(have, body).(object)
+		a.keep(collection, have, "")
+	}
+	answer(w, http.StatusOK, a.shown(collection, have))
+}
+
+// merged is a merge patch of an object.
+func merged(have, patch any) any {
+	p, ok := patch.(object)
+	if !ok {
+		if m, isMap := patch.(map[string]any); isMap {
+			p = m
+		} else {
+			return patch
+		}
+	}
+	out := object{}
+	switch h := have.(type) {
+	case object:
+		out = maps.Clone(h)
+	case map[string]any:
+		out = maps.Clone(object(h))
+	}
+	for k, v := range p {
+		if v = merged(out[k], v); v == nil {
+			delete(out, k)
+			continue
+		}
+		if o, isObject := v.(object); isObject {
+			v = map[string]any(o)
+		}
+		out[k] = v
+	}
+	return out
+}
