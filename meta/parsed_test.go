@@ -2,27 +2,21 @@ package meta
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"testing"
 )
 
-// versioned is a catalog of one network, default/a.
-type versioned struct{ version, config string }
+// single is a catalog of one network, default/a.
+type single struct{ config string }
 
-func (v *versioned) Pod(context.Context, string, string, string) (*Pod, error) {
-	return nil, ErrNotFound
+func (*single) Pod(context.Context, string, string, string) (*Pod, error) { return nil, ErrNotFound }
+
+func (c *single) Network(_ context.Context, ns, name string) (*Network, error) {
+	return &Network{Namespace: ns, Name: name, Config: c.config}, nil
 }
 
-func (v *versioned) Network(_ context.Context, ns, name string) (*Network, error) {
-	if v.config == "" {
-		return nil, ErrNotFound
-	}
-	return &Network{Namespace: ns, Name: name, Config: v.config, Version: v.version}, nil
-}
-
-func TestANetworkIsParsedOncePerVersion(t *testing.T) {
-	c := &versioned{"1", bare}
+func TestATextIsParsedOnce(t *testing.T) {
+	c := &single{bare}
 	p := NewPlanner(c, Config{})
 	plan := func(p *Planner, elements string) (string, error) {
 		t.Helper()
@@ -37,10 +31,9 @@ func TestANetworkIsParsedOncePerVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.config = "{" // nobody reads it: the version is the same
 	for _, p := range []*Planner{p, p.With(Config{})} {
-		if again, err := plan(p, "a"); err != nil || again != first {
-			t.Errorf("the second time: %s, %v, want %s", again, err, first)
+		if again, err := plan(p, "a"); err != nil || again != first || len(p.parsed.lists) != 1 {
+			t.Errorf("the second time: %s, %v, want %s; %d are kept", again, err, first, len(p.parsed.lists))
 		}
 	}
 
@@ -51,30 +44,28 @@ func TestANetworkIsParsedOncePerVersion(t *testing.T) {
 		t.Errorf("the next pod has %s, %v, want %s", next, err, first)
 	}
 
-	c.version, c.config = "2", strings.Replace(bare, `"bare"}`, `"edited"}`, 1)
+	c.config = strings.Replace(bare, `"bare"}`, `"edited"}`, 1)
 	if edited, err := plan(p, "a"); err != nil || !strings.Contains(edited, `"edited"`) {
 		t.Errorf("edited: %s, %v", edited, err)
 	}
-	c.config = ""
-	if _, err := plan(p, "a"); err == nil {
-		t.Error("a network that is gone is planned")
-	}
-	c.config = "{" // version 2 was dropped as the network was gone
+	c.config = "{"
 	if got, err := plan(p, "a"); err == nil {
-		t.Errorf("after it was gone, the same version is %s", got)
+		t.Errorf("edited to what can't be read: %s", got)
 	}
-	c.version, c.config = "", bare
-	for _, typ := range []string{"one", "two"} {
-		c.config = fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "x", "type": %q}`, typ)
-		if got, err := plan(p, "a"); err != nil || !strings.Contains(got, typ) {
-			t.Errorf("without versions: %s, %v, want %s", got, err, typ)
+}
+
+func TestANetworkWithoutANameHasItsOwn(t *testing.T) {
+	p := newParsed()
+	for _, name := range []string{"a", "b"} {
+		if list, err := p.list(&Network{Name: name, Config: `{"cniVersion": "1.0.0", "type": "bridge"}`}); err != nil || list.Name != name {
+			t.Errorf("%s: %+v, %v", name, list, err)
 		}
 	}
 }
 
 // A device is written into the configuration of the pod that has it alone.
 func TestADeviceStaysWithItsPod(t *testing.T) {
-	n := &Network{Namespace: "default", Name: "a", Config: bare, Version: "1"}
+	n := &Network{Namespace: "default", Name: "a", Config: bare}
 	p := newParsed()
 	for _, device := range []string{"d1", ""} {
 		list, err := p.list(n)

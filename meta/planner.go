@@ -55,7 +55,6 @@ type Network struct {
 	Namespace, Name string
 	Config          string // spec.config; empty: a configuration on disk of the same name
 	Resource        string // the device plugin's resource, if it needs one
-	Version         string // another one for another Config; "" if the catalog has no versions
 }
 
 // ByName compares networks by namespace and name.
@@ -374,9 +373,6 @@ func (p *Planner) Allowed(podNamespace, networkNamespace string) error {
 func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wanted, error) {
 	n, err := p.networks.Network(ctx, s.Namespace, s.Name)
 	if err != nil {
-		if errors.Is(err, ErrNotFound) {
-			p.parsed.drop(s.Ref())
-		}
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
 	var list *cniconf.List

@@ -60,5 +60,5 @@ func (c *NetworkCache) Networks() []meta.Network {
 }
 
 func toNetwork(o *nad.NetworkAttachmentDefinition) *meta.Network {
-	return &meta.Network{Namespace: o.Namespace, Name: o.Name, Config: o.Spec.Config, Resource: o.Annotations[meta.ResourceAnnotation], Version: o.ResourceVersion}
+	return &meta.Network{Namespace: o.Namespace, Name: o.Name, Config: o.Spec.Config, Resource: o.Annotations[meta.ResourceAnnotation]}
 }

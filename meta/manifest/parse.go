@@ -169,7 +169,7 @@ func (o objects) add(doc *yaml.Node) error {
 	if obj.kind == "Pod" {
 		o.pods[obj.key] = &meta.Pod{Namespace: obj.namespace, Name: obj.name, UID: obj.uid, Annotations: obj.annotations}
 	} else {
-		o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: obj.config, Version: obj.config}
+		o.networks[obj.key] = &meta.Network{Namespace: obj.namespace, Name: obj.name, Config: obj.config}
 	}
 	return nil
 }
