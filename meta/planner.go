@@ -33,6 +33,9 @@ var ErrReplaced = fault.New(fault.RetryLater, "the pod was re-created")
 // ErrUnavailable says that the catalog can't be asked at the moment.
 var ErrUnavailable = fault.New(fault.Unavailable, "the API server gives no answer")
 
+// ErrOnNodes says that a network's configuration is on the nodes' disks, which can't be seen from here.
+var ErrOnNodes = fault.New(fault.Invalid, "its configuration is on the nodes' disks")
+
 // A Pod is what planning needs of a pod.
 type Pod struct {
 	Namespace, Name, UID string
@@ -89,7 +92,7 @@ type Config struct {
 	SystemNamespaces   []string
 	NamespaceIsolation bool
 	GlobalNamespaces   []string
-	CNIConfDir         string
+	CNIConfDir         string // "": not on a node, and networks without a configuration are ErrOnNodes
 	// Namespace is where networks named without one are; empty: the first of SystemNamespaces.
 	Namespace string
 	// Inline are the cluster network and further default networks by configuration, not by name.
@@ -376,10 +379,13 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wante
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
 	}
 	var list *cniconf.List
-	if strings.TrimSpace(n.Config) == "" {
-		list, err = cniconf.Find(p.cfg.CNIConfDir, n.Name)
-	} else {
+	switch {
+	case strings.TrimSpace(n.Config) != "":
 		list, err = p.parsed.list(n)
+	case p.cfg.CNIConfDir == "":
+		err = ErrOnNodes
+	default:
+		list, err = cniconf.Find(p.cfg.CNIConfDir, n.Name)
 	}
 	if err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)

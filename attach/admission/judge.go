@@ -68,6 +68,9 @@ func (j *Judge) Deletion(ctx context.Context, network string) error {
 // Pod reports why a pod's annotations can't work. What may yet come is a warning.
 func (j *Judge) Pod(ctx context.Context, p meta.Pod) (warnings []string, err error) {
 	_, err = j.Planner.Plan(ctx, p, "eth0", nil)
+	if errors.Is(err, meta.ErrOnNodes) {
+		return nil, nil // as a network of this kind is let in itself
+	}
 	if errors.Is(err, meta.ErrNotFound) || errors.Is(err, meta.ErrUnavailable) {
 		return []string{err.Error() + "; the pod waits for it"}, nil
 	}
