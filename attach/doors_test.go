@@ -41,6 +41,7 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 		"a plugin is not available":   {types.NewError(cniwire.ErrPluginNotAvailable, "no device", ""), 50, 503, "AttachDelayed"},
 		"a plugin's network is down":  {types.NewError(cniwire.ErrLimitedConnection, "no uplink", ""), 51, 503, "AttachDelayed"},
 		"too slow":                    {context.DeadlineExceeded, 11, 504, "AttachDelayed"},
+		"the daemon ends":             {context.Canceled, 11, 503, "AttachDelayed"},
 		"no such network":             {meta.ErrNotFound, 7, 422, "FailedAttach"},
 		"a forbidden network":         {meta.ErrForbidden, 100, 403, "FailedAttach"},
 		"an invalid address":          {ipam.ErrInvalid, 100, 422, "FailedAttach"},

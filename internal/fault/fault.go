@@ -57,8 +57,11 @@ func Of(err error) Class {
 			}
 		}
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
 		return TimedOut
+	case errors.Is(err, context.Canceled): // the caller has left, or the daemon ends
+		return RetryLater
 	}
 	return Internal
 }
