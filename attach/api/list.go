@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -64,11 +65,21 @@ func list(pods []*attach.Sandbox, f filter) []client.Attachment {
 }
 
 // watch sends what there is, then every change, as server-sent events. It ends when the reader is so slow
-// that changes are gone: then the caller lists again.
+// that changes are gone, or the daemon ends: then the caller lists again.
 func (s *server) watch(c huma.Context, f filter) {
 	now, changes := s.Engine.Follow()
 	_, w := humago.Unwrap(c)
 	flush := http.NewResponseController(w)
+	ctx, end := context.WithCancel(c.Context())
+	defer end()
+	go func() {
+		select {
+		case <-s.Ending:
+			_ = flush.SetWriteDeadline(time.Now()) // it may be writing to a client that does not read
+			end()
+		case <-ctx.Done():
+		}
+	}()
 	c.SetHeader("Content-Type", "text/event-stream")
 	c.SetHeader("Cache-Control", "no-store")
 	send := func(typ string, v client.Attachment) error {
@@ -88,7 +99,7 @@ func (s *server) watch(c huma.Context, f filter) {
 		}
 	}
 	for {
-		entries, err := changes.Next(c.Context())
+		entries, err := changes.Next(ctx)
 		if err != nil {
 			return
 		}

@@ -44,6 +44,8 @@ type Options struct {
 	Version     string
 	Log         *slog.Logger
 	Observe     func(command, stage string, d time.Duration)
+	// Ending is closed when the daemon begins to end: watches, which last as long as their clients, end.
+	Ending <-chan struct{}
 }
 
 type server struct{ Options }

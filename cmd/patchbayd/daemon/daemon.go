@@ -55,12 +55,13 @@ type Daemon struct {
 	metrics   *metrics.Metrics
 	tasks     []Task
 	ready     atomic.Bool
+	ending    chan struct{} // closed when requests in flight are to be finished
 }
 
 // Run starts the daemon, serves until the context ends, and stops gracefully: requests in flight
 // are finished, established interfaces go on forwarding.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
-	d := &Daemon{cfg: cfg, version: version, log: log.With("node", cfg.Node)}
+	d := &Daemon{cfg: cfg, version: version, log: log.With("node", cfg.Node), ending: make(chan struct{})}
 	if err := d.installPlugin(); err != nil {
 		return err
 	}
@@ -103,6 +104,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	return d.runTasks(ctx, d.tasks, func() error {
 		d.ready.Store(false)
+		close(d.ending)
 		return servers.shutdown(drainTimeout)
 	})
 }

@@ -16,6 +16,7 @@ import (
 // servers are the daemon's HTTP servers.
 type servers struct {
 	all    []*http.Server
+	cut    []context.CancelFunc // the contexts of their calls
 	ending errgroup.Group
 }
 
@@ -23,7 +24,7 @@ func (d *Daemon) listen(cniListener, apiListener net.Listener) (*servers, error)
 	s := &servers{}
 	s.serve(cniListener, d.metrics.Inflight(d.cni))
 	rest := api.New(api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.ipam, Nodes: d.store.Nodes, Networks: d.pods.catalog.Networks,
-		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe})
+		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe, Ending: d.ending})
 	s.serve(apiListener, d.withHealth(d.whenReady(d.metrics.Inflight(rest))))
 	if d.cfg.Listen.Metrics != "" {
 		l, err := net.Listen("tcp", d.cfg.Listen.Metrics)
@@ -39,11 +40,9 @@ func (s *servers) serve(l net.Listener, h http.Handler) {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	base, cancel := context.WithCancel(context.Background())
 	srv.BaseContext = func(net.Listener) context.Context { return base }
-	// A watch lasts as long as its client: it is what must end when we stop.
-	srv.RegisterOnShutdown(func() { time.AfterFunc(watchGrace, cancel) })
-	s.all = append(s.all, srv)
+	srv.RegisterOnShutdown(func() { time.AfterFunc(callGrace, cancel) })
+	s.all, s.cut = append(s.all, srv), append(s.cut, cancel)
 	s.ending.Go(func() error {
-		defer cancel()
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
@@ -51,8 +50,8 @@ func (s *servers) serve(l net.Listener, h http.Handler) {
 	})
 }
 
-// watchGrace lets calls in flight finish before contexts are cut.
-const watchGrace = 15 * time.Second
+// callGrace lets calls in flight finish before contexts are cut.
+const callGrace = 15 * time.Second
 
 // shutdown finishes the requests in flight, as long as the timeout, and waits for the servers.
 func (s *servers) shutdown(timeout time.Duration) error {
@@ -63,6 +62,9 @@ func (s *servers) shutdown(timeout time.Duration) error {
 		if err := srv.Shutdown(ctx); err != nil {
 			errs = append(errs, srv.Close())
 		}
+	}
+	for _, cut := range s.cut {
+		cut()
 	}
 	return errors.Join(append(errs, s.ending.Wait())...)
 }
