@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ import (
 // their results. Families are kept apart: a gateway of one takes nothing of the other. It returns
 // the record as it is then.
 func applyDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
-	i := slices.IndexFunc(s.Attachments, func(a Attachment) bool { return a.Spec.DefaultRoute != nil && a.Status.Result != nil })
+	i := s.chosen()
 	if i < 0 {
 		return s, nil
 	}
@@ -40,6 +41,36 @@ func applyDefaultRoutes(d delegates.Sandbox, s *Sandbox) (*Sandbox, error) {
 		return takeOver(h, &s.Attachments[i])
 	})
 	return s, err
+}
+
+// chosen is the index of the attachment that asked for the default route, -1 if none did.
+func (s *Sandbox) chosen() int {
+	return slices.IndexFunc(s.Attachments, func(a Attachment) bool { return a.Spec.DefaultRoute != nil && a.Status.Result != nil })
+}
+
+// settled is an attachment of the sandbox with the default routes that are its own in its result, which is
+// new. Those that would take another's are noted as displaced.
+func (s *Sandbox) settled(a Attachment) Attachment {
+	i := s.chosen()
+	if i < 0 {
+		return a
+	}
+	if s.Attachments[i].Spec.Interface == a.Spec.Interface {
+		a.Status.Result = withDefaults(a.Status.Result, *a.Spec.DefaultRoute)
+		return a
+	}
+	families := families(s.Attachments[i])
+	a.Status.Displaced = slices.DeleteFunc(slices.Clone(a.Status.Displaced), func(r Route) bool {
+		return slices.Contains(families, nl.GetIPFamily(r.Dst.Addr().AsSlice()))
+	})
+	for _, r := range a.Status.Result.Routes {
+		if family := nl.GetIPFamily(r.Dst.IP); isDefault(r.Dst) && slices.Contains(families, family) {
+			gw, _ := netip.AddrFromSlice(link.NIC{Name: a.Spec.Interface, Result: a.Status.Result}.Gateway(r))
+			a.Status.Displaced = append(a.Status.Displaced, Route{Dst: defaultPrefix(family), GW: gw.Unmap()})
+		}
+	}
+	a.Status.Result = withoutDefaults(a.Status.Result, families)
+	return a
 }
 
 // inPod calls do in a pod's namespace, with a netlink handle there.
@@ -70,19 +101,7 @@ func families(a Attachment) []int {
 
 // displace takes the default routes of those families from an attachment.
 func displace(h *netlink.Handle, a *Attachment, families []int) error {
-	res := *a.Status.Result
-	res.Routes = slices.DeleteFunc(slices.Clone(res.Routes), func(r *types.Route) bool {
-		return isDefault(r.Dst) && slices.Contains(families, nl.GetIPFamily(r.Dst.IP))
-	})
-	res.IPs = nil
-	for _, ip := range a.Status.Result.IPs {
-		ip = ip.Copy()
-		if slices.Contains(families, nl.GetIPFamily(ip.Address.IP)) {
-			ip.Gateway = nil
-		}
-		res.IPs = append(res.IPs, ip)
-	}
-	a.Status.Result = &res
+	a.Status.Result = withoutDefaults(a.Status.Result, families)
 	routes, err := defaultRoutes(h, a.Spec.Interface, families)
 	if err != nil {
 		return err
@@ -97,20 +116,47 @@ func displace(h *netlink.Handle, a *Attachment, families []int) error {
 	return nil
 }
 
+// withoutDefaults is a result without default routes and gateways of those families.
+func withoutDefaults(had *types100.Result, families []int) *types100.Result {
+	res := *had
+	res.Routes = slices.DeleteFunc(slices.Clone(res.Routes), func(r *types.Route) bool {
+		return isDefault(r.Dst) && slices.Contains(families, nl.GetIPFamily(r.Dst.IP))
+	})
+	res.IPs = nil
+	for _, ip := range had.IPs {
+		ip = ip.Copy()
+		if slices.Contains(families, nl.GetIPFamily(ip.Address.IP)) {
+			ip.Gateway = nil
+		}
+		res.IPs = append(res.IPs, ip)
+	}
+	return &res
+}
+
 // takeOver gives an attachment the default routes that it asked for.
 func takeOver(h *netlink.Handle, a *Attachment) error {
-	res := *a.Status.Result
 	for _, gw := range *a.Spec.DefaultRoute {
-		r := Route{Dst: defaultPrefix(nl.GetIPFamily(gw.AsSlice())), GW: gw}
-		if err := addDefault(h, a.Spec.Interface, r); err != nil {
+		if err := addDefault(h, a.Spec.Interface, defaultVia(gw)); err != nil {
 			return err
 		}
-		taken := r.inResult()
+	}
+	a.Status.Result = withDefaults(a.Status.Result, *a.Spec.DefaultRoute)
+	return nil
+}
+
+func defaultVia(gw netip.Addr) Route {
+	return Route{Dst: defaultPrefix(nl.GetIPFamily(gw.AsSlice())), GW: gw}
+}
+
+// withDefaults is a result with default routes by the gateways, in place of those of their families.
+func withDefaults(had *types100.Result, gateways []netip.Addr) *types100.Result {
+	res := *had
+	for _, gw := range gateways {
+		taken := defaultVia(gw).inResult()
 		others := slices.DeleteFunc(slices.Clone(res.Routes), func(o *types.Route) bool { return o.Dst.String() == taken.Dst.String() })
 		res.Routes = append(others, taken)
 	}
-	a.Status.Result = &res
-	return nil
+	return &res
 }
 
 // returnDefaultRoutes gives default routes back that gave way to an attachment which is gone, and returns

@@ -27,6 +27,7 @@ func (e *Engine) Update(ctx context.Context, o delegates.Owner, addresses *types
 		defer d.Netns.Close()
 		a := *have
 		a.Status.Result = readdressed(have.Status.Result, o.Interface, addresses)
+		a = s.settled(a)
 		nic := link.NIC{Name: o.Interface, Result: a.Status.Result}
 		if err := d.Netns.Do(func() error { return nic.Change(have.Status.Result) }); err != nil {
 			return fmt.Errorf("update %s/%s %s: %w", s.Namespace, s.Pod, o.Interface, err)

@@ -92,7 +92,7 @@ func (n NIC) Apply() error {
 			continue
 		}
 		if err := h.RouteAdd(n.route(link.Attrs().Index, r)); err != nil {
-			return fmt.Errorf("add route %s via %v to %s: %w", r.Dst.String(), n.gateway(r), n.Name, err)
+			return fmt.Errorf("add route %s via %v to %s: %w", r.Dst.String(), n.Gateway(r), n.Name, err)
 		}
 	}
 	return nil
@@ -109,7 +109,7 @@ func (n NIC) Change(earlier *types100.Result) error {
 	before := NIC{Name: n.Name, Result: earlier}
 	for _, r := range earlier.Routes {
 		same := func(o *types.Route) bool {
-			return o.Dst.String() == r.Dst.String() && n.gateway(o).Equal(before.gateway(r))
+			return o.Dst.String() == r.Dst.String() && n.Gateway(o).Equal(before.Gateway(r))
 		}
 		if slices.ContainsFunc(n.Result.Routes, same) {
 			continue
@@ -118,6 +118,10 @@ func (n NIC) Change(earlier *types100.Result) error {
 			return fmt.Errorf("remove route to %s from %s: %w", r.Dst.String(), n.Name, err)
 		}
 	}
+	had, err := Addresses(h, l)
+	if err != nil {
+		return err
+	}
 	for _, ip := range before.ips() {
 		same := func(o *types100.IPConfig) bool { return o.Address.String() == ip.Address.String() }
 		if slices.ContainsFunc(n.ips(), same) {
@@ -125,6 +129,19 @@ func (n NIC) Change(earlier *types100.Result) error {
 		}
 		if err := h.AddrDel(l, &netlink.Addr{IPNet: &ip.Address}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove address %s from %s: %w", ip.Address.String(), n.Name, err)
+		}
+		had = slices.DeleteFunc(had, func(a netlink.Addr) bool { return a.IPNet.String() == ip.Address.String() })
+	}
+	have, err := Addresses(h, l)
+	if err != nil {
+		return err
+	}
+	for _, a := range had { // the kernel takes the others of a subnet away with the first
+		if slices.ContainsFunc(have, func(now netlink.Addr) bool { return now.IPNet.String() == a.IPNet.String() }) {
+			continue
+		}
+		if err := h.AddrReplace(l, &a); err != nil {
+			return fmt.Errorf("give address %s back to %s: %w", a.IPNet, n.Name, err)
 		}
 	}
 	return n.Apply()
@@ -179,7 +196,7 @@ func has(have []netlink.Route, r *types.Route) bool {
 
 // route returns a result's route (CNI 1.1.0, section 5) as the kernel wants it.
 func (n NIC) route(index int, r *types.Route) *netlink.Route {
-	out := &netlink.Route{LinkIndex: index, Dst: &r.Dst, Gw: n.gateway(r), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority}
+	out := &netlink.Route{LinkIndex: index, Dst: &r.Dst, Gw: n.Gateway(r), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority}
 	if r.Table != nil {
 		out.Table = *r.Table
 	}
@@ -192,8 +209,8 @@ func (n NIC) route(index int, r *types.Route) *netlink.Route {
 	return out
 }
 
-// gateway returns the route's own gateway, else that of an address of its family. A route to the link has none.
-func (n NIC) gateway(r *types.Route) net.IP {
+// Gateway returns the route's own gateway, else that of an address of its family. A route to the link has none.
+func (n NIC) Gateway(r *types.Route) net.IP {
 	if r.GW != nil || r.Scope != nil && netlink.Scope(*r.Scope) >= netlink.SCOPE_LINK {
 		return r.GW
 	}
