@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
@@ -201,7 +202,7 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 	}
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: &r.inResult().Dst, Gw: r.GW.AsSlice()}
 	if err := h.RouteReplace(route); errors.Is(err, unix.ENETUNREACH) {
-		return fmt.Errorf("default route via %s on %s: the interface has no address in a subnet with that gateway", r.GW, ifName)
+		return types.NewError(cniwire.ErrRefused, fmt.Sprintf("default route via %s on %s: the interface has no address in a subnet with that gateway", r.GW, ifName), "")
 	} else if err != nil {
 		return fmt.Errorf("default route via %s on %s: %w", r.GW, ifName, err)
 	}
