@@ -129,10 +129,14 @@ func (s *Sandbox) Interfaces() []string {
 	return names
 }
 
-// Made returns the attachments as package meta wants them for results and status.
+// Made returns the attachments as package meta wants them for results and status, without those that could
+// neither be made nor unmade.
 func (s *Sandbox) Made() []meta.Made {
 	var made []meta.Made
 	for _, a := range s.Attachments {
+		if a.Status.Phase != Ready && a.Status.Result == nil {
+			continue
+		}
 		m := meta.Made{Network: a.Spec.Network, Config: a.Spec.Config.Name, Result: a.Status.Result, DefaultRoute: a.Spec.DefaultRoute, Device: a.Status.Device}
 		if a.hasInterface() {
 			m.Interface = a.Spec.Interface
