@@ -2,8 +2,10 @@ package testnode
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,6 +72,7 @@ func New(t testing.TB, c Config) *Node {
 	}
 	t.Cleanup(func() {
 		n.Client.Close()
+		defer n.endPods(t)
 		if n.Daemon != nil {
 			n.Daemon.Stop()
 			if t.Failed() {
@@ -79,6 +82,31 @@ func New(t testing.TB, c Config) *Node {
 	})
 	n.Start(t)
 	return n
+}
+
+// endPods takes the namespaces of pods away that a test has left, as other tests see their links.
+func (n *Node) endPods(t testing.TB) {
+	files, err := filepath.Glob(n.Runtime.StateDir + "/*.json")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, f := range files {
+		var s sandbox.Sandbox
+		if b, err := os.ReadFile(f); err != nil || json.Unmarshal(b, &s) != nil {
+			t.Errorf("what is in %s? %v", f, err)
+		}
+		name := filepath.Base(s.Netns)
+		var links []string
+		for line := range strings.Lines(run(t, "ip", "-o", "link", "show", "type", "veth")) {
+			if link, _, _ := strings.Cut(strings.Fields(line)[1], "@"); strings.Contains(line, "link-netns "+name) {
+				links = append(links, link)
+			}
+		}
+		_ = netns.DeleteNamed(name) // it may be gone
+		for _, link := range links {
+			Eventually(t, "link "+link+" is gone", func() bool { return exec.Command("ip", "link", "show", link).Run() != nil })
+		}
+	}
 }
 
 // Start starts the daemon, again after Stop or Kill, and waits until it is ready.
