@@ -31,7 +31,7 @@ func Parse(version string, b []byte) (*types100.Result, error) {
 		version = head.CNIVersion
 	}
 	unreadable := func(err error) error {
-		return types.NewError(types.ErrDecodingFailure, "result can't be read", err.Error())
+		return types.NewError(types.ErrDecodingFailure, "result can't be read", explain.JSON(b, err))
 	}
 	var all any
 	if err := json.Unmarshal(b, &all); err != nil {
@@ -46,7 +46,7 @@ func Parse(version string, b []byte) (*types100.Result, error) {
 	}
 	res, err := types100.NewResultFromResult(generic)
 	if err != nil {
-		return nil, types.NewError(types.ErrDecodingFailure, "result can't be converted", err.Error())
+		return nil, types.NewError(types.ErrDecodingFailure, "result can't be converted", explain.JSON(b, err))
 	}
 	if err := Check(res); err != nil {
 		return nil, unreadable(err)
