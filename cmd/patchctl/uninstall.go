@@ -16,6 +16,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/shield"
 	"github.com/patchbay-cni/patchbay/internal/install"
 )
 
@@ -76,7 +77,13 @@ func (u *uninstallOptions) run(ctx context.Context, server string, w io.Writer) 
 	running.Go(func() { unplugger.Run(background) })
 	defer running.Wait()
 	defer stop()
-	return u.unplug(ctx, unplugger, w)
+	if err := u.unplug(ctx, unplugger, w); err != nil {
+		return err
+	}
+	if err := shield.Leave(ovs.LinkGroup); err != nil {
+		fmt.Fprintf(w, "rules of nftables may be left: %v\n", err)
+	}
+	return nil
 }
 
 func (u *uninstallOptions) unplug(ctx context.Context, unplugger *ovs.Unplugger, w io.Writer) error {

@@ -21,8 +21,8 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
 
-// linkGroup marks the host's ends of our veth pairs; the number is "pb".
-const linkGroup = 0x7062
+// LinkGroup marks the host's ends of our veth pairs; the number is "pb".
+const LinkGroup = 0x7062
 
 var hostNamePattern = regexp.MustCompile(`^pb[0-9a-f]{12}$`)
 
@@ -56,7 +56,7 @@ func newLinks() *links {
 // under its final name, down.
 func (l *links) create(p *plan, ns *netns.Handle) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.Group = p.port, p.conf.MTU, linkGroup
+	attrs.Name, attrs.MTU, attrs.Group = p.port, p.conf.MTU, LinkGroup
 	attrs.HardwareAddr, attrs.Flags = hostMAC(p.port), net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerHardwareAddr, veth.PeerMTU = p.a.Interface, p.mac, uint32(p.conf.MTU)
@@ -94,7 +94,7 @@ func hostEnds() ([]string, error) {
 	}
 	var names []string
 	for _, l := range all {
-		if l.Attrs().Group == linkGroup && l.Type() == "veth" && hostNamePattern.MatchString(l.Attrs().Name) {
+		if l.Attrs().Group == LinkGroup && l.Type() == "veth" && hostNamePattern.MatchString(l.Attrs().Name) {
 			names = append(names, l.Attrs().Name)
 		}
 	}

@@ -15,7 +15,7 @@ func (l *links) remove(names []string) error { return l.remover.Do(names) }
 // removeAll removes the links of all sets as one group, and returns an error, or nil, for each set.
 func (l *links) removeAll(sets [][]string) []error {
 	errs := make([]error, len(sets))
-	// The number is beyond linkGroup, so that a group in removal is never taken for that.
+	// The number is beyond LinkGroup, so that a group in removal is never taken for that.
 	group := nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(0x10000+l.group.Add(1)%0x10000))
 	members := map[string]bool{}
 	for i, names := range sets {

@@ -22,6 +22,7 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/exec"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/bridge"
+	"github.com/patchbay-cni/patchbay/delegates/ovs/shield"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
@@ -45,6 +46,7 @@ type Daemon struct {
 
 	pods      podSource
 	native    *ovs.Delegate
+	shield    *shield.Shield
 	delegates *delegates.Chain
 	ipam      *ipam.Service
 	store     *store.Store
@@ -90,6 +92,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		database,
 		{Name: "sign-of-life", Run: until(func(ctx context.Context) { d.store.Live(ctx, kv) })},
 		{Name: "openvswitch", Run: until(d.native.Run), Check: d.checkOVS, Vital: len(cfg.OVS.Bridges) > 0},
+		{Name: "shield", Run: until(d.shield.Run), Ready: d.shield.Ready, Check: d.shield.Check},
 	}, d.pods.tasks(), []Task{
 		d.recovery(),
 		{Name: "first-answers", Ready: d.pods.await},
@@ -125,6 +128,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	}
 	commit := etcd.NewCommitter(kv)
 	d.native = ovs.New(vswitch.New(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
+	d.shield = shield.New(ovs.LinkGroup, d.log)
 	plan, binDirs, err := d.planConfig()
 	if err != nil {
 		return err
