@@ -39,7 +39,12 @@ func (e *Engine) delLocked(ctx context.Context, slot *slot) error {
 
 // DelInterface unmakes one attachment of a sandbox; an unknown one is a success.
 func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) error {
-	return e.hold(ctx, containerID, func(ctx context.Context, slot *slot) error {
+	return e.hold(ctx, containerID, e.delInterfaceLocked(ifName))
+}
+
+// delInterfaceLocked is DelInterface for a slot that is locked.
+func (e *Engine) delInterfaceLocked(ifName string) func(context.Context, *slot) error {
+	return func(ctx context.Context, slot *slot) error {
 		s := slot.record
 		a := s.Find(ifName)
 		if a == nil || a.Status.Phase == Abandoned {
@@ -54,7 +59,7 @@ func (e *Engine) DelInterface(ctx context.Context, containerID, ifName string) e
 		}
 		e.routine(s, ReasonDetached, *a)
 		return nil
-	})
+	}
 }
 
 // Detach unmakes one attachment of a running pod.

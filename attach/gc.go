@@ -11,6 +11,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/netns"
+	"github.com/patchbay-cni/patchbay/meta"
 )
 
 // sweepWait bounds how long calls are held up by what Recover has left.
@@ -96,36 +97,57 @@ func (e *Engine) retry(ctx context.Context, slot *slot) error {
 	return e.remove(ctx, slot, s, where(s.Attachments, isAbandoned)...)
 }
 
-// GC is the runtime's: sandboxes whose container ID is not among the valid attachments are unmade.
-// The container ID is the unit, as the runtime does not know of interfaces that were attached later.
-// The plugins of every known network are told too.
-func (e *Engine) GC(ctx context.Context, valid []types.GCAttachment) error {
-	return e.alone(ctx, func(ctx context.Context) error { return e.collectInvalid(ctx, valid) })
+// GC is the runtime's, for the pods that it has added under one network's name: those whose container ID is
+// not among the valid attachments are unmade. The container ID is the unit, as the runtime does not know of
+// interfaces that were attached later. The plugins of every known network are told too.
+func (e *Engine) GC(ctx context.Context, network string, valid []types.GCAttachment) error {
+	return e.collectInvalid(ctx, func(s *Sandbox) error {
+		if network == "" || s.CNINetwork != network || slices.ContainsFunc(valid, func(v types.GCAttachment) bool { return v.ContainerID == s.ContainerID }) {
+			return nil
+		}
+		e.logger(s).Warn("the runtime no longer knows this sandbox: collected", "network", network)
+		return e.lock(ctx, s.ContainerID, e.delLocked)
+	})
 }
 
-func (e *Engine) collectInvalid(ctx context.Context, valid []types.GCAttachment) error {
-	var errs []error
-	lists := map[string]*cniconf.List{}
-	attachments := map[string][]types.GCAttachment{}
-	for _, s := range e.Sandboxes() {
-		if s.over() {
-			continue // nobody waits for what is left of it
-		}
-		alive := slices.ContainsFunc(valid, func(v types.GCAttachment) bool { return v.ContainerID == s.ContainerID })
+// GCInterfaces is the runtime's, for single interfaces that it has added under one network's name: those
+// that are not among the valid attachments are unmade.
+func (e *Engine) GCInterfaces(ctx context.Context, network string, valid []types.GCAttachment) error {
+	return e.collectInvalid(ctx, func(s *Sandbox) error {
+		var errs []error
 		for _, a := range s.Attachments {
-			name := a.Spec.Config.Name
-			lists[name] = a.Spec.Config
-			if alive {
-				attachments[name] = append(attachments[name], types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface})
+			if a.Spec.Source != meta.SourceDirect || a.Spec.Config.Name != network ||
+				slices.Contains(valid, types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface}) {
+				continue
+			}
+			e.logger(s).Warn("the runtime no longer knows this interface: collected", "interface", a.Spec.Interface, "network", network)
+			errs = append(errs, e.lock(ctx, s.ContainerID, e.delInterfaceLocked(a.Spec.Interface)))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// collectInvalid calls unmake with each sandbox, while no call is in progress, and then tells the plugins of
+// every network that had attachments which are left.
+func (e *Engine) collectInvalid(ctx context.Context, unmake func(*Sandbox) error) error {
+	return e.alone(ctx, func(ctx context.Context) error {
+		var errs []error
+		lists := map[string]*cniconf.List{}
+		for _, s := range e.Running() { // nobody waits for what is left of the others
+			for _, a := range s.Attachments {
+				lists[a.Spec.Config.Name] = a.Spec.Config
+			}
+			errs = append(errs, unmake(s))
+		}
+		attachments := map[string][]types.GCAttachment{}
+		for _, s := range e.Sandboxes() {
+			for _, a := range s.Attachments {
+				attachments[a.Spec.Config.Name] = append(attachments[a.Spec.Config.Name], types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface})
 			}
 		}
-		if !alive {
-			e.logger(s).Warn("the runtime no longer knows this sandbox: collected")
-			errs = append(errs, e.lock(ctx, s.ContainerID, e.delLocked))
+		for _, name := range slices.Sorted(maps.Keys(lists)) {
+			errs = append(errs, e.Delegates.GC(ctx, lists[name], attachments[name]))
 		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(lists)) {
-		errs = append(errs, e.Delegates.GC(ctx, lists[name], attachments[name]))
-	}
-	return errors.Join(errs...)
+		return errors.Join(errs...)
+	})
 }

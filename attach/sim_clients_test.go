@@ -42,7 +42,7 @@ func (s *simulation) runtime(i, round int) {
 		p.id = fmt.Sprintf("c%d-%d", i, p.turns)
 	}
 	if round < rounds-1 && !p.added {
-		sandbox := Sandbox{ContainerID: p.id, Namespace: "default", Pod: fmt.Sprintf("p%d", i), Netns: s.namespaces[i]}
+		sandbox := Sandbox{ContainerID: p.id, Namespace: "default", Pod: fmt.Sprintf("p%d", i), Netns: s.namespaces[i], CNINetwork: "net"}
 		s.doom(p.id, all...)
 		e := s.engine
 		made, err := e.Add(context.Background(), sandbox, s.wanted(i+p.turns, "net1", "net22", "net333"))
@@ -119,7 +119,7 @@ func (s *simulation) collect() {
 			valid = append(valid, types.GCAttachment{ContainerID: id, IfName: "eth0"})
 		}
 	}
-	_ = s.engine.GC(context.Background(), valid)
+	_ = s.engine.GC(context.Background(), "net", valid)
 }
 
 // doom notes that what a sandbox has, or one interface of it, may be unmade from now on.

@@ -21,14 +21,17 @@ import (
 
 // A Sandbox is a pod's network namespace and its attachments, as recorded in etcd.
 type Sandbox struct {
-	Node        string       `json:"node"`
-	ContainerID string       `json:"containerID"`
-	Namespace   string       `json:"namespace"`
-	Pod         string       `json:"pod"`
-	UID         string       `json:"uid,omitempty"`
-	Netns       string       `json:"netns"`
-	NetnsCookie uint64       `json:"netnsCookie"`
-	BootID      string       `json:"bootID"`
+	Node        string `json:"node"`
+	ContainerID string `json:"containerID"`
+	Namespace   string `json:"namespace"`
+	Pod         string `json:"pod"`
+	UID         string `json:"uid,omitempty"`
+	Netns       string `json:"netns"`
+	NetnsCookie uint64 `json:"netnsCookie"`
+	BootID      string `json:"bootID"`
+	// CNINetwork is the name of the configuration under which the runtime has added the pod; empty if it
+	// added single interfaces. Records of the first release have none.
+	CNINetwork  string       `json:"cniNetwork,omitempty"`
 	CNIArgs     string       `json:"cniArgs,omitempty"`
 	CNIPath     []string     `json:"cniPath,omitempty"`
 	CreatedAt   time.Time    `json:"createdAt"`

@@ -27,6 +27,8 @@ type Owner struct {
 	ContainerID string `json:"containerID"`
 	IfName      string `json:"ifname"`
 	Pod         string `json:"pod,omitempty"` // namespace/name
+	// Network is the name of the configuration under which a plugin asked for the address.
+	Network string `json:"network,omitempty"`
 	// Via is patchbay-ipam when a plugin asked for the address, which then frees it; empty when
 	// the owner's own record holds the claim.
 	Via string `json:"via,omitempty"`

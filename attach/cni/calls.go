@@ -33,7 +33,7 @@ func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
 	case "CHECK":
 		return nil, s.Engine.Check(ctx, c.ContainerID)
 	default: // GC; others are refused by Validate
-		return nil, s.Engine.GC(ctx, c.valid())
+		return nil, s.Engine.GC(ctx, c.conf.Name, c.valid())
 	}
 }
 
@@ -61,7 +61,9 @@ func (s *Server) attachAll(ctx context.Context, c *call, pod meta.Pod) (any, err
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "an earlier plugin of the list has made "+c.IfName+", which is the cluster network's",
 			"leave meta.clusterNetwork empty, or put patchbay first")
 	}
-	made, err := s.Engine.Add(ctx, c.sandbox(), wanted)
+	sandbox := c.sandbox()
+	sandbox.CNINetwork = c.conf.Name
+	made, err := s.Engine.Add(ctx, sandbox, wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +130,8 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 		return c.chained(a.Status.Result)
 	case "DEL":
 		return nil, s.Engine.DelInterface(ctx, c.ContainerID, c.IfName)
+	case "GC":
+		return nil, s.Engine.GCInterfaces(ctx, c.conf.Name, c.valid())
 	default: // the others are of the sandbox or the node, whoever calls
 		return s.podCall(ctx, c)
 	}
@@ -163,7 +167,7 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 	if c.conf.IPAM == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
 	}
-	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: "patchbay-ipam"}
+	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: "patchbay-ipam", Network: c.conf.Name}
 	if c.pod.Name != "" {
 		owner.Pod = c.pod.Namespace + "/" + c.pod.Name
 	}
@@ -212,8 +216,8 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	return r.Result.GetAsVersion(c.conf.CNIVersion)
 }
 
-// collectClaims frees what plugins claimed for containers that the runtime no longer knows. The list is
-// of one network, and several may share a pool: what we have a record of is not for it to judge.
+// collectClaims frees what plugins claimed under the network's name for containers that the runtime no
+// longer knows. What we have a record of is not for a runtime's list to judge.
 func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error {
 	claims, err := s.IPAM.Claims(ctx, pool)
 	if err != nil {
@@ -221,7 +225,7 @@ func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error 
 	}
 	stale := slices.DeleteFunc(claims, func(cl ipam.Claim) bool {
 		o := cl.Owner
-		return o.Node != s.Engine.Node || o.Via == "" || slices.Contains(c.valid(), types.GCAttachment{ContainerID: o.ContainerID, IfName: o.IfName}) ||
+		return o.Node != s.Engine.Node || o.Via == "" || o.Network != c.conf.Name || slices.Contains(c.valid(), types.GCAttachment{ContainerID: o.ContainerID, IfName: o.IfName}) ||
 			s.Engine.Accounted(delegates.Owner{ContainerID: o.ContainerID, Interface: o.IfName})
 	})
 	return s.IPAM.Release(ctx, stale)

@@ -166,7 +166,7 @@ type call struct {
 
 // valid are the attachments that the runtime has, of a GC.
 func (c *call) valid() []types.GCAttachment {
-	return slices.Concat(c.conf.ValidAttachments, c.conf.Attachments)
+	return slices.Concat(c.conf.ValidAttachments.list, c.conf.Attachments.list)
 }
 
 // netconf is what every plugin of ours reads of its configuration.
@@ -176,11 +176,24 @@ type netconf struct {
 	RuntimeConfig    map[string]json.RawMessage `json:"runtimeConfig"`
 	PrevResult       json.RawMessage            `json:"prevResult"`
 	IPAM             json.RawMessage            `json:"ipam"`
-	ValidAttachments []types.GCAttachment       `json:"cni.dev/valid-attachments"`
-	Attachments      []types.GCAttachment       `json:"cni.dev/attachments"` // the key of libcni before 1.1.0
+	ValidAttachments validAttachments           `json:"cni.dev/valid-attachments"`
+	Attachments      validAttachments           `json:"cni.dev/attachments"` // the key of libcni before 1.1.0
 	Args             struct {
 		CNI map[string]json.RawMessage `json:"cni"`
 	} `json:"args"`
+}
+
+// validAttachments are those of a GC that the runtime still has. A list that is null is empty, as libcni
+// writes it; one that is missing says nothing.
+type validAttachments struct {
+	given bool
+	list  []types.GCAttachment
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (v *validAttachments) UnmarshalJSON(b []byte) error {
+	v.given = true
+	return json.Unmarshal(b, &v.list)
 }
 
 func newCall(req *cniwire.Request) (*call, error) {
@@ -197,6 +210,10 @@ func newCall(req *cniwire.Request) (*call, error) {
 	if !slices.Contains(cniwire.SupportedVersions, c.conf.CNIVersion) && req.Command != "DEL" {
 		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not supported", c.conf.CNIVersion),
 			"supported: "+strings.Join(cniwire.SupportedVersions, ", "))
+	}
+	if req.Command == "GC" && !c.conf.ValidAttachments.given && !c.conf.Attachments.given {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "GC without the list \"cni.dev/valid-attachments\"",
+			"a list that is missing could mean that nothing is valid: nothing is removed")
 	}
 	for pair := range strings.FieldsFuncSeq(req.Args, func(r rune) bool { return r == ';' }) {
 		k, v, ok := strings.Cut(pair, "=")

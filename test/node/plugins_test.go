@@ -154,6 +154,7 @@ func theShimIsACNIPlugin(t *testing.T) {
 	}{
 		{"C10 missing variables", []string{"CNI_COMMAND=ADD", "CNI_CONTAINERID=c"}, conf, types.ErrInvalidEnvironmentVariables, "CNI_NETNS,CNI_IFNAME"},
 		{"C10 GC without CNI_PATH", []string{"CNI_COMMAND=GC"}, conf, types.ErrInvalidEnvironmentVariables, "CNI_PATH"},
+		{"GC without its list", []string{"CNI_COMMAND=GC", "CNI_PATH=/x"}, conf, types.ErrInvalidNetworkConfig, "cni.dev/valid-attachments"},
 		{"C12 container ID", []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=../x", "CNI_IFNAME=eth0"}, conf, types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID"},
 		{"unknown command", []string{"CNI_COMMAND=FLY"}, conf, types.ErrInvalidEnvironmentVariables, "FLY"},
 		{"interface name", []string{"CNI_COMMAND=DEL", "CNI_CONTAINERID=c", "CNI_IFNAME=a/b"}, conf, types.ErrInvalidEnvironmentVariables, "slash"},
@@ -171,7 +172,7 @@ func theShimIsACNIPlugin(t *testing.T) {
 			t.Errorf("%s: exit %d, %s, want code %d and %q", c.name, code, out, c.code, c.want)
 		}
 	}
-	for _, env := range [][]string{{"CNI_COMMAND=STATUS"}, {"CNI_COMMAND=DEL", "CNI_CONTAINERID=never-seen", "CNI_IFNAME=eth0"}, {"CNI_COMMAND=GC", "CNI_PATH=/x"}} {
+	for _, env := range [][]string{{"CNI_COMMAND=STATUS"}, {"CNI_COMMAND=DEL", "CNI_CONTAINERID=never-seen", "CNI_IFNAME=eth0"}} {
 		if out, code := shim(t, env, conf); code != 0 || out != "" {
 			t.Errorf("%v: exit %d, %s", env, code, out)
 		}
