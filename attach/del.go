@@ -13,6 +13,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta"
 )
 
 // Del unmakes a sandbox: everything recorded of it, hot-attached interfaces too, and everything on
@@ -96,6 +97,9 @@ func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do
 		a := s.Find(ifName)
 		if a == nil {
 			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
+		}
+		if a.Spec.Source == meta.SourceCluster {
+			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrPodsOwn)
 		}
 		if err := do(ctx, slot, *a); err != nil {
 			return e.Failed(ReasonFailedDetach, s.metaPod(), err)

@@ -56,6 +56,7 @@ func TestEveryErrorComesOutOfEachDoorByItsClass(t *testing.T) {
 		"no such pod":                 {attach.ErrNoPod, 4, 404, "FailedAttach"},
 		"no such attachment":          {attach.ErrNoAttachment, 4, 404, "FailedAttach"},
 		"no such leftover":            {attach.ErrNoLeftover, 4, 404, "FailedAttach"},
+		"the pod's own interface":     {attach.ErrPodsOwn, 100, 403, "FailedAttach"},
 		"another specification":       {attach.ErrConflict, 100, 409, "FailedAttach"},
 		"a refused request":           {types.NewError(cniwire.ErrRefused, "no", ""), 100, 422, "FailedAttach"},
 		"a configuration":             {types.NewError(types.ErrInvalidNetworkConfig, "no", ""), 7, 422, "FailedAttach"},

@@ -26,6 +26,8 @@ var (
 	ErrNoPod = fault.New(fault.NotFound, "no running pod of that name on this node")
 	// ErrNoAttachment says that the pod has no such interface of ours.
 	ErrNoAttachment = fault.New(fault.NotFound, "no such attachment")
+	// ErrPodsOwn says that an interface is the pod's own, which the runtime has asked for with the pod.
+	ErrPodsOwn = fault.New(fault.Forbidden, "it is the pod's own interface, which goes with the pod")
 	// ErrNoLeftover says that there is no such leftover.
 	ErrNoLeftover = fault.New(fault.NotFound, "no such leftover")
 	// ErrConflict says that the interface exists with another specification.

@@ -223,3 +223,19 @@ func TestTwoNetworksOfOnePoolDifferInOverlapOnly(t *testing.T) {
 	wg.Wait()
 	n.AssertEmpty(t)
 }
+
+// The cluster's own interface is the runtime's, and no caller's of the REST API.
+func TestThePodsOwnInterfaceCannotBeDetached(t *testing.T) {
+	n := newNode(t, "meta.clusterNetwork=default/data")
+	s := n.Run(t, "web", "control")
+	for _, args := range [][]string{{}, {"--force"}} {
+		out, err := n.patchctl(append([]string{"detach", "pod/web", "--interface", "eth0"}, args...)...)
+		if err == nil || !strings.Contains(out, "eth0") || !strings.Contains(out, "default/web") || !strings.Contains(out, "goes with the pod") {
+			t.Errorf("%v: %s", args, out)
+		}
+	}
+	n.Check(t, s)
+	if out, err := n.patchctl("detach", "pod/web", "--interface", "net1"); err != nil {
+		t.Error(out)
+	}
+}
