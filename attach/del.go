@@ -11,6 +11,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -270,10 +271,18 @@ func isRefusal(err error) bool {
 	return errors.As(err, &e) && e.Code != types.ErrTryAgainLater
 }
 
+// askWait bounds what the DEL of an unknown sandbox waits for.
+const askWait = time.Second
+
 // removeLeftoversOf frees what a sandbox without a record has on Open vSwitch, found by the name it
 // bears there.
 func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) error {
-	names, err := e.Delegates.Leftovers(ctx, func(o delegates.Owner) bool { return o.ContainerID != containerID }, nil)
+	brief, cancel := context.WithTimeout(ctx, askWait)
+	defer cancel()
+	names, err := e.Delegates.Leftovers(brief, func(o delegates.Owner) bool { return o.ContainerID != containerID }, nil)
+	if fault.Of(err) == fault.Unavailable && len(e.Kept()) == 0 && !slices.Contains(e.unreadable, containerID) {
+		return nil // there may be no Open vSwitch at all; what is there, recovery finds
+	}
 	if err != nil {
 		return err
 	}

@@ -167,7 +167,7 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 	if c.conf.IPAM == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
 	}
-	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: "patchbay-ipam", Network: c.conf.Name}
+	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: ipamPlugin, Network: c.conf.Name}
 	if c.pod.Name != "" {
 		owner.Pod = c.pod.Namespace + "/" + c.pod.Name
 	}

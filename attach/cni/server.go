@@ -8,19 +8,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	cniversion "github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
-	"github.com/patchbay-cni/patchbay/internal/delqueue"
 	"github.com/patchbay-cni/patchbay/internal/explain"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
@@ -28,6 +30,15 @@ import (
 
 // callTimeout bounds every call; kubelet gives a sandbox four minutes.
 const callTimeout = 90 * time.Second
+
+// readyWait bounds how long a call waits for the end of recovery.
+const readyWait = 8 * time.Second
+
+// ipamPlugin is the name of the IPAM alone. Plugins call it, those that recovery runs too.
+const ipamPlugin = "patchbay-ipam"
+
+// maxAdds is how many ADDs may be in flight: each holds a plan, and a thread in its pod's namespace at times.
+const maxAdds = 256
 
 // maxBody bounds a request: a configuration and 256 KiB of annotations.
 const maxBody = 4 << 20
@@ -40,20 +51,37 @@ type Options struct {
 	IPAM    *ipam.Service
 	// Probe reports what this node lacks to serve an ADD, as a CNI error 50 or 51.
 	Probe func(ctx context.Context) error
+	Log   *slog.Logger
 	// Observe is told how long a command took.
 	Observe func(command, stage string, d time.Duration)
+	// Queue is the directory of DELs that wait.
+	Queue string
+	// Away reports whether etcd is known not to answer: a DEL waits for it in the queue.
+	Away func() bool
 }
 
 // A Server answers CNI calls.
 type Server struct {
 	Options
-	ready chan struct{} // closed when recovery is done
+	ready   chan struct{}       // closed when recovery is done
+	adds    *semaphore.Weighted // bounds the ADDs in flight
+	working context.Context     // of DELs that go on when their calls are answered
+	end     context.CancelFunc
+	dels    sync.WaitGroup
 }
 
 // New returns a server. Calls for patchbay-ipam are answered at once, as plugins that recovery runs
 // make them; the others wait for Ready.
 func New(o Options) *Server {
-	return &Server{Options: o, ready: make(chan struct{})}
+	s := &Server{Options: o, ready: make(chan struct{}), adds: semaphore.NewWeighted(maxAdds)}
+	s.working, s.end = context.WithCancel(context.Background())
+	return s
+}
+
+// Close ends what goes on behind answered calls; the queue has it.
+func (s *Server) Close() {
+	s.end()
+	s.dels.Wait()
 }
 
 // Ready opens the door.
@@ -118,18 +146,66 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 	if err != nil {
 		return nil, err
 	}
-	switch plugin {
-	case "patchbay", "patchbay-ovs":
-		select {
-		case <-s.ready:
-		case <-ctx.Done():
-			return nil, types.NewError(types.ErrTryAgainLater, "patchbayd is still starting", "")
-		}
-	case "patchbay-ipam":
-	default:
+	if !slices.Contains([]string{"patchbay", "patchbay-ovs", ipamPlugin}, plugin) {
 		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("called as %q", plugin), "install the shim as patchbay, patchbay-ovs or patchbay-ipam")
 	}
+	switch c.Command {
+	case "DEL":
+		return nil, s.del(plugin, c)
+	case "STATUS":
+		if !s.isReady() {
+			return nil, s.starting(ctx)
+		}
+		return s.dispatch(ctx, plugin, c)
+	case "ADD":
+		if plugin != ipamPlugin {
+			if !s.adds.TryAcquire(1) {
+				return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("patchbayd is making %d pods at once already", maxAdds), "")
+			}
+			defer s.adds.Release(1)
+		}
+	}
+	if plugin != ipamPlugin {
+		if err := s.awaitReady(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if c.Command == "ADD" {
+		if err := s.delFirst(ctx, plugin, c); err != nil {
+			return nil, err
+		}
+	}
 	return s.dispatch(ctx, plugin, c)
+}
+
+func (s *Server) isReady() bool {
+	select {
+	case <-s.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitReady waits for the end of recovery, as long as a start takes.
+func (s *Server) awaitReady(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	case <-time.After(readyWait):
+	case <-ctx.Done():
+	}
+	e := s.starting(ctx)
+	return types.NewError(types.ErrTryAgainLater, e.Msg, e.Details)
+}
+
+// starting says what the start waits for.
+func (s *Server) starting(ctx context.Context) *types.Error {
+	e := types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd is still starting", "")
+	if err := s.Probe(ctx); err != nil {
+		e.Msg += ": " + err.Error()
+	}
+	return e
 }
 
 // dispatch chooses who answers a call. STATUS is of the node, whoever is called.
@@ -137,23 +213,12 @@ func (s *Server) dispatch(ctx context.Context, plugin string, c *call) (any, err
 	switch {
 	case c.Command == "STATUS":
 		return nil, s.Probe(ctx)
-	case plugin == "patchbay-ipam":
+	case plugin == ipamPlugin:
 		return s.ipamCall(ctx, c)
 	case plugin == "patchbay-ovs":
 		return s.interfaceCall(ctx, c)
 	}
 	return s.podCall(ctx, c)
-}
-
-// Drain works off a DEL that was queued while the daemon was away.
-func (s *Server) Drain(ctx context.Context, queued delqueue.Call) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	c, err := newCall(&queued.Request)
-	if err == nil {
-		_, err = s.dispatch(ctx, queued.Plugin, c)
-	}
-	return err
 }
 
 // A call is a request with its configuration and CNI_ARGS read.

@@ -62,7 +62,7 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 	prefix := path.Join(s.prefix, "sandboxes", s.node) + "/"
 	resp, err := s.kv.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
-		return nil, nil, fmt.Errorf("read sandboxes: %w", err)
+		return nil, nil, fmt.Errorf("read sandboxes: %w: %w", txn.ErrUnavailable, err)
 	}
 	for _, kv := range resp.Kvs {
 		id := strings.TrimPrefix(string(kv.Key), prefix)
@@ -137,7 +137,7 @@ func (s *Store) freeName(t etcd.Txn, sb *attach.Sandbox) etcd.Txn {
 func (s *Store) Lost(ctx context.Context) (bool, error) {
 	resp, err := s.kv.Get(ctx, path.Join(s.prefix, "nodes", s.node))
 	if err != nil {
-		return false, fmt.Errorf("read node %s: %w", s.node, err)
+		return false, fmt.Errorf("read node %s: %w: %w", s.node, txn.ErrUnavailable, err)
 	}
 	if len(resp.Kvs) == 0 {
 		return true, nil

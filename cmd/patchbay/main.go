@@ -30,6 +30,8 @@ const (
 	defaultWait = 10 * time.Second
 	// callTimeout is longer than any call of the daemon's takes.
 	callTimeout = 100 * time.Second
+	// soonTimeout is as much for the calls that the daemon answers soon: those that must not hold anybody up.
+	soonTimeout = 15 * time.Second
 )
 
 func main() {
@@ -84,16 +86,16 @@ func run(plugin string) ([]byte, error) {
 }
 
 func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
-	wait := defaultWait
+	wait, timeout := defaultWait, callTimeout
 	switch {
 	case slices.Contains([]string{"VERSION", "STATUS", "DEL"}, req.Command):
 		// These have an answer without the daemon. A runtime asks for STATUS every few seconds, and does
 		// nothing else meanwhile.
-		wait = 0
+		wait, timeout = 0, soonTimeout
 	case conf.WaitSeconds != nil:
 		wait = time.Duration(*conf.WaitSeconds) * time.Second
 	}
-	out, err := send(plugin, conf.Socket, req, wait)
+	out, err := send(plugin, conf.Socket, req, wait, timeout)
 	if !away(err) {
 		return out, err
 	}
@@ -103,24 +105,12 @@ func forward(plugin string, conf netconf, req cniwire.Request) ([]byte, error) {
 	case "STATUS":
 		return nil, types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd does not answer on "+conf.Socket, why(err))
 	case "DEL":
-		return enqueue(plugin, conf, req)
-	}
-	return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, why(err)+"; is patchbayd running?")
-}
-
-// enqueue puts a DEL that nobody answers on disk: it must not hold a pod in Terminating.
-func enqueue(plugin string, conf netconf, req cniwire.Request) (out []byte, err error) {
-	queueErr := delqueue.Put(conf.DelQueue, delqueue.Call{Plugin: plugin, Request: req}, func() bool {
-		out, err = send(plugin, conf.Socket, req, 0)
-		return !away(err)
-	})
-	if queueErr != nil {
-		return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket+" and the DEL can't be queued", queueErr.Error())
-	}
-	if away(err) {
+		if err := delqueue.Put(conf.DelQueue, delqueue.Call{Plugin: plugin, Request: req}); err != nil {
+			return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket+" and the DEL can't be queued", err.Error())
+		}
 		return nil, nil
 	}
-	return out, err
+	return nil, types.NewError(types.ErrTryAgainLater, "patchbayd does not answer on "+conf.Socket, why(err)+"; is patchbayd running?")
 }
 
 func version(asked string) ([]byte, error) {
@@ -148,13 +138,13 @@ func why(err error) string {
 	return err.Error()
 }
 
-func send(plugin, socket string, req cniwire.Request, wait time.Duration) ([]byte, error) {
+func send(plugin, socket string, req cniwire.Request, wait, timeout time.Duration) ([]byte, error) {
 	conn, err := dial(socket, wait)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errAway, err)
 	}
 	defer conn.Close()
-	ok, answer, err := cniwire.Call(conn, plugin, &req, time.Now().Add(callTimeout))
+	ok, answer, err := cniwire.Call(conn, plugin, &req, time.Now().Add(timeout))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errAway, err)

@@ -1,5 +1,5 @@
 // Package delqueue keeps the DELs that could not reach the daemon: one fsynced file a call, in a
-// directory of their own. The shim puts them in, the daemon takes them out before it serves.
+// directory of their own. The shim puts in what the daemon does not answer, the daemon what it can't do yet.
 package delqueue
 
 import (
@@ -32,18 +32,13 @@ type Call struct {
 	Request cniwire.Request `json:"request"`
 }
 
-// Put queues a call, unless retry, which is called under the queue's lock, reports that the call
-// was answered after all. The lock closes the gap between a daemon that begins to listen and a
-// shim that has just failed to reach it: see Drain.
-func Put(dir string, c Call, retry func() bool) error {
+// Put queues a call. When it returns, the call is on disk.
+func Put(dir string, c Call) error {
 	unlock, err := lock(dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if retry() {
-		return nil
-	}
 	names, err := list(dir)
 	if err != nil {
 		return err
@@ -74,45 +69,49 @@ func write(dir, name string, b []byte) error {
 	return syncDir(dir)
 }
 
-// Drain hands the queued calls to do, oldest first, and removes each one that do returns nil for.
-// Call it when the socket is open and before it is served: a shim that failed to connect before
-// has its file in place, one that comes later connects. A file that does not parse is set aside
-// with the ending .bad and reported.
-func Drain(dir string, do func(Call) error) (int, error) {
-	unlock, err := lock(dir)
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
-	names, err := list(dir)
-	if err != nil {
-		return 0, err
-	}
-	var errs []error
-	done := 0
-	for _, n := range names {
-		err := drainOne(filepath.Join(dir, n), do)
-		if err == nil {
-			done++
-		}
-		errs = append(errs, err)
-	}
-	return done, errors.Join(append(errs, syncDir(dir))...)
+// An Entry is a call that waits in a queue.
+type Entry struct {
+	Call
+	Name string // of its file
+	dir  string
 }
 
-func drainOne(path string, do func(Call) error) error {
-	b, err := os.ReadFile(path)
+// Waiting returns the queued calls, oldest first. A file that does not parse is set aside with the ending
+// .bad and reported; the other calls are returned all the same.
+func Waiting(dir string) ([]Entry, error) {
+	names, err := list(dir)
 	if err != nil {
+		return nil, err
+	}
+	var waiting []Entry
+	var errs []error
+	for _, n := range names {
+		e, path := Entry{Name: n, dir: dir}, filepath.Join(dir, n)
+		b, err := os.ReadFile(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // done meanwhile
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			if err := json.Unmarshal(b, &e.Call); err != nil {
+				errs = append(errs, fmt.Errorf("queued DEL %s is damaged, set aside: %w", path, err), os.Rename(path, path+".bad"))
+				continue
+			}
+			waiting = append(waiting, e)
+		}
+	}
+	return waiting, errors.Join(errs...)
+}
+
+// Done takes the call out of its queue. It may be done twice.
+func (e Entry) Done() error {
+	if err := os.Remove(filepath.Join(e.dir, e.Name)); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		return err
 	}
-	var c Call
-	if err := json.Unmarshal(b, &c); err != nil {
-		return errors.Join(fmt.Errorf("queued DEL %s is damaged, set aside: %w", path, err), os.Rename(path, path+".bad"))
-	}
-	if err := do(c); err != nil {
-		return fmt.Errorf("queued DEL of sandbox %s: %w", c.Request.ContainerID, err)
-	}
-	return os.Remove(path)
+	return syncDir(e.dir)
 }
 
 // Len returns how many calls are queued.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -18,9 +19,9 @@ import (
 )
 
 const (
-	tryTimeout    = time.Second      // one try; short, so that a lost leader costs little
-	commitTimeout = 10 * time.Second // all tries of one group
-	groupMax      = 32               // transactions in one group; etcd allows 128 operations by default
+	tryTimeout    = time.Second     // one try; short, so that a lost leader costs little
+	commitTimeout = 7 * time.Second // all tries of one group: a caller is to be answered within 10 s
+	groupMax      = 32              // transactions in one group; etcd allows 128 operations by default
 )
 
 // A Committer commits transactions in groups: what arrives while one group is on its way goes
@@ -28,11 +29,13 @@ const (
 type Committer struct {
 	kv      *clientv3.Client
 	batcher *batch.Batcher[item]
+	away    atomic.Bool // the last transaction was given up without an answer
 }
 
 type item struct {
 	Txn
-	ctx context.Context
+	ctx      context.Context
+	deadline time.Time
 }
 
 // NewCommitter returns a committer that writes through c.
@@ -46,15 +49,23 @@ func NewCommitter(c *clientv3.Client) *Committer {
 // error. It does not return before the outcome is known or commitTimeout has passed, whatever the context:
 // the context only keeps a transaction from being begun.
 func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
-	return k.batcher.Do(item{t.(Txn), ctx})
+	return k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)})
 }
+
+// Away reports whether etcd has not answered the last transaction, in all its tries. The next one is tried
+// once.
+func (k *Committer) Away() bool { return k.away.Load() }
 
 // commitAll commits what has arrived together, and returns the outcome of each.
 func (k *Committer) commitAll(items []item) []error {
 	errs := make([]error, len(items))
 	var live []int
 	for i := range items {
-		if errs[i] = items[i].ctx.Err(); errs[i] == nil {
+		switch errs[i] = items[i].ctx.Err(); {
+		case errs[i] != nil:
+		case k.away.Load() && time.Now().After(items[i].deadline): // it has waited for those before it
+			errs[i] = fmt.Errorf("%w%s", txn.ErrUnavailable, at(k.kv.Endpoints()))
+		default:
 			live = append(live, i)
 		}
 	}
@@ -128,18 +139,24 @@ func reads(then []clientv3.Op) []clientv3.Op {
 
 // try sends the transaction until etcd answers. Lost says that there were tries without an answer before.
 func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse, lost bool, err error) {
-	deadline := time.Now().Add(commitTimeout)
+	deadline := time.Now()
+	if !k.away.Load() {
+		deadline = deadline.Add(commitTimeout)
+	}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
 		resp, err := k.kv.Txn(ctx).If(t.conditions...).Then(t.operations...).Else(orElse...).Commit()
 		cancel()
 		if err == nil {
+			k.away.Store(false)
 			return resp, lost, nil
 		}
 		if !transient(err) {
+			k.away.Store(false)
 			return nil, lost, fmt.Errorf("etcd: %w", err)
 		}
 		if time.Now().After(deadline) || k.kv.Ctx().Err() != nil {
+			k.away.Store(true)
 			return nil, lost, fmt.Errorf("%w%s: %w", txn.ErrUnavailable, at(k.kv.Endpoints()), err)
 		}
 		lost = true

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -137,12 +138,12 @@ func TestEachOfAGroupHasItsOutcome(t *testing.T) {
 			}
 		}
 		l.lose.Store(lost)
-		errs := k.commitAll([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx}, {Txn{}.IfAbsent("taken").Put("taken", "me"), ctx}, {Txn{}.Put("b", "2"), ctx}, {Txn{}.Put("never", "x"), ended}})
+		errs := k.commitAll([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx, time.Time{}}, {Txn{}.IfAbsent("taken").Put("taken", "me"), ctx, time.Time{}}, {Txn{}.Put("b", "2"), ctx, time.Time{}}, {Txn{}.Put("never", "x"), ended, time.Time{}}})
 		if errs[0] != nil || !errors.Is(errs[1], txn.ErrConflict) || errs[2] != nil || !errors.Is(errs[3], context.Canceled) {
 			t.Errorf("answers lost: %d: %v", lost, errs)
 		}
 		l.lose.Store(lost)
-		errs = k.commitAll([]item{{Txn{}.IfAbsent("both").Put("both", "1"), ctx}, {Txn{}.IfAbsent("both").Put("both", "2"), ctx}})
+		errs = k.commitAll([]item{{Txn{}.IfAbsent("both").Put("both", "1"), ctx, time.Time{}}, {Txn{}.IfAbsent("both").Put("both", "2"), ctx, time.Time{}}})
 		if errs[0] != nil || !errors.Is(errs[1], txn.ErrConflict) {
 			t.Errorf("one key twice, answers lost: %d: %v", lost, errs)
 		}
@@ -160,7 +161,7 @@ func TestAGroupThatIsRefusedAfterALostAnswerIsNoConflict(t *testing.T) {
 	ctx := context.Background()
 	l.lose.Store(1)
 	l.deny.Store(1)
-	errs := k.commitAll([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx}, {Txn{}.IfAbsent("b").Put("b", "2"), ctx}})
+	errs := k.commitAll([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx, time.Time{}}, {Txn{}.IfAbsent("b").Put("b", "2"), ctx, time.Time{}}})
 	if errs[0] != nil || errs[1] != nil {
 		t.Errorf("%v", errs)
 	}

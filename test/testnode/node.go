@@ -149,7 +149,7 @@ func (n *Node) AwaitCalls(t testing.TB, calls int) {
 	t.Helper()
 	want := fmt.Sprintf("patchbay_inflight %d\n", calls)
 	Eventually(t, fmt.Sprintf("%d calls are under way", calls), func() bool {
-		return strings.Contains(run(t, "curl", "-sS", "--unix-socket", n.API, "http://patchbay/metrics"), want)
+		return strings.Contains(n.Metrics(t), want)
 	})
 }
 
@@ -246,10 +246,23 @@ func Sh(t testing.TB, name string, args ...string) string {
 	return run(t, name, args...)
 }
 
-// AssertClean fails unless nothing of ours is left: no attachment, port, link, address or record
-// without an owner. Pods that run are not leftovers.
+// AwaitQueue waits until every DEL that was queued is done.
+func (n *Node) AwaitQueue(t testing.TB) {
+	t.Helper()
+	Eventually(t, "no DEL waits", func() bool { return strings.Contains(n.Metrics(t), "\npatchbay_del_queue 0\n") })
+}
+
+// Metrics returns the daemon's metrics.
+func (n *Node) Metrics(t testing.TB) string {
+	t.Helper()
+	return run(t, "curl", "-sS", "--unix-socket", n.API, "http://patchbay/metrics")
+}
+
+// AssertClean fails unless nothing of ours is left when the queued DELs are done: no attachment, port, link,
+// address or record without an owner. Pods that run are not leftovers.
 func (n *Node) AssertClean(t testing.TB) {
 	t.Helper()
+	n.AwaitQueue(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	findings, err := n.Client.Doctor(ctx)

@@ -96,8 +96,8 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}, d.pods.tasks(), []Task{
 		d.recovery(),
 		{Name: "first-answers", Ready: d.pods.await},
-		d.delQueue(),
 		{Name: "serving", Ready: d.open},
+		d.delQueue(),
 	}, d.installation(), []Task{
 		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval) })},
 	})
@@ -108,6 +108,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	return d.runTasks(ctx, d.tasks, func() error {
 		d.ready.Store(false)
 		close(d.ending)
+		defer d.cni.Close()
 		return servers.shutdown(drainTimeout)
 	})
 }
@@ -153,7 +154,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 		return err
 	}
 	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Catalog: d.pods.catalog, IPAM: d.ipam,
-		Probe: d.probe, Observe: d.metrics.Observe})
+		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe, Queue: d.queueDir(), Away: commit.Away})
 	return nil
 }
 

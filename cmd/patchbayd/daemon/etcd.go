@@ -10,8 +10,11 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 )
 
-// startTimeout is how long the start waits for etcd.
+// startTimeout is how long the start waits for an etcd of its own.
 const startTimeout = 60 * time.Second
+
+// checkTimeout bounds what a caller waits for who asks how etcd does.
+const checkTimeout = 2 * time.Second
 
 // openEtcd returns a client of the configured etcd, or of one that it starts in this process.
 func (d *Daemon) openEtcd(ctx context.Context) (task Task, kv *clientv3.Client, end func(), err error) {
@@ -42,11 +45,17 @@ func (d *Daemon) openEtcd(ctx context.Context) (task Task, kv *clientv3.Client, 
 		end = func() { _ = kv.Close() }
 	}
 	task.Ready = func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, startTimeout)
-		defer cancel()
-		return etcd.Ready(ctx, kv)
+		for {
+			_, err := task.Check(ctx)
+			if err == nil || ctx.Err() != nil {
+				return ctx.Err()
+			}
+			d.log.Error("waiting for etcd", "error", err)
+		}
 	}
 	task.Check = func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
 		begin := time.Now()
 		err := etcd.Ready(ctx, kv)
 		return fmt.Sprintf("answers in %s", time.Since(begin).Round(10*time.Microsecond)), err

@@ -3,25 +3,25 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
 )
 
 func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }
 
-// delQueue works off the DELs that were queued while the daemon was away, and repeats those that fail.
+// delQueue is the task that does the DELs which wait on disk. The start does not wait for it.
 func (d *Daemon) delQueue() Task {
-	drained := make(chan struct{})
-	first := sync.OnceFunc(func() { close(drained) })
-	return Task{Name: "del-queue", Ready: closed(drained),
-		Run: every(d.cfg.GC.Interval, func(ctx context.Context) {
-			if d.countQueue() != 0 {
-				d.drain(ctx)
-			}
-			first()
-		}),
+	q := &queue{dir: d.queueDir(), do: d.cni.Drain, log: d.log, again: min(d.cfg.GC.Interval, retryDels),
+		tried: map[string]bool{}, failed: map[string]bool{}, slots: semaphore.NewWeighted(drainers)}
+	return Task{Name: "del-queue", Run: q.run,
 		Check: func(context.Context) (string, error) {
 			n, err := delqueue.Len(d.queueDir())
 			if n > 0 {
@@ -31,14 +31,101 @@ func (d *Daemon) delQueue() Task {
 		}}
 }
 
-func (d *Daemon) drain(ctx context.Context) {
-	n, err := delqueue.Drain(d.queueDir(), func(c delqueue.Call) error { return d.cni.Drain(ctx, c) })
+// drainers is how many waiting DELs are done at once.
+const drainers = 16
+
+// retryDels bounds how long a DEL waits when what it waits for is back: nothing tells of all that there is.
+const retryDels = 5 * time.Second
+
+// A queue does the DELs that wait in a directory: each when it comes, and those that fail at intervals.
+type queue struct {
+	dir   string
+	do    func(context.Context, delqueue.Call) error
+	log   *slog.Logger
+	again time.Duration
+
+	mu     sync.Mutex
+	tried  map[string]bool // the calls that are being done, or have failed
+	failed map[string]bool // those of them that wait for the next interval
+	slots  *semaphore.Weighted
+	doing  sync.WaitGroup
+}
+
+func (q *queue) run(ctx context.Context) error {
+	defer q.doing.Wait()
+	if err := os.MkdirAll(q.dir, 0o700); err != nil {
+		return err
+	}
+	events, err := fsnotify.NewWatcher()
 	if err != nil {
-		d.log.Error("queued DELs", "error", err)
+		return err
 	}
-	if n > 0 {
-		d.log.Info("queued DELs are done", "count", n)
+	defer events.Close()
+	if err := events.Add(q.dir); err != nil {
+		return fmt.Errorf("watch %s: %w", q.dir, err)
 	}
+	tick := time.NewTicker(q.again)
+	defer tick.Stop()
+	for {
+		q.drain(ctx)
+		select {
+		case <-events.Events:
+		case err := <-events.Errors:
+			q.log.Warn("events of the queue of DELs are lost", "dir", q.dir, "error", err)
+		case <-tick.C:
+			q.retry()
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// drain begins with each call that was not tried yet.
+func (q *queue) drain(ctx context.Context) {
+	waiting, err := delqueue.Waiting(q.dir)
+	if err != nil {
+		q.log.Error("queued DELs", "error", err)
+	}
+	for _, w := range waiting {
+		q.mu.Lock()
+		tried := q.tried[w.Name]
+		q.tried[w.Name] = true
+		q.mu.Unlock()
+		if !tried {
+			q.doing.Go(func() { q.finish(ctx, w) })
+		}
+	}
+}
+
+// finish does a call and takes it out of the queue. One that fails is left for the next interval.
+func (q *queue) finish(ctx context.Context, w delqueue.Entry) {
+	if q.slots.Acquire(ctx, 1) != nil {
+		return
+	}
+	defer q.slots.Release(1)
+	err := q.do(ctx, w.Call)
+	if err == nil {
+		err = w.Done()
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err == nil {
+		delete(q.tried, w.Name)
+		q.log.Info("queued DEL is done", "sandbox", w.Request.ContainerID)
+		return
+	}
+	q.failed[w.Name] = true
+	q.log.Error("queued DEL", "sandbox", w.Request.ContainerID, "error", err)
+}
+
+// retry has the calls that failed tried again.
+func (q *queue) retry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for name := range q.failed {
+		delete(q.tried, name)
+	}
+	clear(q.failed)
 }
 
 // countQueue returns -1 if the queue can't be read.

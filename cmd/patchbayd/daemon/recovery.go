@@ -11,6 +11,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/store"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 )
 
@@ -28,17 +29,19 @@ func (d *Daemon) recovery() Task {
 // vSwitch recovery goes on once it is back.
 func (d *Daemon) recover(ctx context.Context, serve func()) error {
 	hadRecords := d.records.had()
-	if err := d.engine.Load(ctx); err != nil {
-		return err
-	}
-	// Until it is known which interfaces have no record, the node says that records may be lost.
-	lost, err := d.store.Lost(ctx)
-	if err != nil {
-		return err
-	}
-	lost = lost || hadRecords && len(d.engine.Sandboxes())+len(d.engine.Unreadable()) == 0
-	if err := d.register(ctx, lost); err != nil {
-		return err
+	var lost bool
+	for {
+		var err error
+		if lost, err = d.load(ctx, hadRecords); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		d.log.Error("records can't be read yet", "error", err)
+		if !fault.Of(err).Passes() {
+			return err
+		}
 	}
 	if !d.native.Await(ctx, ovsWait) {
 		d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
@@ -52,6 +55,21 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 	d.restore(ctx, lost)
 	serve()
 	return nil
+}
+
+// load reads the node's records and reports whether there are some missing.
+func (d *Daemon) load(ctx context.Context, hadRecords bool) (lost bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := d.engine.Load(ctx); err != nil {
+		return false, err
+	}
+	// Until it is known which interfaces have no record, the node says that records may be lost.
+	if lost, err = d.store.Lost(ctx); err != nil {
+		return false, err
+	}
+	lost = lost || hadRecords && len(d.engine.Sandboxes())+len(d.engine.Unreadable()) == 0
+	return lost, d.register(ctx, lost)
 }
 
 // restore makes interfaces as they are recorded. The records are no longer lost once no interface lacks one.

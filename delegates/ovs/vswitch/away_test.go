@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"go.uber.org/goleak"
 )
 
@@ -27,8 +26,7 @@ func TestChangesWaitForOpenVSwitchBesideEachOther(t *testing.T) {
 			}()
 		}
 		for range calls {
-			var away *types.Error
-			if err := <-errs; !errors.As(err, &away) || away.Code != types.ErrTryAgainLater {
+			if err := <-errs; !errors.Is(err, ErrAway) {
 				t.Error(err)
 			}
 		}

@@ -10,12 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/ovn-kubernetes/libovsdb/cache"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
 // connectWait is how long a call waits for ovsdb-server to come back.
@@ -168,17 +168,18 @@ func (d *DB) wake() {
 	d.changed = make(chan struct{})
 }
 
-// errDown is CNI error 11: the runtime tries again.
-func (d *DB) errDown() error {
-	return types.NewError(types.ErrTryAgainLater, "Open vSwitch does not answer at "+d.endpoint,
-		"start ovsdb-server and ovs-vswitchd, or set ovs.db")
+// ErrAway says that there is no connection to Open vSwitch.
+var ErrAway = fault.New(fault.Unavailable, "Open vSwitch does not answer")
+
+func (d *DB) away() error {
+	return fmt.Errorf("%w at %s: start ovsdb-server and ovs-vswitchd, or set ovs.db", ErrAway, d.endpoint)
 }
 
-// Client returns the connection, and waits for it if need be.
+// Client returns the connection, waiting for it if need be, or ErrAway.
 func (d *DB) Client(ctx context.Context) (client.Client, error) {
 	c := d.awaitOther(ctx, nil, connectWait)
 	if c == nil {
-		return nil, d.errDown()
+		return nil, d.away()
 	}
 	return c, nil
 }

@@ -109,7 +109,7 @@ func (d *DB) commitGroup(requests []request) []error {
 	}
 	for i, r := range requests {
 		if away {
-			errs[i] = d.errDown()
+			errs[i] = d.away()
 			continue
 		}
 		errs[i] = d.try(r.ctx, requests[i:i+1])

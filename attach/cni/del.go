@@ -1,0 +1,80 @@
+package cni
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/internal/delqueue"
+	"github.com/patchbay-cni/patchbay/internal/fault"
+)
+
+// delWait bounds how long a DEL holds its caller: what is not done by then is the daemon's own to do. It is
+// longer than what a transaction waits for etcd, so that a caller is told of what is refused.
+const delWait = 9 * time.Second
+
+// del answers a DEL, done or put into the queue: whatever is away, it must not hold a pod in Terminating.
+func (s *Server) del(plugin string, c *call) error {
+	if s.Away() || plugin != ipamPlugin && !s.isReady() {
+		return s.enqueue(plugin, c)
+	}
+	done := make(chan error, 1)
+	s.dels.Go(func() { done <- s.Drain(s.working, delqueue.Call{Plugin: plugin, Request: *c.Request}) })
+	select {
+	case err := <-done:
+		if fault.Of(err) != fault.Unavailable {
+			return err
+		}
+		return s.enqueue(plugin, c)
+	case <-time.After(delWait):
+		return s.enqueue(plugin, c)
+	}
+}
+
+func (s *Server) enqueue(plugin string, c *call) error {
+	if err := delqueue.Put(s.Queue, delqueue.Call{Plugin: plugin, Request: *c.Request}); err != nil {
+		return types.NewError(types.ErrTryAgainLater, "the DEL can't be done now, and not be queued", err.Error())
+	}
+	s.Log.Info("DEL is queued", "sandbox", c.ContainerID, "interface", c.IfName)
+	return nil
+}
+
+// delFirst does the DELs of a sandbox that wait: done later, they would unmake what its ADD makes. The IPAM
+// does its own alone: it may be called for a plugin of an ADD that is under way.
+func (s *Server) delFirst(ctx context.Context, plugin string, c *call) error {
+	waiting, _ := delqueue.Waiting(s.Queue) // who drains the queue reports what is wrong with it
+	for _, w := range waiting {
+		if w.Request.ContainerID != c.ContainerID || plugin == ipamPlugin && w.Plugin != plugin {
+			continue
+		}
+		err := s.Drain(ctx, w.Call)
+		if err == nil {
+			err = w.Done()
+		}
+		if err != nil {
+			return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("an earlier DEL of sandbox %s is not done yet", c.ContainerID), err.Error())
+		}
+	}
+	return nil
+}
+
+// Drain does a DEL that has waited. A panic is an error of the call: it must not end the daemon, now and at
+// each start.
+func (s *Server) Drain(ctx context.Context, queued delqueue.Call) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	defer func() {
+		if r := recover(); r != nil {
+			s.Log.Error("panic in a DEL", "sandbox", queued.Request.ContainerID, "panic", r, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	c, err := newCall(&queued.Request)
+	if err == nil {
+		_, err = s.dispatch(ctx, queued.Plugin, c)
+	}
+	return err
+}
