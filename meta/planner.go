@@ -92,6 +92,9 @@ type Config struct {
 	SystemNamespaces   []string
 	NamespaceIsolation bool
 	GlobalNamespaces   []string
+	// Overriding are the namespaces whose pods may choose their own cluster network, besides
+	// SystemNamespaces; "*": all.
+	Overriding []string
 	CNIConfDir         string // "": not on a node, and networks without a configuration are ErrOnNodes
 	// Namespace is where networks named without one are; empty: the first of SystemNamespaces.
 	Namespace string
@@ -314,6 +317,8 @@ func (p *Planner) cluster(ctx context.Context, pod Pod, ifName string, runtime m
 	return []Wanted{w}, nil
 }
 
+// override plans the cluster network that a pod has chosen. With it the pod sheds the cluster's, and the
+// policies that hold there: not every namespace's pods may.
 func (p *Planner) override(ctx context.Context, pod Pod, annotation string) (Wanted, error) {
 	sels, err := ParseNetworks(annotation, p.systemNamespace())
 	if err != nil {
@@ -321,6 +326,11 @@ func (p *Planner) override(ctx context.Context, pod Pod, annotation string) (Wan
 	}
 	if len(sels) != 1 {
 		return Wanted{}, malformed("annotation %s must name exactly one network, not %d", DefaultNetworkAnnotation, len(sels))
+	}
+	may := slices.Concat(p.cfg.SystemNamespaces, p.cfg.Overriding)
+	if !slices.Contains(may, pod.Namespace) && !slices.Contains(may, "*") {
+		return Wanted{}, fmt.Errorf("annotation %s: network %s: %w: pods of namespace %s may not choose their cluster network (meta.allowDefaultNetworkOverride)",
+			DefaultNetworkAnnotation, sels[0].Ref(), ErrForbidden, pod.Namespace)
 	}
 	if slices.Contains(p.cfg.SystemNamespaces, sels[0].Namespace) {
 		return p.lookUp(ctx, sels[0], SourceCluster)

@@ -192,11 +192,36 @@ func aMissingName(t *testing.T) {
 	}
 }
 
-func TestTheDefaultNetworkAnnotationReplacesTheClusterNetwork(t *testing.T) {
-	p := NewPlanner(nads{"kube-system/c": bare, "kube-system/d": bare}, Config{ClusterNetwork: "c", SystemNamespaces: []string{"kube-system"}, NamespaceIsolation: true})
-	ws, err := p.Plan(context.Background(), Pod{Namespace: "web", Annotations: map[string]string{DefaultNetworkAnnotation: "d"}}, "eth0", nil)
-	if err != nil || interfaces(ws) != "kube-system/d@eth0" {
-		t.Errorf("%s, %v", interfaces(ws), err)
+// A pod that chooses its cluster network sheds the cluster's, and its policies.
+func TestWhoMayChooseTheClusterNetwork(t *testing.T) {
+	networks := nads{"kube-system/c": bare, "kube-system/d": bare, "web/own": bare, "lab/n": bare, "default/shared": bare}
+	for _, c := range []struct {
+		name, namespace, network string
+		overriding               []string
+		open                     bool   // no isolation
+		want                     string // "" if it is forbidden
+	}{
+		{"nobody, unless it is said", "web", "d", nil, false, ""},
+		{"nobody, with a network of its own", "web", "web/own", nil, false, ""},
+		{"nobody, with another namespace's", "web", "lab/n", nil, false, ""},
+		{"nobody, without isolation either", "web", "lab/n", nil, true, ""},
+		{"the system's own pods", "kube-system", "d", nil, false, "kube-system/d@eth0"},
+		{"another namespace's pods", "web", "d", []string{"lab"}, false, ""},
+		{"those that may, a network of the system", "web", "d", []string{"lab", "web"}, false, "kube-system/d@eth0"},
+		{"those that may, a network of their own", "web", "web/own", []string{"web"}, false, "web/own@eth0"},
+		{"those that may, a global one", "web", "default/shared", []string{"web"}, false, "default/shared@eth0"},
+		{"those that may, within isolation", "web", "lab/n", []string{"web"}, false, ""},
+		{"all", "web", "d", []string{"*"}, false, "kube-system/d@eth0"},
+		{"all, as Multus has it without isolation", "web", "lab/n", []string{"*"}, true, "lab/n@eth0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := NewPlanner(networks, Config{ClusterNetwork: "c", SystemNamespaces: []string{"kube-system"}, GlobalNamespaces: []string{"default"},
+				NamespaceIsolation: !c.open, Overriding: c.overriding})
+			ws, err := p.Plan(context.Background(), Pod{Namespace: c.namespace, Annotations: map[string]string{DefaultNetworkAnnotation: c.network}}, "eth0", nil)
+			if c.want == "" && !errors.Is(err, ErrForbidden) || c.want != "" && (err != nil || interfaces(ws) != c.want) {
+				t.Errorf("%s, %v, want %q", interfaces(ws), err, c.want)
+			}
+		})
 	}
 }
 

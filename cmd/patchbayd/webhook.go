@@ -31,7 +31,7 @@ everything in while it is away.`,
 				return err
 			}
 			o.Meta = meta.Config{DefaultNetworks: c.Meta.DefaultNetworks, SystemNamespaces: c.Meta.SystemNamespaces,
-				NamespaceIsolation: c.Meta.NamespaceIsolation, GlobalNamespaces: c.Meta.GlobalNamespaces}
+				NamespaceIsolation: c.Meta.NamespaceIsolation, GlobalNamespaces: c.Meta.GlobalNamespaces, Overriding: c.Meta.Overriding}
 			o.Pools = c.IPAM.Pools
 			return admission.Run(cmd.Context(), cfg, o, logger(c.Log, &slog.LevelVar{}))
 		},

@@ -118,6 +118,9 @@ func (c *Config) Over(base meta.Config) (meta.Config, error) {
 	}
 	base.NamespaceIsolation = c.Isolation()
 	base.GlobalNamespaces = c.Globals()
+	if !base.NamespaceIsolation {
+		base.Overriding = []string{"*"}
+	}
 	base.CNIConfDir = cmp.Or(c.ConfDir, base.CNIConfDir)
 	base.DefaultNetworks = c.DefaultNetworks
 	base.ReadinessFile = c.ReadinessFile

@@ -75,18 +75,20 @@ type Listen struct {
 
 // Meta says how pods' networks are found.
 type Meta struct {
-	ClusterNetwork     string        `yaml:"clusterNetwork"`
-	DefaultNetworks    []string      `yaml:"defaultNetworks"`
-	SystemNamespaces   []string      `yaml:"systemNamespaces"`
-	NamespaceIsolation bool          `yaml:"namespaceIsolation"`
-	GlobalNamespaces   []string      `yaml:"globalNamespaces"`
-	ReadinessFile      string        `yaml:"readinessFile"`
-	Multus             string        `yaml:"multus"` // file of a Multus configuration, read over this one
-	CNIBinDirs         []string      `yaml:"cniBinDirs"`
-	CNIConfDir         string        `yaml:"cniConfDir"`
-	DelegateRoot       string        `yaml:"delegateRoot"` // where executed plugins see /; in a container, the host's
-	DelegateTimeout    time.Duration `yaml:"delegateTimeout"`
-	DelegateLimit      int           `yaml:"delegateLimit"` // delegates in flight
+	ClusterNetwork     string   `yaml:"clusterNetwork"`
+	DefaultNetworks    []string `yaml:"defaultNetworks"`
+	SystemNamespaces   []string `yaml:"systemNamespaces"`
+	NamespaceIsolation bool     `yaml:"namespaceIsolation"`
+	GlobalNamespaces   []string `yaml:"globalNamespaces"`
+	ReadinessFile      string   `yaml:"readinessFile"`
+	// Overriding are namespaces whose pods may choose their cluster network.
+	Overriding      []string      `yaml:"allowDefaultNetworkOverride"`
+	Multus          string        `yaml:"multus"` // file of a Multus configuration, read over this one
+	CNIBinDirs      []string      `yaml:"cniBinDirs"`
+	CNIConfDir      string        `yaml:"cniConfDir"`
+	DelegateRoot    string        `yaml:"delegateRoot"` // where executed plugins see /; in a container, the host's
+	DelegateTimeout time.Duration `yaml:"delegateTimeout"`
+	DelegateLimit   int           `yaml:"delegateLimit"` // delegates in flight
 }
 
 // OVS is the switch and the bridges of this node, by role.
