@@ -63,6 +63,12 @@ func (o *OVS) EndSwitch(t testing.TB) {
 	o.switchd.Stop()
 }
 
+// FreezeServer has ovsdb-server do nothing until it is thawed.
+func (o *OVS) FreezeServer() (thaw func()) {
+	o.server.Signal(syscall.SIGSTOP)
+	return func() { o.server.Signal(syscall.SIGCONT) }
+}
+
 // FreezeSwitch stops ovs-vswitchd where it is, until the function it returns is called.
 func (o *OVS) FreezeSwitch() (thaw func()) {
 	o.switchd.Signal(syscall.SIGSTOP)

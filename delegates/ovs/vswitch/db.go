@@ -18,8 +18,14 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/fault"
 )
 
-// connectWait is how long a call waits for ovsdb-server to come back.
-const connectWait = 10 * time.Second
+const (
+	// connectWait is how long calls wait for ovsdb-server to come back, from when it was heard last.
+	connectWait = 10 * time.Second
+	// minWait is what a call waits at least, which comes when ovsdb-server has been away for longer.
+	minWait = time.Second
+	// answerWait is how long ovsdb-server may take to answer before it is taken to hang.
+	answerWait = 5 * time.Second
+)
 
 // A DB is a long-lived connection to ovsdb-server with a monitored copy of what is in it. It
 // connects again by itself, each time with a new client, so that no stale copy survives.
@@ -33,13 +39,15 @@ type DB struct {
 
 	mu      sync.Mutex
 	conn    client.Client             // nil while not connected
+	end     context.CancelFunc        // ends conn
+	heard   time.Time                 // when ovsdb-server was heard last; at first, when the DB was made
 	changed chan struct{}             // closed and replaced when conn changes, or bridges or uplinks may have
 	waiters map[string]chan Interface // by interface name
 }
 
 // New returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
 func New(endpoint string, log *slog.Logger) *DB {
-	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1),
+	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1), heard: time.Now(),
 		changed: make(chan struct{}), waiters: map[string]chan Interface{}}
 	d.batcher = batch.New(64, d.commitGroup)
 	return d
@@ -82,12 +90,9 @@ func (d *DB) serve(ctx context.Context) error {
 	}
 	lasts, end := context.WithCancel(ctx)
 	defer end()
-	go func() { // libovsdb tells of a lost connection once, and only those that are waiting then
-		select {
-		case <-c.DisconnectNotify():
-			end()
-		case <-lasts.Done():
-		}
+	go func() {
+		defer end()
+		d.listen(lasts, c)
 	}()
 	restarts, stop := d.watchSwitch()
 	defer stop()
@@ -95,12 +100,38 @@ func (d *DB) serve(ctx context.Context) error {
 		return err
 	}
 	d.log.Info("connected to Open vSwitch", "db", d.endpoint)
-	d.use(c)
+	d.use(c, end)
 	if d.follow(lasts, c, restarts); ctx.Err() == nil {
 		d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
 	}
-	d.use(nil)
+	d.use(nil, nil)
 	return nil
+}
+
+// listen returns when the connection is lost, or ovsdb-server has stopped answering. libovsdb tells of a lost
+// connection once, and only those that are waiting then: each question asks for that, too.
+func (d *DB) listen(ctx context.Context, c client.Client) {
+	ask := time.NewTicker(answerWait)
+	defer ask.Stop()
+	for c.Connected() {
+		d.mu.Lock()
+		d.heard = time.Now()
+		d.mu.Unlock()
+		select {
+		case <-c.DisconnectNotify():
+			return
+		case <-ctx.Done():
+			return
+		case <-ask.C:
+		}
+		answer, cancel := context.WithTimeout(ctx, answerWait)
+		err := c.Echo(answer)
+		cancel()
+		if err != nil {
+			d.log.Warn("ovsdb-server does not answer", "db", d.endpoint, "error", err)
+			return
+		}
+	}
 }
 
 // connect connects a client and fills its copy of the database.
@@ -154,12 +185,24 @@ func (d *DB) rowCameOrWent(m model.Model) {
 	}
 }
 
-// use sets the connection that callers get, nil for none.
-func (d *DB) use(c client.Client) {
+// use sets the connection that callers get, nil for none, and what ends it.
+func (d *DB) use(c client.Client, end context.CancelFunc) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.conn = c
+	d.conn, d.end = c, end
 	d.wake()
+}
+
+// drop ends a connection on which a transaction was not answered. Nobody knows whether it will be done: what
+// is in the copy of the database can't be trusted any more.
+func (d *DB) drop(c client.Client) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn == c && d.end != nil {
+		d.end()
+		d.conn, d.end = nil, nil
+		d.wake()
+	}
 }
 
 // wake wakes whoever waits for a change. Call it with the lock held.
@@ -177,7 +220,10 @@ func (d *DB) away() error {
 
 // Client returns the connection, waiting for it if need be, or ErrAway.
 func (d *DB) Client(ctx context.Context) (client.Client, error) {
-	c := d.awaitOther(ctx, nil, connectWait)
+	d.mu.Lock()
+	wait := max(minWait, connectWait-time.Since(d.heard))
+	d.mu.Unlock()
+	c := d.awaitOther(ctx, nil, wait)
 	if c == nil {
 		return nil, d.away()
 	}

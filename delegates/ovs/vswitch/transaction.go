@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
@@ -61,7 +60,7 @@ func (t *Transaction) Apply(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectWait)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWait)
 	defer cancel()
 	results, err := t.Transact(ctx, t.operations...)
 	if err != nil {
@@ -134,6 +133,6 @@ func (d *DB) try(ctx context.Context, requests []request) error {
 		if err = t.Apply(ctx); !errors.Is(err, errLost) || ctx.Err() != nil {
 			return err
 		}
-		d.awaitOther(ctx, c, time.Second) // no longer, as it may have been a time-out only
+		d.drop(c)
 	}
 }

@@ -1,0 +1,47 @@
+package attack
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/test/testnode"
+)
+
+// A database that neither answers nor closes its connection is as good as away: nobody waits for it as long
+// as a call may take, and it is used again when it goes on.
+func TestOvsdbServerHangs(t *testing.T) {
+	n := newNode(t)
+	old, young := n.pod("old", "data,control"), n.pod("young", "data,control")
+	if err := n.add(context.Background(), old); err != nil {
+		t.Fatal(err)
+	}
+	thaw := n.OVS.FreezeServer()
+	defer thaw()
+	begin := time.Now()
+	var e *types.Error
+	if err := n.add(context.Background(), young); !errors.As(err, &e) || e.Code != types.ErrTryAgainLater {
+		t.Errorf("an ADD while ovsdb-server hangs: %v", err)
+	}
+	t.Logf("ADD was answered in %s", time.Since(begin))
+	begin = time.Now()
+	if err := errors.Join(each(append(n.many("unknown", "data"), young, old), n.Runtime.Del)...); err != nil {
+		t.Errorf("DELs while ovsdb-server hangs: %v", err)
+	}
+	t.Logf("DELs were answered in %s", time.Since(begin))
+	if ok, _ := n.healthy("openvswitch"); ok {
+		t.Error("doctor takes a database that hangs for one that answers")
+	}
+	thaw()
+	n.quiet()
+	if err := n.add(context.Background(), young); err != nil {
+		t.Error(err)
+	}
+	if err := n.Runtime.Del(context.Background(), young); err != nil {
+		t.Error(err)
+	}
+	testnode.Eventually(t, "the database is used again", func() bool { ok, _ := n.healthy("openvswitch"); return ok })
+}
