@@ -66,9 +66,10 @@ func (e *Engine) provenGone(s *Sandbox) bool {
 	return time.Since(slot.goneAt) >= e.GCGrace
 }
 
-// RunGC collects every interval until the context ends. It begins with what was given up: whatever was
-// in the way may have gone with the daemon before.
-func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
+// RunGC collects every interval until the context ends, and looks at once after a sandbox, by container ID,
+// that lost tells of, or all if it is "". It begins with what was given up: whatever was in the way may have
+// gone with the daemon before.
+func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan string) {
 	for _, s := range e.Sandboxes() {
 		if err := e.hold(ctx, s.ContainerID, e.retry); err != nil && ctx.Err() == nil {
 			e.logger(s).Error("what was given up can't be removed yet", "error", err)
@@ -82,8 +83,35 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration) {
 			if err := e.Collect(ctx); err != nil {
 				e.Log.Error("garbage collection", "error", err)
 			}
+		case id := <-lost:
+			e.mendLost(ctx, id)
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// mendLost mends what a sandbox has lost, or all sandboxes if it is "".
+func (e *Engine) mendLost(ctx context.Context, containerID string) {
+	if !e.Mend {
+		return
+	}
+	ids := []string{containerID}
+	if containerID == "" {
+		ids = nil
+		for _, s := range e.Running() {
+			ids = append(ids, s.ContainerID)
+		}
+	}
+	for _, id := range ids {
+		err := e.hold(ctx, id, func(ctx context.Context, slot *slot) error {
+			if slot.record == nil {
+				return nil // it is its DEL that has removed the port
+			}
+			return e.mendAll(ctx, slot)
+		})
+		if err != nil && ctx.Err() == nil {
+			e.Log.Error("what was lost is not mended yet", "sandbox", id, "error", err)
 		}
 	}
 }

@@ -264,7 +264,8 @@ func (c *Chain) Cheap(list *cniconf.List) bool {
 }
 
 // Mend restores what an attachment has lost of its interface in the pod. If that is not enough, and a native
-// delegate made the whole attachment, it is made again. Mend executes nothing. It returns what was lost, nil
+// delegate made the whole attachment, the delegate mends its own side. The attachment is made again only if
+// nothing is left of it. Mend executes nothing. It returns what was lost, nil
 // if nothing was, and why that can't be mended.
 func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err error) {
 	if lost = c.damage(ctx, s, a); lost == nil {
@@ -280,6 +281,14 @@ func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err e
 	}
 	again := *a
 	again.Addresses = a.Result
+	if m, ok := n.(Mender); ok {
+		switch err := m.Mend(ctx, s, &again); {
+		case err == nil:
+			return lost, c.damage(ctx, s, a)
+		case !errors.Is(err, ErrNothingLeft):
+			return lost, err
+		}
+	}
 	if err := errors.Join(n.Del(ctx, s, []*Attachment{&again})...); err != nil {
 		return lost, err
 	}
@@ -299,7 +308,7 @@ func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
 		return nil
 	}
 	err := n.Check(ctx, s, []*Attachment{a})
-	if fault.Of(err) == fault.RetryLater {
+	if fault.Of(err).Passes() {
 		return nil
 	}
 	return err

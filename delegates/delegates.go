@@ -8,6 +8,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 )
 
@@ -33,6 +34,15 @@ type Collector interface {
 	Leftovers(ctx context.Context, accounted func(Owner) bool, owners func() []Owner) ([]string, error)
 	// RemoveLeftovers removes what Leftovers named.
 	RemoveLeftovers(ctx context.Context, names []string) error
+}
+
+// ErrNothingLeft says that nothing is left of an attachment: it can be made again.
+var ErrNothingLeft = fault.New(fault.NotFound, "nothing is left of the interface")
+
+// A Mender is a delegate that can make again what the host's side of an attachment has lost, and leave what is
+// in the pod as it is: the workload may have changed it. The error is ErrNothingLeft if there is nothing to mend.
+type Mender interface {
+	Mend(ctx context.Context, s Sandbox, a *Attachment) error
 }
 
 // An Owner is one interface of one sandbox.

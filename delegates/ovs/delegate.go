@@ -24,6 +24,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -59,7 +60,13 @@ func (d *Delegate) Run(ctx context.Context) {
 // Connected reports whether Open vSwitch can be reached now.
 func (d *Delegate) Connected() bool { return d.db.Connected() }
 
-// Await waits for Open vSwitch and reports whether it is there, with the configured bridges.
+// Unsettled says which bridges are not as they are declared.
+func (d *Delegate) Unsettled() error { return d.db.Unsettled() }
+
+// Lost returns a channel of sandboxes, by container ID, that have lost a port; "" stands for all.
+func (d *Delegate) Lost() <-chan string { return d.db.Lost() }
+
+// Await waits for Open vSwitch and reports whether it is there.
 func (d *Delegate) Await(ctx context.Context, wait time.Duration) bool { return d.db.Await(ctx, wait) }
 
 // Handles reports whether a plugin type is this delegate's.
@@ -134,6 +141,24 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	})
 	defer d.db.LookForErrors()
 	return slices.Repeat([]error{g.Wait()}, len(as))
+}
+
+// Mend implements delegates.Mender: it makes the port again while the link is there.
+func (d *Delegate) Mend(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
+	if name := HostName(s.ContainerID, a.Interface); link.IsGone(name) {
+		return fmt.Errorf("%s: link %s: %w", a.Interface, name, delegates.ErrNothingLeft)
+	}
+	p, err := d.plan(ctx, s, a)
+	if err != nil {
+		return err
+	}
+	if err := d.removePorts(ctx, []string{p.port}, func(port *vswitch.Port) bool { return port.ExternalIDs[idSandbox] == s.ContainerID }); err != nil {
+		return err
+	}
+	if err := d.awaitClosed(ctx, []*plan{p}); err != nil {
+		return err
+	}
+	return d.addPorts(ctx, []*plan{p})
 }
 
 // Status returns CNI error 51 when Open vSwitch is away, and 50 when this node lacks the bridge.

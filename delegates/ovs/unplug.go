@@ -197,7 +197,7 @@ func (u *Unplugger) Await(ctx context.Context, tell func(removed, left []Plug)) 
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case fault.Of(err) == fault.RetryLater:
+		case fault.Of(err).Passes():
 			continue // the next call waits until Open vSwitch is back
 		case errors.Is(err, netlink.ErrDumpInterrupted):
 			continue // what interrupts the list now ends

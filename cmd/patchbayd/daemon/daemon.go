@@ -92,6 +92,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		database,
 		{Name: "sign-of-life", Run: until(func(ctx context.Context) { d.store.Live(ctx, kv) })},
 		{Name: "openvswitch", Run: until(d.native.Run), Check: d.checkOVS, Vital: len(cfg.OVS.Bridges) > 0},
+		{Name: "bridges", Check: d.checkBridges},
 		{Name: "shield", Run: until(d.shield.Run), Ready: d.shield.Ready, Check: d.shield.Check},
 	}, d.pods.tasks(), []Task{
 		d.recovery(),
@@ -99,7 +100,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		{Name: "serving", Ready: d.open},
 		d.delQueue(),
 	}, d.installation(), []Task{
-		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval) })},
+		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval, d.native.Lost()) })},
 	})
 	servers, err := d.listen(cniListener, apiListener)
 	if err != nil {
@@ -191,6 +192,10 @@ func (d *Daemon) checkOVS(context.Context) (string, error) {
 		return "", types.NewError(cniwire.ErrLimitedConnection, "Open vSwitch does not answer at "+d.cfg.OVS.DB, "start ovsdb-server and ovs-vswitchd, or set ovs.db")
 	}
 	return "connected to " + d.cfg.OVS.DB, nil
+}
+
+func (d *Daemon) checkBridges(context.Context) (string, error) {
+	return "as they are declared", d.native.Unsettled()
 }
 
 func (d *Daemon) countAttachments() (n int) {

@@ -31,15 +31,17 @@ type Declared struct {
 	FailMode     string   // "": leave it as it is
 }
 
-// Reconciler returns a reconciler that makes the bridges of the roles as declared.
+// Reconciler returns a reconciler that makes the bridges of the roles as declared. One that can't be made does
+// not keep the others from it.
 func Reconciler(roles map[string]Declared, log *slog.Logger) vswitch.Reconciler {
 	return func(ctx context.Context, c client.Client) error {
+		var errs []error
 		for _, role := range slices.Sorted(maps.Keys(roles)) {
 			if err := ensure(ctx, c, roles[role], log); err != nil {
-				return fmt.Errorf("bridge %s of role %q: %w", roles[role].Name, role, err)
+				errs = append(errs, fmt.Errorf("bridge %s of role %q: %w", roles[role].Name, role, err))
 			}
 		}
-		return nil
+		return errors.Join(errs...)
 	}
 }
 

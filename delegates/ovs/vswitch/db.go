@@ -36,18 +36,21 @@ type DB struct {
 	batcher     *batch.Batcher[request]
 	removals    *removals
 	failing     chan struct{} // has an entry while somebody is to look for interfaces in error
+	removed     chan struct{} // has an entry while the reconcilers are to run, as something went
+	lost        chan string   // see Lost
 
-	mu      sync.Mutex
-	conn    client.Client             // nil while not connected
-	end     context.CancelFunc        // ends conn
-	heard   time.Time                 // when ovsdb-server was heard last; at first, when the DB was made
-	changed chan struct{}             // closed and replaced when conn changes, or bridges or uplinks may have
-	waiters map[string]chan Interface // by interface name
+	mu        sync.Mutex
+	conn      client.Client             // nil while not connected
+	end       context.CancelFunc        // ends conn
+	unsettled error                     // what the reconcilers could not put right
+	heard     time.Time                 // when ovsdb-server was heard last; at first, when the DB was made
+	changed   chan struct{}             // closed and replaced when conn changes, or bridges or uplinks may have
+	waiters   map[string]chan Interface // by interface name
 }
 
 // New returns a DB for the endpoint, such as unix:/var/run/openvswitch/db.sock. Run connects it.
 func New(endpoint string, log *slog.Logger) *DB {
-	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1), heard: time.Now(),
+	d := &DB{endpoint: endpoint, log: log, removals: newRemovals(), failing: make(chan struct{}, 1), heard: time.Now(), removed: make(chan struct{}, 1), lost: make(chan string, 256),
 		changed: make(chan struct{}), waiters: map[string]chan Interface{}}
 	d.batcher = batch.New(64, d.commitGroup)
 	return d
@@ -96,11 +99,13 @@ func (d *DB) serve(ctx context.Context) error {
 	}()
 	restarts, stop := d.watchSwitch()
 	defer stop()
-	if err := d.reconcile(lasts, c); err != nil {
-		return err
+	_ = d.reconcile(lasts, c) // Unsettled has the error
+	if lasts.Err() != nil {
+		return errLost
 	}
 	d.log.Info("connected to Open vSwitch", "db", d.endpoint)
 	d.use(c, end)
+	d.tellLost("")
 	if d.follow(lasts, c, restarts); ctx.Err() == nil {
 		d.log.Warn("connection to Open vSwitch lost", "db", d.endpoint)
 	}
@@ -147,7 +152,10 @@ func (d *DB) connect(ctx context.Context, c client.Client) error {
 			d.rowCameOrWent(row)
 		},
 		UpdateFunc: func(_ string, _, row model.Model) { d.rowWritten(row) },
-		DeleteFunc: func(_ string, row model.Model) { d.rowCameOrWent(row) },
+		DeleteFunc: func(_ string, row model.Model) {
+			d.rowCameOrWent(row)
+			d.rowWent(row)
+		},
 	})
 	if _, err := c.Monitor(ctx, monitored(c)); err != nil {
 		return err
@@ -182,6 +190,21 @@ func (d *DB) rowCameOrWent(m model.Model) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.wake()
+	}
+}
+
+// rowWent has the reconcilers run when a bridge went, or a port that may be an uplink, and tells of a pod's port.
+func (d *DB) rowWent(m model.Model) {
+	port, isPort := m.(*Port)
+	if isPort && port.ExternalIDs[SandboxKey] != "" {
+		d.tellLost(port.ExternalIDs[SandboxKey])
+		return
+	}
+	if _, isBridge := m.(*Bridge); isBridge || isPort {
+		select {
+		case d.removed <- struct{}{}:
+		default: // they are to run already
+		}
 	}
 }
 

@@ -12,23 +12,34 @@ import (
 )
 
 // A Reconciler puts right what depends on Open vSwitch: bridges, later flows and tunnels. It runs after each
-// start of ovsdb-server, which may have lost its database, before anybody else has the connection. It also
-// runs after each start of ovs-vswitchd, which has lost everything that is not in the database.
+// start of ovsdb-server, which may have lost its database, and of ovs-vswitchd, which has lost everything that
+// is not in the database; when a bridge or an uplink is removed; and again after an error.
 type Reconciler func(ctx context.Context, c client.Client) error
 
 // Register adds a reconciler. They run in the order in which they were added. Call it before Run.
 func (d *DB) Register(r Reconciler) { d.reconcilers = append(d.reconcilers, r) }
 
-// reconcile runs all reconcilers, even if one fails.
+// reconcile runs all reconcilers, even if one fails, and keeps what is wrong for Unsettled.
 func (d *DB) reconcile(ctx context.Context, c client.Client) error {
 	var errs []error
 	for _, reconciler := range d.reconcilers {
 		errs = append(errs, reconciler(ctx, c))
 	}
-	if ctx.Err() != nil {
-		errs = append(errs, errLost) // while they ran
+	err := errors.Join(errs...)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil && ctx.Err() == nil && (d.unsettled == nil || d.unsettled.Error() != err.Error()) {
+		d.log.Error("Open vSwitch is not as it is declared, trying on", "error", err)
 	}
-	return errors.Join(errs...)
+	d.unsettled = err
+	return err
+}
+
+// Unsettled says what the reconcilers could not put right.
+func (d *DB) Unsettled() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.unsettled
 }
 
 // retryPause is how long to wait before a new try where nothing tells when it would succeed.
@@ -37,29 +48,45 @@ const retryPause = 100 * time.Millisecond
 // switchdPID is the file that ovs-vswitchd makes at its start, beside the database's socket.
 const switchdPID = "ovs-vswitchd.pid"
 
-// follow runs the reconcilers after each restart of ovs-vswitchd, as long as the connection lasts. The database
-// does not tell of restarts: of all columns, only the local interfaces' statistics change (tried with Open
-// vSwitch 3.1, killed and ended). The pid file does, beside a unix socket. Over TCP nothing does.
+// follow runs the reconcilers as long as the connection lasts: after each restart of ovs-vswitchd, when a
+// bridge or an uplink is removed, and again after an error. The database does not tell of restarts: of all
+// columns, only the local interfaces' statistics change (tried with Open vSwitch 3.1, killed and ended). The pid
+// file does, beside a unix socket. Over TCP nothing does.
 func (d *DB) follow(ctx context.Context, c client.Client, restarts <-chan struct{}) {
-	var again <-chan time.Time
-	lastErr := ""
 	for {
+		var again <-chan time.Time
+		if d.Unsettled() != nil {
+			again = time.After(10 * retryPause)
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-restarts:
 			d.log.Info("ovs-vswitchd was started again")
+		case <-d.removed:
 		case <-again:
 		}
-		again = nil
-		err := d.reconcile(ctx, c)
-		if err == nil || ctx.Err() != nil {
-			lastErr = ""
-			continue
+		_ = d.reconcile(ctx, c) // Unsettled has the error
+		d.tellLost("")
+	}
+}
+
+// Lost returns a channel of sandboxes, by container ID, that a port was removed of, by whomever; "" stands for
+// all.
+func (d *DB) Lost() <-chan string { return d.lost }
+
+// tellLost tells who receives from Lost. If there is more than is received, all are to be looked at.
+func (d *DB) tellLost(sandbox string) {
+	select {
+	case d.lost <- sandbox:
+	default:
+		select {
+		case <-d.lost: // makes room
+		default:
 		}
-		if again = time.After(10 * retryPause); err.Error() != lastErr {
-			lastErr = err.Error()
-			d.log.Error("Open vSwitch is not put right after a restart of ovs-vswitchd, trying on", "error", err)
+		select {
+		case d.lost <- "":
+		default: // there will be one
 		}
 	}
 }
