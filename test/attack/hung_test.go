@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"errors"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,4 +45,22 @@ func TestOvsdbServerHangs(t *testing.T) {
 		t.Error(err)
 	}
 	testnode.Eventually(t, "the database is used again", func() bool { ok, _ := n.healthy("openvswitch"); return ok })
+}
+
+// A daemon that hangs has the same answer for all DELs, at the same time: they are put into the queue, beside
+// each other.
+func TestTheDaemonHangs(t *testing.T) {
+	n := newNode(t)
+	pods := n.many("web", "data")[:20]
+	if err := errors.Join(each(pods, n.add)...); err != nil {
+		t.Fatal(err)
+	}
+	n.Daemon.Signal(syscall.SIGSTOP)
+	begin := time.Now()
+	if err := errors.Join(each(pods, n.Runtime.Del)...); err != nil {
+		t.Errorf("DELs while the daemon hangs: %v", err)
+	}
+	t.Logf("%d DELs were answered in %s", len(pods), time.Since(begin))
+	n.Daemon.Signal(syscall.SIGCONT)
+	n.quiet()
 }
