@@ -95,7 +95,7 @@ type Config struct {
 	// Overriding are the namespaces whose pods may choose their own cluster network, besides
 	// SystemNamespaces; "*": all.
 	Overriding []string
-	CNIConfDir         string // "": not on a node, and networks without a configuration are ErrOnNodes
+	CNIConfDir string // "": not on a node, and networks without a configuration are ErrOnNodes
 	// Namespace is where networks named without one are; empty: the first of SystemNamespaces.
 	Namespace string
 	// Inline are the cluster network and further default networks by configuration, not by name.

@@ -152,23 +152,18 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 	switch c.Command {
 	case "DEL":
 		return nil, s.del(plugin, c)
-	case "STATUS":
+	case "STATUS": // of the node, whoever is called
 		if !s.isReady() {
 			return nil, s.starting(ctx)
 		}
-		return s.dispatch(ctx, plugin, c)
-	case "ADD":
-		if plugin != ipamPlugin {
-			if !s.adds.TryAcquire(1) {
-				return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("patchbayd is making %d pods at once already", maxAdds), "")
-			}
-			defer s.adds.Release(1)
-		}
+		return nil, s.Probe(ctx)
 	}
 	if plugin != ipamPlugin {
-		if err := s.awaitReady(ctx); err != nil {
+		end, err := s.begin(ctx, c)
+		if err != nil {
 			return nil, err
 		}
+		defer end()
 	}
 	if c.Command == "ADD" {
 		if err := s.delFirst(ctx, plugin, c); err != nil {
@@ -176,6 +171,26 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 		}
 	}
 	return s.dispatch(ctx, plugin, c)
+}
+
+// begin waits until calls are served, and lets so many ADDs in; end lets the next one in.
+func (s *Server) begin(ctx context.Context, c *call) (end func(), err error) {
+	end = func() {}
+	if c.Command == "ADD" {
+		if !s.adds.TryAcquire(1) {
+			return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("patchbayd is making %d pods at once already", maxAdds), "")
+		}
+		end = func() { s.adds.Release(1) }
+	}
+	select {
+	case <-s.ready:
+		return end, nil
+	case <-time.After(readyWait):
+	case <-ctx.Done():
+	}
+	end()
+	e := s.starting(ctx)
+	return nil, types.NewError(types.ErrTryAgainLater, e.Msg, e.Details)
 }
 
 func (s *Server) isReady() bool {
@@ -187,18 +202,6 @@ func (s *Server) isReady() bool {
 	}
 }
 
-// awaitReady waits for the end of recovery, as long as a start takes.
-func (s *Server) awaitReady(ctx context.Context) error {
-	select {
-	case <-s.ready:
-		return nil
-	case <-time.After(readyWait):
-	case <-ctx.Done():
-	}
-	e := s.starting(ctx)
-	return types.NewError(types.ErrTryAgainLater, e.Msg, e.Details)
-}
-
 // starting says what the start waits for.
 func (s *Server) starting(ctx context.Context) *types.Error {
 	e := types.NewError(cniwire.ErrPluginNotAvailable, "patchbayd is still starting", "")
@@ -208,14 +211,12 @@ func (s *Server) starting(ctx context.Context) *types.Error {
 	return e
 }
 
-// dispatch chooses who answers a call. STATUS is of the node, whoever is called.
+// dispatch chooses who answers a call.
 func (s *Server) dispatch(ctx context.Context, plugin string, c *call) (any, error) {
-	switch {
-	case c.Command == "STATUS":
-		return nil, s.Probe(ctx)
-	case plugin == ipamPlugin:
+	switch plugin {
+	case ipamPlugin:
 		return s.ipamCall(ctx, c)
-	case plugin == "patchbay-ovs":
+	case "patchbay-ovs":
 		return s.interfaceCall(ctx, c)
 	}
 	return s.podCall(ctx, c)

@@ -56,13 +56,14 @@ func (q *queue) run(ctx context.Context) error {
 	if err := os.MkdirAll(q.dir, 0o700); err != nil {
 		return err
 	}
-	events, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
+	events := &fsnotify.Watcher{}
+	watcher, err := fsnotify.NewWatcher()
+	if err == nil {
+		defer watcher.Close()
+		events, err = watcher, watcher.Add(q.dir)
 	}
-	defer events.Close()
-	if err := events.Add(q.dir); err != nil {
-		return fmt.Errorf("watch %s: %w", q.dir, err)
+	if err != nil { // the ticks find what comes, too
+		q.log.Warn("DELs that are queued are not noticed at once", "dir", q.dir, "error", err)
 	}
 	tick := time.NewTicker(q.again)
 	defer tick.Stop()
