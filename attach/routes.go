@@ -190,6 +190,35 @@ func (e *Engine) returnDefaultRoutes(d delegates.Sandbox, s *Sandbox) *Sandbox {
 	return s
 }
 
+// restoreDefaultRoutes gives the attachments that were there before their default routes back, if the attempt
+// that is rolled back may have taken them: its record, which would tell, was not written.
+func (m *making) restoreDefaultRoutes() {
+	if m.sandbox.Netns == nil || !slices.ContainsFunc(m.parts, func(p *part) bool { return p.Spec.DefaultRoute != nil }) {
+		return
+	}
+	err := inPod(m.sandbox, func(h *netlink.Handle) error {
+		for _, a := range m.before.Attachments {
+			if a.Status.Phase != Ready || a.Status.Result == nil || !a.hasInterface() {
+				continue
+			}
+			nic := link.NIC{Name: a.Spec.Interface, Result: a.Status.Result}
+			for _, r := range a.Status.Result.Routes {
+				if !isDefault(r.Dst) {
+					continue
+				}
+				gw, _ := netip.AddrFromSlice(nic.Gateway(r))
+				if err := addDefault(h, a.Spec.Interface, defaultVia(gw.Unmap())); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		m.e.logger(m.before).Warn("default route is not restored", "error", err)
+	}
+}
+
 // inResult is the route as a CNI result has it.
 func (r Route) inResult() *types.Route {
 	return &types.Route{Dst: net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(r.Dst.Bits(), r.Dst.Addr().BitLen())}, GW: r.GW.AsSlice()}

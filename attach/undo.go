@@ -20,6 +20,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 		return err
 	}
 	gone, stuck := m.takeBack(ctx, cause)
+	m.restoreDefaultRoutes()
 	rest := m.before
 	for _, o := range stuck {
 		rest = rest.with(o.Attachment)

@@ -1,0 +1,45 @@
+package attack
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+
+	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/test/testnode"
+)
+
+// A pod whose default route is given to an interface that then fails, has it back with the answer.
+func TestADefaultRouteComesBackWhenItsNewInterfaceFails(t *testing.T) {
+	n := newNode(t, "gc.interval=1h")
+	n.nad("routed", `{"cniVersion": "1.0.0", "name": "routed", "type": "patchbay-ovs", "network": "data",
+ "ipam": {"type": "patchbay-ipam", "network": "10.82.0.0/16", "subnetLen": 24, "routes": [{"dst": "0.0.0.0/0"}]}}`)
+	s := n.Run(t, "web", "routed")
+	before := testnode.Exec(t, s, "ip", "route", "show", "default")
+	if before == "" {
+		t.Fatal("the pod has no default route")
+	}
+	request := client.Request{Network: "control", Interface: "hot0", DefaultRoute: &[]netip.Addr{netip.MustParseAddr("10.13.0.1")}}
+	for _, point := range []string{"add-made", "add-recorded"} {
+		n.Daemon.Stop()
+		n.Start(t, "PATCHBAY_FAILPOINTS="+point+"=error")
+		if _, err := n.Client.Attach(context.Background(), "default", "web", request); err == nil {
+			t.Fatalf("%s: the attach did not fail", point)
+		}
+		if now := testnode.Exec(t, s, "ip", "route", "show", "default"); now != before {
+			t.Errorf("%s: the pod's default route was %s, and is %q", point, before, now)
+		}
+	}
+	n.Daemon.Stop()
+	n.Start(t)
+	n.Check(t, s)
+	if _, err := n.Client.Attach(context.Background(), "default", "web", request); err != nil {
+		t.Error(err)
+	}
+	if err := n.Client.Detach(context.Background(), "default", "web", "hot0"); err != nil {
+		t.Error(err)
+	}
+	if now := testnode.Exec(t, s, "ip", "route", "show", "default"); now != before {
+		t.Errorf("after a detach the pod's default route is %q, and was %s", now, before)
+	}
+}
