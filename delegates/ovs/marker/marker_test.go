@@ -140,12 +140,13 @@ func TestBridgesArePublishedAndWithdrawn(t *testing.T) {
 	published[Prefix+"br-data"] = "1000"
 	n.becomes("and comes back with it", published)
 
+	testnode.Sh(t, "ip", "link", "del", "up0")
 	n.ovs.Vsctl(t, "del-port", "br-data", "up0")
 	delete(published, Prefix+"br-data")
 	n.becomes("a bridge that its uplink is no port of is withdrawn", published)
-	n.ovs.Vsctl(t, "add-port", "br-data", "up0")
+	testnode.Sh(t, "ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1")
 	published[Prefix+"br-data"] = "1000"
-	n.becomes("and comes back with it, too", published)
+	n.becomes("and comes back with it, which is made its port again", published)
 
 	n.set(Prefix+"br-control", "0") // as kubelet does when a node is set up again
 	n.becomes("what kubelet has reset is published again", published)
@@ -160,8 +161,8 @@ func TestAPatchThatFailedIsTriedAgain(t *testing.T) {
 	published := map[string]string{"cpu": "2", Prefix + "br-data": "1000", Prefix + "br-control": "1000"}
 	n.becomes("the bridges are published", published)
 	n.fails.Store(1)
-	n.ovs.Vsctl(t, "del-br", "br-control")
-	delete(published, Prefix+"br-control")
+	n.ovs.Vsctl(t, "add-br", "br-new", "--", "set", "bridge", "br-new", "datapath_type=netdev")
+	published[Prefix+"br-new"] = "1000"
 	n.becomes("the second patch does it", published)
 	if !n.log.has("the API server says no") {
 		t.Error("the failure is not in the log")
