@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ovn-kubernetes/libovsdb/cache"
@@ -36,6 +37,7 @@ type DB struct {
 	batcher     *batch.Batcher[request]
 	removals    *removals
 	failing     chan struct{} // has an entry while somebody is to look for interfaces in error
+	bridgeWent  atomic.Bool   // since the reconcilers ran
 	removed     chan struct{} // has an entry while the reconcilers are to run, as something went
 	lost        chan string   // see Lost
 
@@ -200,7 +202,11 @@ func (d *DB) rowWent(m model.Model) {
 		d.tellLost(port.ExternalIDs[SandboxKey])
 		return
 	}
-	if _, isBridge := m.(*Bridge); isBridge || isPort {
+	_, isBridge := m.(*Bridge)
+	if isBridge {
+		d.bridgeWent.Store(true)
+	}
+	if isBridge || isPort {
 		select {
 		case d.removed <- struct{}{}:
 		default: // they are to run already

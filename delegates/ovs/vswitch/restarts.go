@@ -64,9 +64,14 @@ func (d *DB) follow(ctx context.Context, c client.Client, restarts <-chan struct
 		case <-restarts:
 			d.log.Info("ovs-vswitchd was started again")
 		case <-d.removed:
+			_ = d.reconcile(ctx, c)       // Unsettled has the error
+			if d.bridgeWent.Swap(false) { // with all its ports; each was told of, but had no bridge then
+				d.tellLost("")
+			}
+			continue
 		case <-again:
 		}
-		_ = d.reconcile(ctx, c) // Unsettled has the error
+		_ = d.reconcile(ctx, c)
 		d.tellLost("")
 	}
 }
