@@ -58,21 +58,22 @@ func (d *DB) follow(ctx context.Context, c client.Client, restarts <-chan struct
 		if d.Unsettled() != nil {
 			again = time.After(10 * retryPause)
 		}
+		restarted, late := false, false
 		select {
 		case <-ctx.Done():
 			return
 		case <-restarts:
 			d.log.Info("ovs-vswitchd was started again")
+			restarted = true
 		case <-d.removed:
-			_ = d.reconcile(ctx, c)       // Unsettled has the error
-			if d.bridgeWent.Swap(false) { // with all its ports; each was told of, but had no bridge then
-				d.tellLost("")
-			}
-			continue
 		case <-again:
+			late = true
 		}
-		_ = d.reconcile(ctx, c)
-		d.tellLost("")
+		err := d.reconcile(ctx, c)
+		// A bridge goes with all its ports: each was told of, but had no bridge then.
+		if restarted || d.bridgeWent.Swap(false) || late && err == nil {
+			d.tellLost("")
+		}
 	}
 }
 
