@@ -52,6 +52,8 @@ type Options struct {
 	IPAM      *ipam.Service
 	GCGrace   time.Duration
 	GiveUp    GiveUp
+	// Suspended says why nothing may be made or removed; nil: it may.
+	Suspended func() error
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
 	Mend  bool
 	Log   *slog.Logger
@@ -137,6 +139,11 @@ func (e *Engine) weigh(ctx context.Context, weight int64, do func(context.Contex
 		return types.NewError(types.ErrTryAgainLater, "garbage collection or recovery is still running", "")
 	}
 	defer e.calls.Release(weight)
+	if e.Suspended != nil {
+		if err := e.Suspended(); err != nil {
+			return err
+		}
+	}
 	return do(ctx)
 }
 

@@ -39,6 +39,9 @@ type Options struct {
 	Networks func() []meta.Network
 	// Doctor examines the node.
 	Doctor func(ctx context.Context) []client.Finding
+	// Recovery says what the node's etcd is; Recover decides what is right.
+	Recovery func(ctx context.Context) (*client.Recovery, error)
+	Recover  func(ctx context.Context, from string) (*client.Recovery, error)
 	// InlineTypes are the plugin types an inline configuration may have; empty: all.
 	InlineTypes []string
 	Version     string

@@ -21,6 +21,12 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
+// These are answered before the daemon serves, too.
+const (
+	RecoveryPath = "/v1/recovery"
+	DoctorPath   = "/v1/doctor"
+)
+
 // registerState registers what shows the node, and what mends its addresses and leftovers.
 func (s *server) registerState(api huma.API) {
 	show(api, "sandboxes", "/v1/sandboxes", "The sandboxes of the node", s.sandboxes)
@@ -30,9 +36,16 @@ func (s *server) registerState(api huma.API) {
 	show(api, "version", "/v1/version", "The daemon's version", func(context.Context) (client.Version, error) {
 		return client.Version{Version: s.Version, CNIVersions: cniwire.SupportedVersions}, nil
 	})
-	show(api, "doctor", "/v1/doctor", "The node, examined", func(ctx context.Context) ([]client.Finding, error) { return s.Doctor(ctx), nil })
+	show(api, "doctor", DoctorPath, "The node, examined", func(ctx context.Context) ([]client.Finding, error) { return s.Doctor(ctx), nil })
 	show(api, "leaks", "/v1/leaks", "Claims without an owner, owners without a claim", s.leaks)
 	show(api, "leftovers", "/v1/leftovers", "What is there without a record, or was given up", s.leftovers)
+	show(api, "recovery", RecoveryPath, "What the node's etcd is, and what would be written back to it", s.Recovery)
+	huma.Register(api, op("recover", http.MethodPost, RecoveryPath, "Decide what is right after etcd has lost records"),
+		func(ctx context.Context, in *body[client.RecoverRequest]) (*body[*client.Recovery], error) {
+			r, err := s.Recover(ctx, in.Body.From)
+			s.audit("recover from "+in.Body.From, PodPath{}, "", "", err)
+			return &body[*client.Recovery]{r}, problem(err)
+		})
 	huma.Register(api, op("release", http.MethodDelete, "/v1/pools/{pool}/claims/{ip}", "Free a leaked address"),
 		func(ctx context.Context, in *struct {
 			Pool string `path:"pool"`

@@ -133,6 +133,16 @@ func (c *Client) RemovePool(ctx context.Context, pool string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool), nil, nil)
 }
 
+// Recovery returns what the node's etcd is, and what would be written back to it.
+func (c *Client) Recovery(ctx context.Context) (*Recovery, error) {
+	return call[*Recovery](ctx, c, http.MethodGet, "/v1/recovery", nil)
+}
+
+// Recover decides what is right after etcd has lost records.
+func (c *Client) Recover(ctx context.Context, from string) (*Recovery, error) {
+	return call[*Recovery](ctx, c, http.MethodPost, "/v1/recovery", RecoverRequest{From: from})
+}
+
 // Version returns the daemon's version.
 func (c *Client) Version(ctx context.Context) (*Version, error) {
 	return call[*Version](ctx, c, http.MethodGet, "/v1/version", nil)

@@ -86,6 +86,34 @@ type Node struct {
 	Bridges map[string]string `json:"bridges"`
 }
 
+// FromNode and FromEtcd say what is right after etcd has lost records: what this node has written, or what is there.
+const (
+	FromNode = "node"
+	FromEtcd = "etcd"
+)
+
+// A Recovery tells of a node whose etcd is not what it was.
+type Recovery struct {
+	Node      string        `json:"node"`
+	Suspended bool          `json:"suspended"`
+	Reason    string        `json:"reason,omitempty"`
+	Pods      []RecoveryPod `json:"pods"` // that run, by what the node has written
+}
+
+// A RecoveryPod is a pod whose record can be written back to etcd, or can't.
+type RecoveryPod struct {
+	Namespace   string   `json:"namespace"`
+	Pod         string   `json:"pod"`
+	ContainerID string   `json:"containerID"`
+	IPs         []string `json:"ips"`
+	Conflict    string   `json:"conflict,omitempty"` // why it can't
+}
+
+// A RecoverRequest says what is right: FromNode or FromEtcd.
+type RecoverRequest struct {
+	From string `json:"from" enum:"node,etcd"`
+}
+
 // A Pool is an address pool.
 type Pool struct {
 	Name    string            `json:"name"`

@@ -19,7 +19,7 @@ const liveTTL = 10
 func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		if err := s.session(ctx, c); err != nil && ctx.Err() == nil {
-			s.log.Warn("the daemon's sign of life is lost; it is renewed", "error", err)
+			s.Log.Warn("the daemon's sign of life is lost; it is renewed", "error", err)
 		}
 	}, liveTTL/2*time.Second)
 }
@@ -36,7 +36,7 @@ func (s *Store) session(ctx context.Context, c *clientv3.Client) error {
 		defer cancel()
 		_, _ = c.Revoke(ctx, lease.Lease()) // it ends by itself
 	}()
-	if _, err := c.Put(ctx, path.Join(s.prefix, "live", s.node), "{}", clientv3.WithLease(lease.Lease())); err != nil {
+	if _, err := c.Put(ctx, path.Join(s.Prefix, "live", s.Node), "{}", clientv3.WithLease(lease.Lease())); err != nil {
 		return err
 	}
 	<-lease.Done()

@@ -26,7 +26,7 @@ func TestTheSignOfLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	s := New(c, nil, "/patchbay/v1", "n1", slog.New(slog.DiscardHandler))
+	s := New(Options{KV: c, Prefix: "/patchbay/v1", Node: "n1", Log: slog.New(slog.DiscardHandler)})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() {

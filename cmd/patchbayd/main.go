@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -23,10 +24,23 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	err := command().ExecuteContext(ctx)
+	if errors.Is(err, daemon.ErrRestart) {
+		err = restart()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "patchbayd:", err)
 		os.Exit(1)
 	}
+}
+
+// restart starts the program anew, in this process.
+func restart() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(self, os.Args, os.Environ())
 }
 
 func command() *cobra.Command {

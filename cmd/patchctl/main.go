@@ -79,7 +79,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.tokenFile, "token", "", "file with a bearer token, for https")
 	flags.StringVarP(&o.namespace, "namespace", "n", "default", "namespace of the pod")
 	root.SetFlagErrorFunc(flagError)
-	group(root, attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o),
+	group(root, attachCommand(o), detachCommand(o), getCommand(o), describeCommand(o), ipamCommand(o), leftoversCommand(o), recoverCommand(o), doctorCommand(o), sandboxCommand(o), migrateCommand(o),
 		uninstallCommand(o), installPluginCommand())
 	return root
 }

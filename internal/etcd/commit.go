@@ -28,6 +28,7 @@ const (
 // together next, each transaction with its own conditions.
 type Committer struct {
 	kv      *clientv3.Client
+	guard   *Guard // nil: etcd is taken for what it is
 	batcher *batch.Batcher[item]
 	away    atomic.Bool // the last transaction was given up without an answer
 }
@@ -45,8 +46,8 @@ func NewCommitter(c *clientv3.Client) *Committer {
 	return k
 }
 
-// Commit applies t, a Txn of this package, or returns txn.ErrConflict, txn.ErrUnavailable, or etcd's own
-// error. It does not return before the outcome is known or commitTimeout has passed, whatever the context:
+// Commit applies t, a Txn of this package, or returns txn.ErrConflict, txn.ErrUnavailable, ErrSuspended, or
+// etcd's own error. It does not return before the outcome is known or commitTimeout has passed, whatever the context:
 // the context only keeps a transaction from being begun.
 func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	return k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)})
@@ -66,17 +67,27 @@ func (k *Committer) commitAll(items []item) []error {
 		case k.away.Load() && time.Now().After(items[i].deadline): // it has waited for those before it
 			errs[i] = fmt.Errorf("%w%s", txn.ErrUnavailable, at(k.kv.Endpoints()))
 		default:
-			live = append(live, i)
+			if errs[i] = k.guard.before(items[i].Txn); errs[i] == nil {
+				live = append(live, i)
+			}
 		}
 	}
-	lost := false
+	done, lost := slices.Clone(live), false
 	if len(live) > 1 {
 		live, lost = k.commitGroup(items, live, errs)
 	}
 	for _, i := range live {
 		resp, again, err := k.try(items[i].Txn, reads(items[i].operations))
 		if errs[i] = err; err == nil {
+			if !resp.Succeeded {
+				k.guard.suspect() // the condition that did not hold may have been its own
+			}
 			errs[i] = outcome(items[i].Txn, resp, lost || again)
+		}
+	}
+	for _, i := range done {
+		if errs[i] == nil {
+			k.guard.after(items[i].Txn)
 		}
 	}
 	return errs
@@ -92,6 +103,10 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []
 	resp, lost, err := k.try(Txn{operations: ops}, nil)
 	if err != nil && !errors.Is(err, txn.ErrUnavailable) {
 		return live, lost
+	}
+	if err == nil && !resp.Succeeded {
+		k.guard.suspect()
+		err = txn.ErrConflict
 	}
 	for n, i := range live {
 		if errs[i] = err; err == nil {
@@ -145,13 +160,15 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		resp, err := k.kv.Txn(ctx).If(t.conditions...).Then(t.operations...).Else(orElse...).Commit()
+		resp, err := k.send(ctx, t, orElse)
 		cancel()
-		if err == nil {
+		switch {
+		case err == nil:
 			k.away.Store(false)
 			return resp, lost, nil
-		}
-		if !transient(err) {
+		case errors.Is(err, ErrSuspended):
+			return nil, lost, err
+		case !transient(err):
 			k.away.Store(false)
 			return nil, lost, fmt.Errorf("etcd: %w", err)
 		}
@@ -168,11 +185,25 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 }
 
+// send sends the transaction once, if etcd is the one that the guard knows.
+func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
+	if err := k.guard.Verify(ctx); err != nil {
+		return nil, err
+	}
+	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.conditions, k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
+	if err != nil {
+		k.guard.suspect()
+	} else {
+		k.guard.heard(resp.Header)
+	}
+	return resp, err
+}
+
 func transient(err error) bool {
 	known := []error{
 		context.DeadlineExceeded, context.Canceled, rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
 		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
 	}
-	return slices.ContainsFunc(known, func(e error) bool { return errors.Is(err, e) }) ||
+	return errors.Is(err, txn.ErrUnavailable) || slices.ContainsFunc(known, func(e error) bool { return errors.Is(err, e) }) ||
 		slices.Contains([]codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled}, status.Code(err))
 }

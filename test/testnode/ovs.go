@@ -146,3 +146,6 @@ func (e *Etcd) Start(t testing.TB) {
 
 // Stop ends it.
 func (e *Etcd) Stop() { e.process.Stop() }
+
+// Data is the directory of its data.
+func (e *Etcd) Data() string { return e.dir + "/data" }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,7 +52,9 @@ type Daemon struct {
 	delegates *delegates.Chain
 	ipam      *ipam.Service
 	store     *store.Store
-	records   *notedRecords // the store, as the engine has it
+	guard     *etcd.Guard
+	mirror    *etcd.Mirror
+	boot      string // boot ID
 	engine    *attach.Engine
 	planner   *meta.Planner
 	cni       *cni.Server
@@ -58,12 +62,14 @@ type Daemon struct {
 	tasks     []Task
 	ready     atomic.Bool
 	ending    chan struct{} // closed when requests in flight are to be finished
+	deciding  sync.Mutex
+	decided   chan struct{} // closed when an operator has decided what becomes of a suspended node
 }
 
 // Run starts the daemon, serves until the context ends, and stops gracefully: requests in flight
 // are finished, established interfaces go on forwarding.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
-	d := &Daemon{cfg: cfg, version: version, log: log.With("node", cfg.Node), ending: make(chan struct{})}
+	d := &Daemon{cfg: cfg, version: version, log: log.With("node", cfg.Node), ending: make(chan struct{}), decided: make(chan struct{})}
 	if err := d.installPlugin(); err != nil {
 		return err
 	}
@@ -90,6 +96,9 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	d.tasks = slices.Concat([]Task{
 		database,
+		{Name: "mirror", Run: until(d.mirror.Run)},
+		d.identity(),
+		d.decision(),
 		{Name: "sign-of-life", Run: until(func(ctx context.Context) { d.store.Live(ctx, kv) })},
 		{Name: "openvswitch", Run: until(d.native.Run), Check: d.checkOVS, Vital: len(cfg.OVS.Bridges) > 0},
 		{Name: "bridges", Check: d.checkBridges},
@@ -128,7 +137,19 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	for role, b := range d.cfg.OVS.Bridges {
 		bridges[role] = bridge.Declared(b)
 	}
-	commit := etcd.NewCommitter(kv)
+	var err error
+	if d.boot, err = netns.BootID(); err != nil {
+		return err
+	}
+	if d.mirror, err = etcd.OpenMirror(filepath.Join(d.cfg.StateDir, "mirror"), d.boot, d.log); err != nil {
+		return err
+	}
+	key, err := store.LoadKey(filepath.Join(d.cfg.StateDir, "records.key"))
+	if err != nil {
+		return err
+	}
+	d.guard = etcd.NewGuard(kv, d.mirror, filepath.Join(d.cfg.StateDir, "etcd.json"), d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
+	commit := d.guard.Committer()
 	d.native = ovs.New(vswitch.New(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
 	d.shield = shield.New(ovs.LinkGroup, d.log)
 	plan, binDirs, err := d.planConfig()
@@ -141,21 +162,31 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	book := ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
 	d.ipam = &ipam.Service{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log}
-	d.store = store.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node, d.log)
-	boot, err := netns.BootID()
-	if err != nil {
-		return err
-	}
-	d.records = noteRecords(d.store, filepath.Join(d.cfg.StateDir, "recorded"), boot, d.log)
+	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Key: key, Vet: d.vet, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load})
-	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.records, Delegates: d.delegates, IPAM: d.ipam,
+	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.ipam, Suspended: d.guard.Suspended,
 		GCGrace: d.cfg.GC.Grace, GiveUp: attach.GiveUp(d.cfg.GC.GiveUp), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics})
 	if err != nil {
 		return err
 	}
 	d.cni = cni.New(cni.Options{Engine: d.engine, Planner: d.planner, Catalog: d.pods.catalog, IPAM: d.ipam,
-		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe, Queue: d.queueDir(), Away: commit.Away})
+		Probe: d.probe, Log: d.log, Observe: d.metrics.Observe, Queue: d.queueDir(), Away: func() bool { return commit.Away() || d.guard.Suspended() != nil }})
+	return nil
+}
+
+// vet checks a record that this node has not written as it checks what a pod asks for.
+func (d *Daemon) vet(s *attach.Sandbox) error {
+	for _, a := range s.Attachments {
+		if err := d.delegates.Installed(a.Spec.Config, s.CNIPath); err != nil {
+			return fmt.Errorf("attachment %s: %w", a.Spec.Interface, err)
+		}
+		if namespace, _, ok := strings.Cut(a.Spec.Network, "/"); ok {
+			if err := d.planner.Allowed(s.Namespace, namespace); err != nil {
+				return fmt.Errorf("attachment %s: %w", a.Spec.Interface, err)
+			}
+		}
+	}
 	return nil
 }
 

@@ -51,6 +51,10 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 
 // examineLeftovers reports leftovers, and, apart from them, what was kept when records were lost.
 func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, string, error)) {
+	if !d.ready.Load() {
+		report("leftovers", "", errors.New("it is not known yet which there are: recovery is not done"))
+		return
+	}
 	left, err := d.engine.Inspect(ctx)
 	kept := slices.DeleteFunc(slices.Clone(left.Ports), func(n string) bool { return !slices.Contains(d.engine.Kept(), n) })
 	ports := slices.DeleteFunc(slices.Clone(left.Ports), func(n string) bool { return slices.Contains(kept, n) })

@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,7 +26,7 @@ func (d *Daemon) listen(cniListener, apiListener net.Listener) (*servers, error)
 	s := &servers{}
 	s.serve(cniListener, d.metrics.Inflight(d.cni))
 	rest := api.New(api.Options{Engine: d.engine, Planner: d.planner, IPAM: d.ipam, Nodes: d.store.Nodes, Networks: d.pods.catalog.Networks,
-		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe, Ending: d.ending})
+		Doctor: d.examine, InlineTypes: d.cfg.API.InlineTypes, Version: d.version, Log: d.log, Observe: d.metrics.Observe, Ending: d.ending, Recovery: d.Recovery, Recover: d.Recover})
 	s.serve(apiListener, d.withHealth(d.whenReady(d.metrics.Inflight(rest))))
 	if d.cfg.Listen.Metrics != "" {
 		l, err := net.Listen("tcp", d.cfg.Listen.Metrics)
@@ -72,11 +74,15 @@ func (s *servers) shutdown(timeout time.Duration) error {
 // whenReady answers 503 until the daemon serves.
 func (d *Daemon) whenReady(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !d.ready.Load() {
+		if !d.ready.Load() && !slices.Contains([]string{api.RecoveryPath, api.DoctorPath}, r.URL.Path) {
+			detail := "patchbayd is starting or stopping"
+			if why := d.guard.Suspended(); why != nil {
+				detail = why.Error()
+			}
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(http.StatusServiceUnavailable)
-			_, _ = w.Write([]byte(`{"status":503,"title":"Service Unavailable","detail":"patchbayd is starting or stopping"}`))
+			_ = json.NewEncoder(w).Encode(map[string]any{"status": http.StatusServiceUnavailable, "title": "Service Unavailable", "detail": detail}) // the client may have gone
 			return
 		}
 		h.ServeHTTP(w, r)

@@ -1,0 +1,377 @@
+package etcd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/google/uuid"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/connectivity"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/internal/txn"
+)
+
+// Layout is the layout of the keys that this release writes: <prefix>/version.
+const Layout = 2
+
+// ErrSuspended says that etcd is not the one that the node has written to. Until an operator has decided,
+// nothing is handed out, and nothing is removed.
+var ErrSuspended = fault.New(fault.Unavailable, "etcd is not what it was")
+
+// An Identity tells one etcd from another.
+type Identity struct {
+	Cluster string `json:"clusterID"` // etcd's own, in hexadecimal
+	Birth   string `json:"birth"`     // the value of <prefix>/birth, empty if there is none
+}
+
+// birth is the value of <prefix>/birth.
+type birth struct {
+	ID        string    `json:"id"`
+	CreatedAt time.Time `json:"createdAt"`
+	Node      string    `json:"node"` // which has written it
+}
+
+// A Guard knows which etcd this node has written to, and notices another one, an empty one, and one that was
+// restored from a backup: at the start, and whenever the connection was lost.
+type Guard struct {
+	kv     *clientv3.Client
+	mirror *Mirror
+	file   string // of the Identity
+	prefix string
+	node   string
+	log    *slog.Logger
+
+	mu      sync.Mutex // one examination at a time
+	doubt   atomic.Bool
+	refused atomic.Pointer[error]  // why the node is suspended
+	birth   atomic.Pointer[string] // the value of <prefix>/birth, as every transaction finds it
+	cluster atomic.Uint64          // etcd's cluster ID, as it was examined
+	highest atomic.Int64           // the revision at which this node has written last
+}
+
+// NewGuard returns a guard of what is below a prefix, which keeps the identity in a file.
+func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, log *slog.Logger) *Guard {
+	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, log: log}
+	g.doubt.Store(true)
+	return g
+}
+
+// retryExamination is how often an etcd that is not what it was is looked at again, and one that can't be read.
+const retryExamination = 5 * time.Second
+
+// Committer returns a committer that writes while etcd is the one that the node has written to.
+func (g *Guard) Committer() *Committer {
+	k := NewCommitter(g.kv)
+	k.guard = g
+	return k
+}
+
+// Run notices a lost connection, until the context ends, and has etcd examined then.
+func (g *Guard) Run(ctx context.Context) {
+	conn := g.kv.ActiveConnection()
+	for ctx.Err() == nil {
+		wait, cancel := context.WithTimeout(ctx, retryExamination)
+		if conn == nil { // an embedded etcd: there is none
+			<-wait.Done()
+		} else if state := conn.GetState(); !conn.WaitForStateChange(wait, state) {
+			// nothing has happened
+		} else if state == connectivity.Ready {
+			g.doubt.Store(true)
+		}
+		cancel()
+		if g.doubt.Load() {
+			if err := g.Verify(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrSuspended) {
+				g.log.Warn("etcd can't be examined yet", "error", err)
+			}
+		}
+	}
+}
+
+// Suspended says why the node is suspended; nil if it is not.
+func (g *Guard) Suspended() error {
+	if err := g.refused.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Verify examines etcd, if there is a doubt. The error is ErrSuspended, or txn.ErrUnavailable if etcd can't be
+// read.
+func (g *Guard) Verify(ctx context.Context) error {
+	if g == nil {
+		return nil
+	}
+	if !g.doubt.Load() {
+		return g.Suspended()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.doubt.Load() { // an examination has ended meanwhile
+		return g.Suspended()
+	}
+	g.doubt.Store(false) // a connection that is lost from now on is looked at again
+	why, err := g.examine(ctx)
+	switch {
+	case err != nil:
+		g.doubt.Store(true)
+		return fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
+	case why != "":
+		g.doubt.Store(true)
+		refused := fmt.Errorf("%w: %s; nothing is handed out, and nothing removed, until you decide: see \"patchctl recover\"", ErrSuspended, why)
+		if g.Suspended() == nil {
+			g.log.Error("suspended", "error", refused)
+		}
+		g.refused.Store(&refused)
+	case g.Suspended() != nil:
+		g.log.Info("etcd is what it was: no longer suspended")
+		g.refused.Store(nil)
+	}
+	return g.Suspended()
+}
+
+// examine says why etcd is not the one that the node has written to.
+func (g *Guard) examine(ctx context.Context) (why string, err error) {
+	known, err := g.known()
+	if err != nil {
+		return "", err
+	}
+	before := g.highest.Load() // what is written while this reads counts no more
+	have, revision, err := g.Read(ctx)
+	if err != nil {
+		return "", err
+	}
+	layout, err := g.layout(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case layout > Layout:
+		return fmt.Sprintf("its keys have layout %d, of a newer release; this one knows %d: install that release again", layout, Layout), nil
+	case known == nil:
+		if have, err = g.Adopt(ctx); err != nil {
+			return "", err
+		}
+	case have.Birth == "":
+		return "it has nothing of Patchbay below " + g.prefix + ": it is empty, or another one", nil
+	case have.Birth != known.Birth:
+		return fmt.Sprintf("it is another one: its birth is %s, and this node has written to %s", have.Birth, known.Birth), nil
+	case have.Cluster != known.Cluster:
+		return fmt.Sprintf("it was restored from a backup, or moved: its cluster ID is %s, and it was %s", have.Cluster, known.Cluster), nil
+	case revision < before:
+		return fmt.Sprintf("it was restored from a backup: it is at revision %d, and was at %d", revision, before), nil
+	}
+	if lost, err := g.lost(ctx); err != nil || lost != "" {
+		return lost, err
+	}
+	cluster, err := strconv.ParseUint(have.Cluster, 16, 64)
+	if err != nil {
+		return "", err
+	}
+	g.birth.Store(&have.Birth)
+	g.cluster.Store(cluster)
+	g.highest.Store(revision)
+	return "", nil
+}
+
+// Read returns the identity of what is there now, and etcd's revision.
+func (g *Guard) Read(ctx context.Context) (Identity, int64, error) {
+	resp, err := g.get(ctx, g.prefix+"/birth")
+	if err != nil {
+		return Identity{}, 0, err
+	}
+	id := Identity{Cluster: strconv.FormatUint(resp.Header.ClusterId, 16)}
+	if len(resp.Kvs) > 0 {
+		id.Birth = string(resp.Kvs[0].Value)
+	}
+	return id, resp.Header.Revision, nil
+}
+
+func (g *Guard) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	resp, err := g.kv.Get(ctx, key, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("read %s%s: %w", key, at(g.kv.Endpoints()), err)
+	}
+	return resp, nil
+}
+
+// layout reads the layout of the keys; 0 if there is none, as before there were layouts.
+func (g *Guard) layout(ctx context.Context) (int, error) {
+	resp, err := g.get(ctx, g.prefix+"/version")
+	if err != nil || len(resp.Kvs) == 0 {
+		return 0, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(resp.Kvs[0].Value)))
+	if err != nil {
+		return 0, fmt.Errorf("key %s/version: %w", g.prefix, err)
+	}
+	return n, nil
+}
+
+// Adopt makes the etcd that is there the one of this node. One without a birth gets one.
+func (g *Guard) Adopt(ctx context.Context) (Identity, error) {
+	key := g.prefix + "/birth"
+	b, err := json.Marshal(birth{ID: uuid.NewString(), CreatedAt: time.Now().UTC().Truncate(time.Second), Node: g.node})
+	if err != nil {
+		return Identity{}, err
+	}
+	write, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	_, err = g.kv.Txn(write).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+		Then(clientv3.OpPut(key, string(b)), clientv3.OpPut(g.prefix+"/version", strconv.Itoa(Layout))).Commit()
+	if err != nil {
+		return Identity{}, fmt.Errorf("write %s%s: %w", key, at(g.kv.Endpoints()), err)
+	}
+	have, _, err := g.Read(ctx)
+	if err != nil {
+		return have, err
+	}
+	if b, err = json.Marshal(have); err != nil {
+		return have, err
+	}
+	g.highest.Store(0)
+	return have, errors.Join(os.MkdirAll(filepath.Dir(g.file), 0o700), renameio.WriteFile(g.file, append(b, '\n'), 0o600))
+}
+
+// known reads the identity that is remembered; nil if there is none.
+func (g *Guard) known() (*Identity, error) {
+	b, err := os.ReadFile(g.file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var id Identity
+	if err == nil {
+		err = json.Unmarshal(b, &id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("which etcd this node has written to: %s: %w; mend the file, or remove it if etcd is the one that it was", g.file, err)
+	}
+	return &id, nil
+}
+
+// page is how many keys are read at a time.
+const page = 500
+
+// lost says which sandboxes' records etcd lacks, or has as they were before, that the mirror has.
+func (g *Guard) lost(ctx context.Context) (string, error) {
+	own := g.prefix + "/sandboxes/" + g.node + "/"
+	have := map[string]int64{}
+	for from, end := own, clientv3.GetPrefixRangeEnd(own); ; {
+		resp, err := g.get(ctx, from, clientv3.WithRange(end), clientv3.WithKeysOnly(), clientv3.WithLimit(page))
+		if err != nil {
+			return "", err
+		}
+		for _, kv := range resp.Kvs {
+			have[string(kv.Key)] = kv.ModRevision
+		}
+		if !resp.More {
+			break
+		}
+		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+	copies, err := g.mirror.Copies()
+	if err != nil {
+		return "", err
+	}
+	for key, c := range copies {
+		if !strings.HasPrefix(key, own) || have[key] != 0 && have[key] >= c.Revision {
+			continue
+		}
+		if why, err := g.confirm(ctx, key); err != nil || why != "" {
+			return why, err
+		}
+	}
+	return "", nil
+}
+
+// confirm looks again at a record that etcd seems to have lost: a call may have written or removed it since.
+func (g *Guard) confirm(ctx context.Context, key string) (string, error) {
+	resp, err := g.get(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	copies, err := g.mirror.Copies()
+	c, is := copies[key]
+	switch {
+	case err != nil || !is:
+		return "", err
+	case len(resp.Kvs) == 0:
+		return fmt.Sprintf("it has lost what this node has written (key %s): it was restored from a backup, or emptied in part", key), nil
+	case resp.Kvs[0].ModRevision < c.Revision && string(resp.Kvs[0].Value) != c.Value:
+		return fmt.Sprintf("it has an older record than this node has written (key %s): it was restored from a backup", key), nil
+	}
+	return "", nil
+}
+
+// Read is told of keys of this node that were read, which it need not have written in this boot.
+func (k *Committer) Read(kvs []*mvccpb.KeyValue) {
+	if k.guard == nil {
+		return
+	}
+	all := make([]Copy, len(kvs))
+	for i, kv := range kvs {
+		all[i] = Copy{Key: string(kv.Key), Value: string(kv.Value), Revision: kv.ModRevision}
+	}
+	k.guard.mirror.add(all)
+}
+
+// suspect has etcd examined before it is used again.
+func (g *Guard) suspect() {
+	if g != nil {
+		g.doubt.Store(true)
+	}
+}
+
+// heard looks at what etcd says of itself with each answer. Answers may come in another order than etcd has given
+// them: a revision that is too low is a reason to look, and no more.
+func (g *Guard) heard(h *etcdserverpb.ResponseHeader) {
+	if g == nil {
+		return
+	}
+	if h.ClusterId != g.cluster.Load() || h.Revision < g.highest.Load() {
+		g.doubt.Store(true)
+		return
+	}
+	g.highest.Store(h.Revision) // one transaction at a time is sent
+}
+
+// conditions are those of every transaction: etcd is the one that was examined.
+func (g *Guard) conditions() []clientv3.Cmp {
+	if g == nil {
+		return nil
+	}
+	return []clientv3.Cmp{holds(g.prefix+"/birth", *g.birth.Load())}
+}
+
+// before is called before a transaction is sent for the first time.
+func (g *Guard) before(t Txn) error {
+	if g == nil {
+		return nil
+	}
+	if err := g.mirror.forget(t.operations); err != nil {
+		return fmt.Errorf("what this node has written can't be noted on disk: %w", err)
+	}
+	return nil
+}
+
+// after is called when a transaction was committed.
+func (g *Guard) after(t Txn) {
+	if g != nil {
+		g.mirror.note(t, g.highest.Load())
+	}
+}

@@ -1,0 +1,246 @@
+package etcd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// A Mirror is a directory with what this node has written to etcd since it was booted: one file a key. It has
+// no key that etcd lacks: one goes from it before etcd is asked to delete it, and comes after etcd has it. So an
+// etcd that lacks one has lost it.
+//
+// Its files are not synced: they survive the daemon, and what they tell of goes with the boot.
+type Mirror struct {
+	dir, boot string
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	pending []Copy // what is to be written
+	wake    chan struct{}
+}
+
+// A Copy is a key as it was written.
+type Copy struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	// Revision is etcd's when it had been written, or 0 where the answer was lost.
+	Revision int64  `json:"revision"`
+	Boot     string `json:"boot"`
+}
+
+// OpenMirror opens the mirror in a directory, which it makes if need be. What is of an earlier boot goes.
+func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
+	m := &Mirror{dir: dir, boot: boot, log: log, wake: make(chan struct{}, 1)}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		path := filepath.Join(dir, n.Name())
+		if c, err := readCopy(path); err != nil || c.Boot != boot {
+			err = os.Remove(path)
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return m, nil
+}
+
+// Run writes what is to be written, until the context has ended, and then the rest.
+func (m *Mirror) Run(ctx context.Context) {
+	for {
+		m.flush()
+		select {
+		case <-m.wake:
+		case <-ctx.Done():
+			m.flush()
+			return
+		}
+	}
+}
+
+// flush writes what is pending. Each file is written with the lock held: what is forgotten meanwhile stays so.
+func (m *Mirror) flush() {
+	for {
+		m.mu.Lock()
+		if len(m.pending) == 0 {
+			m.mu.Unlock()
+			return
+		}
+		c := m.pending[0]
+		m.pending = m.pending[1:]
+		if err := m.write(c); err != nil {
+			m.log.Error("what etcd has is not copied to disk", "key", c.Key, "error", err)
+		}
+		m.mu.Unlock()
+	}
+}
+
+func (m *Mirror) write(c Copy) error {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	path := m.path(c.Key)
+	if err := os.WriteFile(path+temporary, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+temporary, path)
+}
+
+const temporary = ".tmp" // ends the name of a file that is being written
+
+func (m *Mirror) path(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return filepath.Join(m.dir, hex.EncodeToString(sum[:]))
+}
+
+// note has what a transaction has put written down.
+func (m *Mirror) note(t Txn, revision int64) {
+	var all []Copy
+	for _, op := range t.operations {
+		if op.IsPut() {
+			all = append(all, Copy{Key: string(op.KeyBytes()), Value: string(op.ValueBytes()), Revision: revision})
+		}
+	}
+	m.add(all)
+}
+
+// add has copies written down.
+func (m *Mirror) add(all []Copy) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range all {
+		c.Boot = m.boot
+		m.pending = append(m.pending, c)
+	}
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget removes what a transaction may delete.
+func (m *Mirror) forget(ops []clientv3.Op) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.forgetLocked(ops)
+}
+
+func (m *Mirror) forgetLocked(ops []clientv3.Op) error {
+	for _, op := range ops {
+		switch {
+		case op.IsTxn():
+			_, then, _ := op.Txn()
+			if err := m.forgetLocked(then); err != nil {
+				return err
+			}
+		case op.IsDelete():
+			if err := m.remove(string(op.KeyBytes()), string(op.RangeBytes())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// remove removes a key, or those from key to end.
+func (m *Mirror) remove(key, end string) error {
+	is := func(c Copy) bool { return c.Key == key || end != "" && key <= c.Key && c.Key < end }
+	m.pending = slices.DeleteFunc(m.pending, is)
+	if end == "" {
+		return ignoreAbsent(os.Remove(m.path(key)))
+	}
+	all, err := m.written()
+	if err != nil {
+		return err
+	}
+	for _, c := range all {
+		if is(c) {
+			err = errors.Join(err, ignoreAbsent(os.Remove(m.path(c.Key))))
+		}
+	}
+	return err
+}
+
+func ignoreAbsent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// keep removes all copies but those of some keys.
+func (m *Mirror) keep(keys map[string]Copy) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gone := func(c Copy) bool { _, is := keys[c.Key]; return !is }
+	m.pending = slices.DeleteFunc(m.pending, gone)
+	all, err := m.written()
+	for _, c := range all {
+		if gone(c) {
+			err = errors.Join(err, ignoreAbsent(os.Remove(m.path(c.Key))))
+		}
+	}
+	return err
+}
+
+// Copies returns all copies, by key.
+func (m *Mirror) Copies() (map[string]Copy, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	files, err := m.written()
+	all := map[string]Copy{}
+	for _, c := range slices.Concat(files, m.pending) {
+		all[c.Key] = c
+	}
+	return all, err
+}
+
+func (m *Mirror) written() ([]Copy, error) {
+	names, err := os.ReadDir(m.dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []Copy
+	for _, n := range names {
+		if strings.HasSuffix(n.Name(), temporary) {
+			continue
+		}
+		c, err := readCopy(filepath.Join(m.dir, n.Name()))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+func readCopy(path string) (Copy, error) {
+	var c Copy
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		return c, fmt.Errorf("copy of what etcd has, %s: %w", path, err)
+	}
+	return c, nil
+}
