@@ -67,9 +67,7 @@ func (k *Committer) commitAll(items []item) []error {
 		case k.away.Load() && time.Now().After(items[i].deadline): // it has waited for those before it
 			errs[i] = fmt.Errorf("%w%s", txn.ErrUnavailable, at(k.kv.Endpoints()))
 		default:
-			if errs[i] = k.guard.before(items[i].Txn); errs[i] == nil {
-				live = append(live, i)
-			}
+			live = append(live, i)
 		}
 	}
 	done, lost := slices.Clone(live), false
@@ -101,7 +99,7 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []
 		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
 	}
 	resp, lost, err := k.try(Txn{operations: ops}, nil)
-	if err != nil && !errors.Is(err, txn.ErrUnavailable) {
+	if err != nil && !errors.Is(err, txn.ErrUnavailable) && !errors.Is(err, ErrSuspended) {
 		return live, lost
 	}
 	if err == nil && !resp.Succeeded {
@@ -187,7 +185,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 
 // send sends the transaction once, if etcd is the one that the guard knows.
 func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
-	if err := k.guard.Verify(ctx); err != nil {
+	if err := k.guard.before(ctx, t); err != nil {
 		return nil, err
 	}
 	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.conditions, k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()

@@ -56,7 +56,8 @@ type Guard struct {
 	log    *slog.Logger
 
 	mu      sync.Mutex // one examination at a time
-	doubt   atomic.Bool
+	doubts  atomic.Int64           // counts the reasons to look at etcd
+	looked  atomic.Int64           // how many of them there were before the last look that found nothing wrong
 	refused atomic.Pointer[error]  // why the node is suspended
 	birth   atomic.Pointer[string] // the value of <prefix>/birth, as every transaction finds it
 	cluster atomic.Uint64          // etcd's cluster ID, as it was examined
@@ -66,7 +67,7 @@ type Guard struct {
 // NewGuard returns a guard of what is below a prefix, which keeps the identity in a file.
 func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, log *slog.Logger) *Guard {
 	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, log: log}
-	g.doubt.Store(true)
+	g.doubts.Store(1)
 	return g
 }
 
@@ -90,10 +91,10 @@ func (g *Guard) Run(ctx context.Context) {
 		} else if state := conn.GetState(); !conn.WaitForStateChange(wait, state) {
 			// nothing has happened
 		} else if state == connectivity.Ready {
-			g.doubt.Store(true)
+			g.suspect()
 		}
 		cancel()
-		if g.doubt.Load() {
+		if g.inDoubt() {
 			if err := g.Verify(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, ErrSuspended) {
 				g.log.Warn("etcd can't be examined yet", "error", err)
 			}
@@ -112,36 +113,35 @@ func (g *Guard) Suspended() error {
 // Verify examines etcd, if there is a doubt. The error is ErrSuspended, or txn.ErrUnavailable if etcd can't be
 // read.
 func (g *Guard) Verify(ctx context.Context) error {
-	if g == nil {
-		return nil
-	}
-	if !g.doubt.Load() {
+	if !g.inDoubt() {
 		return g.Suspended()
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.doubt.Load() { // an examination has ended meanwhile
+	if !g.inDoubt() { // an examination has ended meanwhile
 		return g.Suspended()
 	}
-	g.doubt.Store(false) // a connection that is lost from now on is looked at again
+	doubts := g.doubts.Load() // what comes from now on is looked into again
 	why, err := g.examine(ctx)
-	switch {
-	case err != nil:
-		g.doubt.Store(true)
+	if err != nil {
 		return fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
-	case why != "":
-		g.doubt.Store(true)
+	}
+	if why != "" {
 		refused := fmt.Errorf("%w: %s; nothing is handed out, and nothing removed, until you decide: see \"patchctl recover\"", ErrSuspended, why)
 		if g.Suspended() == nil {
 			g.log.Error("suspended", "error", refused)
 		}
 		g.refused.Store(&refused)
-	case g.Suspended() != nil:
-		g.log.Info("etcd is what it was: no longer suspended")
-		g.refused.Store(nil)
+		return refused
 	}
-	return g.Suspended()
+	if g.refused.Swap(nil) != nil {
+		g.log.Info("etcd is what it was: no longer suspended")
+	}
+	g.looked.Store(doubts)
+	return nil
 }
+
+func (g *Guard) inDoubt() bool { return g.doubts.Load() != g.looked.Load() }
 
 // examine says why etcd is not the one that the node has written to.
 func (g *Guard) examine(ctx context.Context) (why string, err error) {
@@ -333,7 +333,7 @@ func (k *Committer) Read(kvs []*mvccpb.KeyValue) {
 // suspect has etcd examined before it is used again.
 func (g *Guard) suspect() {
 	if g != nil {
-		g.doubt.Store(true)
+		g.doubts.Add(1)
 	}
 }
 
@@ -344,7 +344,7 @@ func (g *Guard) heard(h *etcdserverpb.ResponseHeader) {
 		return
 	}
 	if h.ClusterId != g.cluster.Load() || h.Revision < g.highest.Load() {
-		g.doubt.Store(true)
+		g.suspect()
 		return
 	}
 	g.highest.Store(h.Revision) // one transaction at a time is sent
@@ -358,10 +358,13 @@ func (g *Guard) conditions() []clientv3.Cmp {
 	return []clientv3.Cmp{holds(g.prefix+"/birth", *g.birth.Load())}
 }
 
-// before is called before a transaction is sent for the first time.
-func (g *Guard) before(t Txn) error {
+// before is called each time before a transaction is sent.
+func (g *Guard) before(ctx context.Context, t Txn) error {
 	if g == nil {
 		return nil
+	}
+	if err := g.Verify(ctx); err != nil {
+		return err
 	}
 	if err := g.mirror.forget(t.operations); err != nil {
 		return fmt.Errorf("what this node has written can't be noted on disk: %w", err)
