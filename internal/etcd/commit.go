@@ -87,7 +87,7 @@ func (k *Committer) commitAll(items []item) []error {
 func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []int, lost bool) {
 	ops := make([]clientv3.Op, len(live))
 	for n, i := range live {
-		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
+		ops[n] = clientv3.OpTxn(items[i].comparisons(), items[i].operations, reads(items[i].operations))
 	}
 	resp, lost, err := k.try(Txn{operations: ops}, nil)
 	if err != nil && !errors.Is(err, txn.ErrUnavailable) {
@@ -145,7 +145,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		resp, err := k.kv.Txn(ctx).If(t.conditions...).Then(t.operations...).Else(orElse...).Commit()
+		resp, err := k.kv.Txn(ctx).If(t.comparisons()...).Then(t.operations...).Else(orElse...).Commit()
 		cancel()
 		if err == nil {
 			k.away.Store(false)

@@ -13,6 +13,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/txn"
+	"github.com/patchbay-cni/patchbay/ipam/ledger"
 )
 
 // ovsWait is how long recovery waits for Open vSwitch before it lets the daemon serve without.
@@ -61,6 +62,9 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 func (d *Daemon) load(ctx context.Context, hadRecords bool) (lost bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := d.ledger.Open(ctx); err != nil {
+		return false, err
+	}
 	if err := d.engine.Load(ctx); err != nil {
 		return false, err
 	}
@@ -92,7 +96,7 @@ func (d *Daemon) register(ctx context.Context, lost bool) error {
 	for role, b := range d.cfg.OVS.Bridges {
 		bridges[role] = b.Name
 	}
-	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: d.records.boot, Version: d.version, Bridges: bridges, RecordsLost: lost})
+	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: d.records.boot, Version: d.version, Bridges: bridges, RecordsLost: lost, Layout: ledger.Layout})
 }
 
 // notedRecords are records with a file beside them, which is there as long as etcd has records of this
