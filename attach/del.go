@@ -178,7 +178,11 @@ func (e *Engine) forget(ctx context.Context, slot *slot, rest *Sandbox, gone []A
 	if rest.Ending && len(rest.Attachments) == 0 {
 		write, next = e.Records.Remove, nil
 	}
-	if err := write(ctx, rest, e.IPAM.Releasing(claims)); err != nil {
+	releasing, err := e.IPAM.Releasing(ctx, claims)
+	if err == nil {
+		err = write(ctx, rest, releasing)
+	}
+	if err != nil {
 		e.put(slot, stillRecorded(rest, gone, err))
 		return fmt.Errorf("record sandbox %s: %w", rest.ContainerID, err)
 	}

@@ -125,18 +125,16 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 // progress meanwhile: one could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
 	return e.alone(ctx, func(ctx context.Context) error {
-		all, err := e.IPAM.Claims(ctx, "")
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(all, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
+		c, err := e.IPAM.Holder(ctx, pool, addr)
 		switch {
-		case i < 0:
+		case errors.Is(err, ipam.ErrNoClaim):
 			return fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
-		case !e.isLeftover(all[i]):
-			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, all[i].Owner))
+		case err != nil:
+			return err
+		case !e.isLeftover(c):
+			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
 		}
-		return e.IPAM.Release(ctx, all[i:i+1])
+		return e.IPAM.Release(ctx, []ipam.Claim{c})
 	})
 }
 

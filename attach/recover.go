@@ -113,7 +113,7 @@ func (e *Engine) sweep(ctx context.Context) error {
 		err = e.Delegates.RemoveLeftovers(ctx, names)
 		e.Meter.Leaked("port", len(names))
 	}
-	all, allErr := e.IPAM.Claims(ctx, "")
+	all, allErr := e.IPAM.NodeClaims(ctx, "")
 	allErr = errors.Join(allErr, e.IPAM.ReleaseForgotten(ctx, all, e))
 	claims, claimErr := e.leftoverClaims(ctx)
 	if e.lost && (err != nil || len(kept) > 0) {
@@ -177,7 +177,7 @@ func (e *Engine) lookUp(o delegates.Owner) (a *Attachment, unsure bool) {
 
 // leftoverClaims are this node's claims that no attachment accounts for.
 func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
-	all, err := e.IPAM.Claims(ctx, "")
+	all, err := e.IPAM.NodeClaims(ctx, "")
 	return slices.DeleteFunc(all, func(c ipam.Claim) bool { return !e.isLeftover(c) }), err
 }
 

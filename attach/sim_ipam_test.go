@@ -20,7 +20,7 @@ type fakeLedger struct {
 
 func (l fakeLedger) Node() string { return "n1" }
 
-func (l fakeLedger) Claims(context.Context, string) ([]ipam.Claim, error) {
+func (l fakeLedger) NodeClaims(context.Context, string) ([]ipam.Claim, error) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	var all []ipam.Claim
@@ -41,19 +41,27 @@ func (l fakeLedger) Missing(_ context.Context, claims []ipam.Claim) ([]ipam.Clai
 	return slices.DeleteFunc(slices.Clone(claims), func(c ipam.Claim) bool { return l.w.claims[c.Addr.String()] == c.Owner.Value() }), nil
 }
 
-func (l fakeLedger) Releasing(claims []ipam.Claim) txn.Txn {
+func (l fakeLedger) Releasing(_ context.Context, claims []ipam.Claim) (txn.Txn, error) {
 	if len(claims) == 0 {
-		return nil
+		return nil, nil
 	}
 	t := fakeTxn{free: map[string]string{}}
 	for _, c := range claims {
 		t.free[c.Addr.String()] = c.Owner.Value()
 	}
-	return t
+	return t, nil
 }
 
 func (l fakeLedger) Commit(_ context.Context, t txn.Txn) error {
 	return l.w.take(l.gen, "ledger", fmt.Sprint(t), func() error { return l.w.apply(t) })
+}
+
+func (l fakeLedger) Holder(ctx context.Context, pool string, a netip.Addr) (ipam.Claim, error) {
+	all, err := l.NodeClaims(ctx, pool)
+	if i := slices.IndexFunc(all, func(c ipam.Claim) bool { return c.Addr == a && c.Pool == pool }); i >= 0 {
+		return all[i], err
+	}
+	return ipam.Claim{}, ipam.ErrNoClaim
 }
 
 func (l fakeLedger) RemovePool(context.Context, string) error            { return nil }
@@ -103,7 +111,7 @@ func (m *fakeMode) Reserve(_ context.Context, p *ipam.Pool, o ipam.Owner, _ []ip
 }
 
 func (m *fakeMode) Refresh(ctx context.Context, _ string) error {
-	claims, err := fakeLedger{w: m.w}.Claims(ctx, "")
+	claims, err := fakeLedger{w: m.w}.NodeClaims(ctx, "")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range claims {

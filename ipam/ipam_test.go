@@ -54,7 +54,7 @@ func TestBadPoolsAreRefused(t *testing.T) {
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "cooldown": "soon"}`:                               "cooldown",
 		`{"network": "10.0.0.0/16", "subnetlen": 24, "colour": 1}`:                                      "colour",
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "pool": "A/B"}`:                                    "pool name",
-		`{"network": "fd00::/32", "subnetLen": 64}`:                                                     "2^24",
+		`{"network": "2000::/3", "subnetLen": 66}`:                                                      "2^62",
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "mode": "cluster"}`:                                `mode "cluster"`,
 		`{"networks": ["10.0.0.0/16", "10.0.0.0/17"], "subnetLen": 24}`:                                 "networks 10.0.0.0/16 and 10.0.0.0/17 of the pool overlap",
 		`{"network": "10.0.0.0/16", "networks": ["10.0.0.0/16"], "subnetLen": 24}`:                      "overlap",

@@ -198,8 +198,8 @@ func (c Config) nodesSubnets(i int, n Network, before []Network) (Network, error
 	if n.SubnetBits < pfx.Bits() || n.SubnetBits > size-2 {
 		return n, Invalid("ipam: subnetLen %d of network %s must be between %d and %d", n.SubnetBits, pfx, pfx.Bits(), size-2)
 	}
-	if n.SubnetBits-pfx.Bits() > 24 {
-		return n, Invalid("ipam: subnetLen %d cuts network %s into more than 2^24 subnets", n.SubnetBits, pfx)
+	if n.SubnetBits-pfx.Bits() > 62 {
+		return n, Invalid("ipam: subnetLen %d cuts network %s into more than 2^62 subnets", n.SubnetBits, pfx)
 	}
 	n.Min, n.Max = pfx.Addr(), netip.PrefixFrom(lastAddr(pfx), n.SubnetBits).Masked().Addr()
 	if i > 0 {

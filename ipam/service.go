@@ -21,6 +21,8 @@ var (
 	ErrNoPool = fault.New(fault.NotFound, "there is no pool of that name")
 	// ErrInUse says that addresses of the pool have owners.
 	ErrInUse = fault.New(fault.Conflict, "addresses of it are in use")
+	// ErrNoClaim says that nobody has the address.
+	ErrNoClaim = fault.New(fault.NotFound, "nobody has it")
 )
 
 // A Mode hands out the addresses of pools in its own way. It chooses; claims are made in the ledger.
@@ -42,14 +44,16 @@ type Mode interface {
 type Ledger interface {
 	// Node is the node whose claims are made.
 	Node() string
-	// Claims returns all claims of a pool, of every node; of all pools if the name is empty. Those that
+	// NodeClaims returns this node's claims of a pool; of all pools if the name is empty. Those that
 	// can't be read have no known owner.
-	Claims(ctx context.Context, pool string) ([]Claim, error)
+	NodeClaims(ctx context.Context, pool string) ([]Claim, error)
+	// Holder returns the claim of an address, of whichever node, or ErrNoClaim.
+	Holder(ctx context.Context, pool string, a netip.Addr) (Claim, error)
 	// Missing returns those of the claims that are not there, or are another owner's.
 	Missing(ctx context.Context, claims []Claim) ([]Claim, error)
 	// Releasing frees claims as a part of a transaction, each only if its owner still has it; nil if
 	// there is nothing to free.
-	Releasing(claims []Claim) txn.Txn
+	Releasing(ctx context.Context, claims []Claim) (txn.Txn, error)
 	Commit(ctx context.Context, t txn.Txn) error
 	// RemovePool removes a pool of which no address is in use, else it is ErrInUse, or ErrNoPool.
 	RemovePool(ctx context.Context, pool string) error
@@ -236,11 +240,14 @@ func (s *Service) Released(claims []Claim) {
 
 // Release frees claims in a transaction of its own.
 func (s *Service) Release(ctx context.Context, claims []Claim) error {
-	t := s.Releasing(claims)
-	if t == nil {
+	t, err := s.Releasing(ctx, claims)
+	if t == nil && err == nil {
 		return nil
 	}
-	if err := s.Commit(ctx, t); err != nil {
+	if err == nil {
+		err = s.Commit(ctx, t)
+	}
+	if err != nil {
 		return fmt.Errorf("release %d addresses: %w", len(claims), err)
 	}
 	s.Released(claims)
@@ -252,7 +259,7 @@ func (s *Service) Release(ctx context.Context, claims []Claim) error {
 func (s *Service) Owned(ctx context.Context, pool string, o Owner) ([]Claim, error) {
 	o.Node = s.Node()
 	if pool == "" {
-		all, err := s.Claims(ctx, "")
+		all, err := s.NodeClaims(ctx, "")
 		return slices.DeleteFunc(all, func(c Claim) bool { return !c.Owner.SameInterface(o) }), err
 	}
 	var all []Claim

@@ -34,7 +34,7 @@ type fakeLedger struct {
 }
 
 func (l *fakeLedger) Node() string { return "n1" }
-func (l *fakeLedger) Claims(context.Context, string) ([]Claim, error) {
+func (l *fakeLedger) NodeClaims(context.Context, string) ([]Claim, error) {
 	return slices.Clone(l.claims), nil
 }
 func (l *fakeLedger) Missing(context.Context, []Claim) ([]Claim, error) { return nil, nil }
@@ -42,12 +42,16 @@ func (l *fakeLedger) RemovePool(context.Context, string) error          { return
 func (l *fakeLedger) Pools(context.Context) ([]PoolInfo, error)         { return nil, nil }
 func (l *fakeLedger) Faults(context.Context) ([]string, error)          { return nil, nil }
 
-func (l *fakeLedger) Releasing(claims []Claim) txn.Txn {
+func (l *fakeLedger) Holder(_ context.Context, pool string, a netip.Addr) (Claim, error) {
+	return Claim{}, ErrNoClaim
+}
+
+func (l *fakeLedger) Releasing(_ context.Context, claims []Claim) (txn.Txn, error) {
 	known := slices.DeleteFunc(slices.Clone(claims), func(c Claim) bool { return !c.Owner.Known() })
 	if len(known) == 0 {
-		return nil
+		return nil, nil
 	}
-	return fakeTxn{frees: known}
+	return fakeTxn{frees: known}, nil
 }
 
 func (l *fakeLedger) Commit(_ context.Context, t txn.Txn) error {

@@ -31,11 +31,23 @@ type Network struct {
 	Max        netip.Addr   `json:"subnetMax"`
 }
 
-// ParseSpec reads the value of a spec key.
+// specVersion is the version of the specifications that this release knows; those without one are older.
+const specVersion = 2
+
+// ParseSpec reads the value of a spec key, whatever fields it has besides, unless a newer release says that they
+// matter.
 func ParseSpec(value []byte) (Spec, error) {
 	var s Spec
-	if err := json.Unmarshal(value, &s); err != nil {
-		return Spec{}, errors.New(explain.JSON(value, err))
+	var v struct {
+		Version int `json:"version"`
+	}
+	for _, part := range []any{&v, &s} {
+		if err := json.Unmarshal(value, part); err != nil {
+			return Spec{}, errors.New(explain.JSON(value, err))
+		}
+	}
+	if v.Version > specVersion {
+		return Spec{}, fmt.Errorf("it has version %d, and this release knows those up to %d", v.Version, specVersion)
 	}
 	for _, n := range s.Networks {
 		for _, a := range []netip.Addr{n.Min, n.Max} {
@@ -54,6 +66,26 @@ func ParseSpec(value []byte) (Spec, error) {
 func (s Spec) Value() string {
 	b, _ := json.Marshal(s) // strings and numbers always marshal
 	return string(b)
+}
+
+// Over is the specification as its key is to hold it in place of a value: fields of the value that this release does
+// not know are kept.
+func (s Spec) Over(value []byte) (string, error) {
+	all := map[string]json.RawMessage{}
+	if err := json.Unmarshal(value, &all); err != nil {
+		return "", err
+	}
+	for _, known := range []string{"mode", "networks", "exclude", "gateway", "overlap"} {
+		delete(all, known)
+	}
+	if len(all) == 0 {
+		return s.Value(), nil
+	}
+	if err := json.Unmarshal([]byte(s.Value()), &all); err != nil {
+		return "", err
+	}
+	b, err := json.Marshal(all)
+	return string(b), err
 }
 
 // OnlyOverlapDiffers reports whether the two are the same but for whether they may overlap others,

@@ -1,9 +1,11 @@
 package ipam
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"net"
 	"net/netip"
 	"slices"
@@ -70,6 +72,11 @@ type Claim struct {
 	Pool  string     `json:"pool"`
 	Addr  netip.Addr `json:"ip"`
 	Owner Owner      `json:"owner"`
+}
+
+// Compare orders claims by pool and address.
+func (c Claim) Compare(d Claim) int {
+	return cmp.Or(strings.Compare(c.Pool, d.Pool), c.Addr.Compare(d.Addr))
 }
 
 // A Subnet is a node's subnet of a pool and the claims in it. It chooses addresses; it does no I/O
@@ -277,19 +284,25 @@ func (n Network) Offers(s netip.Prefix) bool {
 	return s.Bits() == n.SubnetBits && s == s.Masked() && n.Prefix.Contains(s.Addr()) && !s.Addr().Less(n.Min) && !n.Max.Less(s.Addr())
 }
 
-// FirstFree returns the lowest subnet of the network that is not taken.
-func (n Network) FirstFree(pool string, taken map[netip.Prefix]string) (netip.Prefix, error) {
-	count := 0
-	for s := netip.PrefixFrom(n.Min, n.SubnetBits); ; s = netip.PrefixFrom(lastAddr(s).Next(), n.SubnetBits) {
-		if !s.Addr().IsValid() || n.Max.Less(s.Addr()) {
-			return netip.Prefix{}, fmt.Errorf("pool %s: %w subnet: all %d /%d subnets of %s belong to nodes", pool, ErrExhausted, count, n.SubnetBits, n.Prefix)
-		}
-		if taken[s] == "" {
-			return s, nil
-		}
-		count++
-	}
+// Subnets is how many subnets the network is cut into, between the first and the last to hand out.
+func (n Network) Subnets() uint64 {
+	first, last := number(n.Min), number(n.Max)
+	count := last.Sub(last, first).Rsh(last, n.hostBits()).Uint64()
+	return count + 1
 }
+
+// Subnet returns the i-th of them.
+func (n Network) Subnet(i uint64) netip.Prefix {
+	a := new(big.Int).Lsh(new(big.Int).SetUint64(i), n.hostBits())
+	b := make([]byte, n.Min.BitLen()/8)
+	addr, _ := netip.AddrFromSlice(a.Add(a, number(n.Min)).FillBytes(b)) // 4 or 16 bytes
+	return netip.PrefixFrom(addr, n.SubnetBits)
+}
+
+// hostBits is how many bits number the addresses of a subnet.
+func (n Network) hostBits() uint { return uint(n.Prefix.Addr().BitLen() - n.SubnetBits) }
+
+func number(a netip.Addr) *big.Int { return new(big.Int).SetBytes(a.AsSlice()) }
 
 // MAC derives a hardware address from an IP address: 0a:58 and the IPv4 address, so that no two have one, or
 // four bytes of a hash of the IPv6 address.

@@ -219,7 +219,7 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 // collectClaims frees what plugins claimed under the network's name for containers that the runtime no
 // longer knows. What we have a record of is not for a runtime's list to judge.
 func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error {
-	claims, err := s.IPAM.Claims(ctx, pool)
+	claims, err := s.IPAM.NodeClaims(ctx, pool)
 	if err != nil {
 		return err
 	}

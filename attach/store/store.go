@@ -52,6 +52,9 @@ type Node struct {
 	// RecordsLost says that etcd did not know the node when its daemon started, and that interfaces
 	// without a record may be those of running pods.
 	RecordsLost bool `json:"recordsLost,omitempty"`
+	// Layout is that of the addresses that the node's daemon writes (package ipam/ledger). The release
+	// before has none here, so that it is known to have run since.
+	Layout int `json:"layout,omitempty"`
 }
 
 type podValue struct {

@@ -96,7 +96,7 @@ func (k *Committer) commitAll(items []item) []error {
 func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []int, lost bool) {
 	ops := make([]clientv3.Op, len(live))
 	for n, i := range live {
-		ops[n] = clientv3.OpTxn(items[i].conditions, items[i].operations, reads(items[i].operations))
+		ops[n] = clientv3.OpTxn(items[i].comparisons(), items[i].operations, reads(items[i].operations))
 	}
 	resp, lost, err := k.try(Txn{operations: ops}, nil)
 	if err != nil && !errors.Is(err, txn.ErrUnavailable) && !errors.Is(err, ErrSuspended) {
@@ -188,7 +188,7 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*cli
 	if err := k.guard.before(ctx, t); err != nil {
 		return nil, err
 	}
-	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.conditions, k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
+	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
 	if err != nil {
 		k.guard.suspect()
 	} else {

@@ -355,7 +355,7 @@ func (g *Guard) conditions() []clientv3.Cmp {
 	if g == nil {
 		return nil
 	}
-	return []clientv3.Cmp{holds(g.prefix+"/birth", *g.birth.Load())}
+	return Txn{}.IfHolds(g.prefix+"/birth", *g.birth.Load()).comparisons()
 }
 
 // before is called each time before a transaction is sent.

@@ -44,7 +44,7 @@ func (g *Guard) Restore(ctx context.Context, missing []Copy) error {
 		for _, c := range group {
 			t = t.IfAbsent(c.Key).Put(c.Key, c.Value)
 		}
-		resp, err := g.kv.Txn(ctx).If(t.conditions...).Then(t.operations...).Commit()
+		resp, err := g.kv.Txn(ctx).If(t.comparisons()...).Then(t.operations...).Commit()
 		if err != nil {
 			return fmt.Errorf("write back%s: %w", at(g.kv.Endpoints()), err)
 		}

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,12 +8,14 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/explain"
-	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
+
+// Layout is the version of the keys and records that this release writes. The release before wrote no version
+// and kept claims in <pool>/ips/<ip>; it wrote no index either.
+const Layout = 2
 
 // The kinds of a pool's keys: what follows the pool's name. Only this file knows how a key is made up.
 const (
@@ -23,57 +24,76 @@ const (
 	claimsKind  = "ips"
 )
 
-func (l *Ledger) poolPrefix(pool string) string    { return l.root + pool + "/" }
-func (l *Ledger) subnetsPrefix(pool string) string { return l.poolPrefix(pool) + subnetsKind + "/" }
-func (l *Ledger) claimsPrefix(pool string) string  { return l.poolPrefix(pool) + claimsKind + "/" }
-
-// subnetClaimsPrefix begins the keys of all claims in a subnet, and perhaps of some around it.
-func (l *Ledger) subnetClaimsPrefix(pool string, s netip.Prefix) string {
-	return l.claimsPrefix(pool) + ipam.TextPrefix(s)
+// keys make the keys below a prefix, for one node.
+type keys struct {
+	root    string // of all pools
+	index   string // of this node's subnets
+	guard   string // the pool that was defined last
+	version string // the layout of all records
+	self    string // this node's record, which package attach/store writes
+	live    string // of the nodes whose daemons are up, likewise
+	indexes string // of all nodes' subnets
 }
 
-func (l *Ledger) specKey(pool string) string { return l.poolPrefix(pool) + specKind }
-
-func (l *Ledger) subnetKey(pool string, s netip.Prefix) string {
-	return l.subnetsPrefix(pool) + s.String()
+func keysBelow(prefix, node string) keys {
+	return keys{root: prefix + "/ipam/", indexes: prefix + "/subnets/", index: prefix + "/subnets/" + node + "/", guard: prefix + "/ipam-pools",
+		version: prefix + "/version", self: prefix + "/nodes/" + node, live: prefix + "/live/"}
 }
 
-func (l *Ledger) claimKey(c ipam.Claim) string { return l.claimsPrefix(c.Pool) + c.Addr.String() }
+func (k keys) pool(name string) string    { return k.root + name + "/" }
+func (k keys) subnets(pool string) string { return k.pool(pool) + subnetsKind + "/" }
+func (k keys) claims(pool string) string  { return k.pool(pool) + claimsKind + "/" }
+func (k keys) spec(pool string) string    { return k.pool(pool) + specKind }
+
+func (k keys) subnet(pool string, s netip.Prefix) string { return k.subnets(pool) + s.String() }
+
+func (k keys) indexed(node, pool string, s netip.Prefix) string {
+	return k.indexes + node + "/" + pool + "/" + s.String()
+}
+
+// claimsIn begins the keys of the claims in a subnet.
+func (k keys) claimsIn(pool string, s netip.Prefix) string { return k.claims(pool) + s.String() + "/" }
+
+func (k keys) claim(pool string, s netip.Prefix, a netip.Addr) string {
+	return k.claimsIn(pool, s) + a.String()
+}
+
+// oldClaim is where the release before keeps the claim of an address. It is written and deleted together with
+// the claim, so that a node can go back to that release; the release after this one leaves it out.
+func (k keys) oldClaim(pool string, a netip.Addr) string { return k.claims(pool) + a.String() }
+
+// oldClaimsIn begins the old keys of all claims in a subnet, and perhaps of some around it.
+func (k keys) oldClaimsIn(pool string, s netip.Prefix) string {
+	return k.claims(pool) + ipam.TextPrefix(s)
+}
 
 // A record is a key of a pool, read back, with its value.
 type record struct {
 	key, pool, kind string
+	subnet          string // of a claim; empty in the old layout
 	id              string // the subnet or the address, as the key has it
 	value           []byte
+	revision        int64 // when it was last changed
 }
 
-func (l *Ledger) record(kv *mvccpb.KeyValue) record {
-	r := record{key: string(kv.Key), value: kv.Value}
+func (k keys) record(kv *mvccpb.KeyValue) record {
+	r := record{key: string(kv.Key), value: kv.Value, revision: kv.ModRevision}
 	var rest string
-	r.pool, rest, _ = strings.Cut(strings.TrimPrefix(r.key, l.root), "/")
+	r.pool, rest, _ = strings.Cut(strings.TrimPrefix(r.key, k.root), "/")
 	r.kind, r.id, _ = strings.Cut(rest, "/")
+	if r.kind == claimsKind {
+		if i := strings.LastIndex(r.id, "/"); i >= 0 {
+			r.subnet, r.id = r.id[:i], r.id[i+1:]
+		}
+	}
 	return r
 }
 
-// get reads a key, or a range of them; what says in an error what was to be read.
-func (l *Ledger) get(ctx context.Context, what, key string, opts ...clientv3.OpOption) ([]*mvccpb.KeyValue, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	resp, err := l.kv.Get(ctx, key, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w: %w", what, txn.ErrUnavailable, err)
-	}
-	return resp.Kvs, nil
-}
-
-// list reads the keys that begin with the prefix.
-func (l *Ledger) list(ctx context.Context, what, prefix string) ([]record, error) {
-	kvs, err := l.get(ctx, what, prefix, clientv3.WithPrefix())
-	all := make([]record, len(kvs))
-	for i, kv := range kvs {
-		all[i] = l.record(kv)
-	}
-	return all, err
+// indexEntry reads a key of the index of this node's subnets.
+func (k keys) indexEntry(kv *mvccpb.KeyValue) (pool string, s netip.Prefix, ok bool) {
+	pool, cidr, _ := strings.Cut(strings.TrimPrefix(string(kv.Key), k.index), "/")
+	s, err := netip.ParsePrefix(cidr)
+	return pool, s, err == nil && ipam.IsName(pool)
 }
 
 // UnknownNode is said to have the subnets whose records can't be read, so that no other node takes them.
@@ -83,11 +103,27 @@ type subnetValue struct {
 	Node string `json:"node"`
 }
 
+// decode reads a value, whatever fields it has besides, unless a newer release says that they matter.
+func (r record) decode(into any) error {
+	var v struct {
+		Version int `json:"version"`
+	}
+	for _, part := range []any{&v, into} {
+		if err := json.Unmarshal(r.value, part); err != nil {
+			return errors.New(explain.JSON(r.value, err))
+		}
+	}
+	if v.Version > Layout {
+		return fmt.Errorf("it has version %d, and this release knows those up to %d", v.Version, Layout)
+	}
+	return nil
+}
+
 // node reads which node has a subnet. On an error it is UnknownNode.
 func (r record) node() (string, error) {
 	var v subnetValue
-	if err := json.Unmarshal(r.value, &v); err != nil {
-		return UnknownNode, errors.New(explain.JSON(r.value, err))
+	if err := r.decode(&v); err != nil {
+		return UnknownNode, err
 	}
 	if v.Node == "" {
 		return UnknownNode, errors.New("it names no node")
@@ -103,8 +139,8 @@ func (r record) claim() (ipam.Claim, error) {
 		return ipam.Claim{Pool: r.pool}, fmt.Errorf("%q is not an address", r.id)
 	}
 	var owner ipam.Owner
-	if err := json.Unmarshal(r.value, &owner); err != nil {
-		return ipam.Claim{Pool: r.pool, Addr: addr}, errors.New(explain.JSON(r.value, err))
+	if err := r.decode(&owner); err != nil {
+		return ipam.Claim{Pool: r.pool, Addr: addr}, err
 	}
 	if !owner.Known() {
 		return ipam.Claim{Pool: r.pool, Addr: addr}, errors.New("it names no node")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -23,24 +22,29 @@ import (
 // not overlap.
 func (l *Ledger) Define(ctx context.Context, pool string, want ipam.Spec) (revision int64, err error) {
 	for {
-		resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.specKey(pool)), clientv3.OpGet(l.guard)).Commit()
+		resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.spec(pool)), clientv3.OpGet(l.guard)).Commit()
 		if err != nil {
 			return 0, fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
 		}
 		have, guard := resp.Responses[0].GetResponseRange().Kvs, resp.Responses[1].GetResponseRange().Kvs
+		value := want.Value()
 		if len(have) > 0 {
-			if string(have[0].Value) == want.Value() {
+			same, err := l.compare(ctx, pool, have[0].Value, want)
+			if err != nil {
+				return 0, err
+			}
+			if same {
 				return have[0].ModRevision, nil
 			}
-			if err := l.mayChange(ctx, pool, have[0].Value, want); err != nil {
-				return 0, err
+			if value, err = want.Over(have[0].Value); err != nil {
+				return 0, l.damaged(pool, err)
 			}
 		}
 		if err := l.clash(ctx, pool, want); err != nil {
 			return 0, err
 		}
-		err = l.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(pool), revisionOf(have)).IfRevision(l.guard, revisionOf(guard)).
-			Put(l.specKey(pool), want.Value()).Put(l.guard, pool))
+		err = l.Commit(ctx, etcd.Txn{}.IfRevision(l.spec(pool), revisionOf(have)).IfRevision(l.guard, revisionOf(guard)).
+			Put(l.spec(pool), value).Put(l.guard, pool))
 		if err != nil && !errors.Is(err, txn.ErrConflict) {
 			return 0, err
 		}
@@ -49,7 +53,7 @@ func (l *Ledger) Define(ctx context.Context, pool string, want ipam.Spec) (revis
 
 // Revision returns the revision of a pool's specification, 0 if there is none.
 func (l *Ledger) Revision(ctx context.Context, pool string) (int64, error) {
-	kvs, err := l.get(ctx, "pool "+pool, l.specKey(pool))
+	kvs, err := l.get(ctx, "pool "+pool, l.spec(pool))
 	return revisionOf(kvs), err
 }
 
@@ -60,61 +64,69 @@ func revisionOf(kvs []*mvccpb.KeyValue) int64 {
 	return kvs[0].ModRevision
 }
 
-// mayChange refuses to make another pool of one that is there: only whether it may overlap others can be
-// changed. The error says in which fields they differ, who uses the pool, and the ways out.
-func (l *Ledger) mayChange(ctx context.Context, pool string, value []byte, want ipam.Spec) error {
+// compare reports whether a pool that is there is the wanted one. It refuses to make another pool of it: only
+// whether it may overlap others can be changed. The error says in which fields they differ, who uses the pool, and
+// the ways out.
+func (l *Ledger) compare(ctx context.Context, pool string, value []byte, want ipam.Spec) (same bool, err error) {
 	have, err := ipam.ParseSpec(value)
 	switch {
 	case err != nil:
-		return l.damaged(pool, err)
+		return false, l.damaged(pool, err)
+	case have.Value() == want.Value():
+		return true, nil
 	case have.OnlyOverlapDiffers(want):
-		return nil
+		return false, nil
 	}
-	users := "no node has a subnet of it"
-	if taken, err := l.Subnets(ctx, pool); err == nil && len(taken) > 0 {
-		users = "in use on node " + strings.Join(slices.Compact(slices.Sorted(maps.Values(taken))), ", ")
+	return false, ipam.Invalid("it is there already with other values (%s): %s; write the same values, or give this network a \"pool\" name and a range of its own, or, if no address of the pool is in use any more, remove it with \"patchctl ipam rm %s\"",
+		l.users(ctx, pool), have.Differences(want), pool)
+}
+
+// users names some of the nodes that have subnets of a pool.
+func (l *Ledger) users(ctx context.Context, pool string) string {
+	prefix := l.subnets(pool)
+	resp, err := l.kv.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithLimit(usersShown))
+	if err != nil || len(resp.Kvs) == 0 {
+		return "no node has a subnet of it"
 	}
-	return ipam.Invalid("it is there already with other values (%s): %s; write the same values, or give this network a \"pool\" name and a range of its own, or, if no address of the pool is in use any more, remove it with \"patchctl ipam rm %s\"",
-		users, have.Differences(want), pool)
+	var nodes []string
+	for _, kv := range resp.Kvs {
+		node, _ := l.record(kv).node()
+		nodes = append(nodes, node)
+	}
+	slices.Sort(nodes)
+	text := "in use on node " + strings.Join(slices.Compact(nodes), ", ")
+	if resp.More {
+		text += " and others"
+	}
+	return text
 }
 
 func (l *Ledger) damaged(pool string, err error) error {
 	return ipam.Invalid("the record of pool %s can't be read, so that nobody knows which addresses it has (key %s: %v): put it right, or, if no address of it is in use any more, remove it with \"patchctl ipam rm %s\"",
-		pool, l.specKey(pool), err, pool)
+		pool, l.spec(pool), err, pool)
 }
 
-// clash looks at every other pool. It steps from pool to pool, over the claims of each.
+// clash looks at every other pool.
 func (l *Ledger) clash(ctx context.Context, pool string, want ipam.Spec) error {
-	for from, end := l.root, clientv3.GetPrefixRangeEnd(l.root); ; {
-		next, err := l.get(ctx, "pools", from, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
-		if err != nil || len(next) == 0 {
-			return err
-		}
-		name := l.record(next[0]).pool
-		from = clientv3.GetPrefixRangeEnd(l.poolPrefix(name))
+	return l.eachPool(ctx, func(name string) error {
 		if name == pool {
-			continue
+			return nil
 		}
-		spec, err := l.get(ctx, "pool "+name, l.specKey(name))
-		if err != nil {
+		spec, err := l.get(ctx, "pool "+name, l.spec(name))
+		if err != nil || len(spec) == 0 {
 			return err
-		}
-		if len(spec) == 0 {
-			continue
 		}
 		other, err := ipam.ParseSpec(spec[0].Value)
 		if err != nil {
 			return l.damaged(name, err)
 		}
-		if err := want.Clash(pool, name, other); err != nil {
-			return err
-		}
-	}
+		return want.Clash(pool, name, other)
+	})
 }
 
 const (
 	removeTimeout = 10 * time.Second // to remove a pool
-	usersShown    = 5                // how many owners the refusal to remove a pool names
+	usersShown    = 5                // how many owners, or nodes, a refusal names
 )
 
 // RemovePool implements ipam.Ledger. The nodes' subnets of the pool go with it, and ErrInUse names owners. A
@@ -137,8 +149,8 @@ func (l *Ledger) tryRemovePool(ctx context.Context, name string) error {
 	if !ipam.IsName(name) {
 		return fmt.Errorf("pool %q: %w", name, ipam.ErrNoPool)
 	}
-	all, claims := l.poolPrefix(name), l.claimsPrefix(name)
-	resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.specKey(name)), clientv3.OpGet(claims, clientv3.WithPrefix(), clientv3.WithLimit(usersShown)),
+	all, claims := l.pool(name), l.claims(name)
+	resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.spec(name)), clientv3.OpGet(claims, clientv3.WithPrefix(), clientv3.WithLimit(usersShown)),
 		clientv3.OpGet(all, clientv3.WithPrefix(), clientv3.WithCountOnly())).Commit()
 	if err != nil {
 		return fmt.Errorf("read pool %s: %w: %w", name, txn.ErrUnavailable, err)
@@ -150,7 +162,11 @@ func (l *Ledger) tryRemovePool(ctx context.Context, name string) error {
 	if resp.Responses[2].GetResponseRange().Count == 0 {
 		return fmt.Errorf("pool %s: %w", name, ipam.ErrNoPool)
 	}
-	return l.Commit(ctx, etcd.Txn{}.IfRevision(l.specKey(name), revisionOf(spec.Kvs)).IfEmpty(claims).DeleteAll(all))
+	if err := l.Open(ctx); err != nil { // it may be a newer release's
+		return err
+	}
+	// The other nodes find out when they use the pool next, and take it from their index.
+	return l.Commit(ctx, etcd.Txn{}.IfRevision(l.spec(name), revisionOf(spec.Kvs)).IfEmpty(claims).DeleteAll(all).DeleteAll(l.index+name+"/"))
 }
 
 func (l *Ledger) inUse(name string, users *etcdserverpb.RangeResponse) error {
@@ -158,10 +174,12 @@ func (l *Ledger) inUse(name string, users *etcdserverpb.RangeResponse) error {
 	for _, kv := range users.Kvs {
 		r := l.record(kv)
 		c, _ := r.claim()
-		who = append(who, r.id+" by "+c.Owner.String())
+		if text := r.id + " by " + c.Owner.String(); !slices.Contains(who, text) { // most are there twice
+			who = append(who, text)
+		}
 	}
-	if more := int(users.Count) - len(who); more > 0 {
-		who = append(who, fmt.Sprintf("and %d more", more))
+	if users.More {
+		who = append(who, "and more")
 	}
 	return fmt.Errorf("pool %s can't be removed, as %w: %s; end those pods, or detach them", name, ipam.ErrInUse, strings.Join(who, ", "))
 }

@@ -3,37 +3,117 @@ package ledger
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
-// Subnets returns the nodes that have the subnets of a pool.
-func (l *Ledger) Subnets(ctx context.Context, pool string) (map[netip.Prefix]string, error) {
-	records, err := l.list(ctx, "the subnets of pool "+pool, l.subnetsPrefix(pool))
-	taken := map[netip.Prefix]string{}
-	for _, r := range records {
-		if s, err := netip.ParsePrefix(r.id); err == nil {
-			taken[s], _ = r.node()
-		}
+// pageSize is how many keys are read at a time.
+const pageSize = 500
+
+// get reads a key, or a range of them; what says in an error what was to be read.
+func (l *Ledger) get(ctx context.Context, what, key string, opts ...clientv3.OpOption) ([]*mvccpb.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	resp, err := l.kv.Get(ctx, key, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w: %w", what, txn.ErrUnavailable, err)
 	}
-	return taken, err
+	return resp.Kvs, nil
 }
 
-// Owners returns who has the addresses of a subnet.
-func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
-	all, err := l.claimsBelow(ctx, l.subnetClaimsPrefix(pool, subnet))
-	owners := map[netip.Addr]ipam.Owner{}
-	for _, c := range all {
-		if subnet.Contains(c.Addr) {
-			owners[c.Addr] = c.Owner
+// eachKey passes on the keys that begin with the prefix, in order.
+func (l *Ledger) eachKey(ctx context.Context, what, prefix string, do func(*mvccpb.KeyValue) error) error {
+	for from, end := prefix, clientv3.GetPrefixRangeEnd(prefix); ; {
+		kvs, err := l.get(ctx, what, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize))
+		if err != nil {
+			return err
+		}
+		for _, kv := range kvs {
+			if err := do(kv); err != nil {
+				return err
+			}
+		}
+		if len(kvs) < pageSize {
+			return nil
+		}
+		from = string(kvs[len(kvs)-1].Key) + "\x00"
+	}
+}
+
+// all returns the keys that begin with the prefix: of those that are few.
+func (l *Ledger) all(ctx context.Context, what, prefix string) (all []*mvccpb.KeyValue, err error) {
+	err = l.eachKey(ctx, what, prefix, func(kv *mvccpb.KeyValue) error {
+		all = append(all, kv)
+		return nil
+	})
+	return all, err
+}
+
+// pages passes on a pool's keys that begin with the prefix, read.
+func (l *Ledger) pages(ctx context.Context, what, prefix string, do func(record) error) error {
+	return l.eachKey(ctx, what, prefix, func(kv *mvccpb.KeyValue) error { return do(l.record(kv)) })
+}
+
+// eachPool passes on the names of all pools. It steps from pool to pool, over the claims of each.
+func (l *Ledger) eachPool(ctx context.Context, do func(name string) error) error {
+	for from, end := l.root, clientv3.GetPrefixRangeEnd(l.root); ; {
+		next, err := l.get(ctx, "pools", from, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+		if err != nil || len(next) == 0 {
+			return err
+		}
+		name := l.record(next[0]).pool
+		from = clientv3.GetPrefixRangeEnd(l.pool(name))
+		if err := do(name); err != nil {
+			return err
 		}
 	}
+}
+
+// Node returns the node that has a subnet, "" if none has.
+func (l *Ledger) NodeOf(ctx context.Context, pool string, s netip.Prefix) (string, error) {
+	kvs, err := l.get(ctx, "subnet "+s.String(), l.subnet(pool, s))
+	if err != nil || len(kvs) == 0 {
+		return "", err
+	}
+	node, _ := l.record(kvs[0]).node()
+	return node, nil
+}
+
+// Owners returns who has the addresses of a subnet. Of claims that can't be read the owner is not known.
+func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
+	owners := map[netip.Addr]ipam.Owner{}
+	err := l.pages(ctx, "claims", l.claimsIn(pool, subnet), func(r record) error {
+		c, err := r.claim()
+		if !subnet.Contains(c.Addr) {
+			return nil
+		}
+		owners[c.Addr] = c.Owner
+		if err == nil {
+			l.noteForeign(r, c.Owner)
+		}
+		return nil
+	})
 	return owners, err
+}
+
+// noteForeign keeps the value of a claim that this release would have written otherwise.
+func (l *Ledger) noteForeign(r record, o ipam.Owner) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if string(r.value) == o.Value() {
+		delete(l.foreign, r.key)
+	} else {
+		l.foreign[r.key] = string(r.value)
+	}
 }
 
 // Missing implements ipam.Ledger.
@@ -41,9 +121,16 @@ func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim
 	if len(claims) == 0 {
 		return nil, nil
 	}
+	if err := l.Open(ctx); err != nil {
+		return nil, err
+	}
 	gets := make([]clientv3.Op, len(claims))
 	for i, c := range claims {
-		gets[i] = clientv3.OpGet(l.claimKey(c))
+		s, err := l.findSubnet(ctx, c.Pool, c.Addr)
+		if err != nil {
+			return nil, err
+		}
+		gets[i] = clientv3.OpGet(l.claim(c.Pool, s, c.Addr))
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -54,43 +141,92 @@ func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim
 	var missing []ipam.Claim
 	for i, c := range claims {
 		kvs := resp.Responses[i].GetResponseRange().Kvs
-		if len(kvs) == 0 || string(kvs[0].Value) != c.Owner.Value() {
-			missing = append(missing, c)
+		if len(kvs) > 0 {
+			if have, err := l.record(kvs[0]).claim(); err == nil && have.Owner.SameInterface(c.Owner) {
+				continue
+			}
 		}
+		missing = append(missing, c)
 	}
 	return missing, nil
 }
 
-// Claims implements ipam.Ledger.
-func (l *Ledger) Claims(ctx context.Context, pool string) ([]ipam.Claim, error) {
-	if pool == "" {
-		return l.claimsBelow(ctx, l.root)
+// NodeClaims implements ipam.Ledger.
+func (l *Ledger) NodeClaims(ctx context.Context, pool string) ([]ipam.Claim, error) {
+	if err := l.Open(ctx); err != nil {
+		return nil, err
 	}
-	return l.claimsBelow(ctx, l.claimsPrefix(pool))
+	pools := []string{pool}
+	if pool == "" {
+		pools = l.pools()
+	}
+	var claims []ipam.Claim
+	for _, name := range pools {
+		for s, held := range l.known(name) {
+			owners, err := l.Owners(ctx, name, s)
+			if err != nil {
+				return nil, err
+			}
+			for a, o := range owners {
+				if held != 0 || o.Node == l.node {
+					claims = append(claims, ipam.Claim{Pool: name, Addr: a, Owner: o})
+				}
+			}
+		}
+	}
+	slices.SortFunc(claims, func(a, b ipam.Claim) int { return a.Compare(b) })
+	return claims, nil
 }
 
-// claimsBelow returns the claims among the keys that begin with the prefix.
-func (l *Ledger) claimsBelow(ctx context.Context, prefix string) ([]ipam.Claim, error) {
-	records, err := l.list(ctx, "claims", prefix)
-	var claims []ipam.Claim
-	for _, r := range records {
-		if r.kind != claimsKind {
-			continue
+// pools are those of which this node has a subnet.
+func (l *Ledger) pools() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Sorted(maps.Keys(l.own))
+}
+
+// Holder implements ipam.Ledger.
+func (l *Ledger) Holder(ctx context.Context, pool string, a netip.Addr) (ipam.Claim, error) {
+	c := ipam.Claim{Pool: pool, Addr: a}
+	if err := l.Open(ctx); err != nil {
+		return c, err
+	}
+	s, err := l.findSubnet(ctx, pool, a)
+	if err != nil {
+		return c, err
+	}
+	for _, key := range []string{l.claim(pool, s, a), l.oldClaim(pool, a)} { // of another node that runs the release before
+		kvs, err := l.get(ctx, "claim", key)
+		if err != nil {
+			return c, err
 		}
-		if c, _ := r.claim(); c.Addr.IsValid() {
-			claims = append(claims, c)
+		if len(kvs) > 0 {
+			r := l.record(kvs[0])
+			have, err := r.claim()
+			if err == nil {
+				l.noteForeign(r, have.Owner)
+			}
+			return have, nil
 		}
 	}
-	return claims, err
+	return c, fmt.Errorf("address %s of pool %s: %w", a, pool, ipam.ErrNoClaim)
 }
 
 // Pools implements ipam.Ledger.
 func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
-	records, err := l.list(ctx, "pools", l.root)
 	var pools []ipam.PoolInfo
-	for _, r := range records { // in the order of their keys: a pool's follow each other
+	var claims map[netip.Addr]ipam.Claim // of the last pool: most are there twice
+	close := func() {
+		if n := len(pools); n > 0 {
+			pools[n-1].Claims = slices.AppendSeq(pools[n-1].Claims, maps.Values(claims))
+			slices.SortFunc(pools[n-1].Claims, ipam.Claim.Compare)
+		}
+	}
+	err := l.pages(ctx, "pools", l.root, func(r record) error { // in the order of their keys: a pool's follow each other
 		if n := len(pools); n == 0 || pools[n-1].Name != r.pool {
+			close()
 			pools = append(pools, ipam.PoolInfo{Name: r.pool, Subnets: map[string]string{}, Claims: []ipam.Claim{}})
+			claims = map[netip.Addr]ipam.Claim{}
 		}
 		p := &pools[len(pools)-1]
 		switch r.kind {
@@ -101,46 +237,78 @@ func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
 		case subnetsKind:
 			p.Subnets[r.id], _ = r.node()
 		case claimsKind:
-			if c, _ := r.claim(); c.Addr.IsValid() {
-				p.Claims = append(p.Claims, c)
+			if c, _ := r.claim(); c.Addr.IsValid() && (r.subnet != "" || !claims[c.Addr].Addr.IsValid()) {
+				claims[c.Addr] = c
 			}
 		}
-	}
+		return nil
+	})
+	close()
 	return pools, err
 }
 
-// Faults implements ipam.Ledger. It finds pools that overlap, as an older release let them, and records that
-// can't be read.
+// Faults implements ipam.Ledger. It finds pools that overlap, as an older release let them, and records of this
+// node that can't be read. It reads no other node's.
 func (l *Ledger) Faults(ctx context.Context) ([]string, error) {
-	records, err := l.list(ctx, "pools", l.root)
+	var faults, names []string
+	specs := map[string]ipam.Spec{}
+	err := l.eachPool(ctx, func(name string) error {
+		kvs, err := l.get(ctx, "pool "+name, l.spec(name))
+		if err != nil || len(kvs) == 0 {
+			return err
+		}
+		spec, err := ipam.ParseSpec(kvs[0].Value)
+		if err != nil {
+			faults = append(faults, l.damaged(name, err).Error())
+			return nil
+		}
+		for _, other := range names {
+			if err := spec.Clash(name, other, specs[other]); err != nil {
+				faults = append(faults, err.Error())
+			}
+		}
+		names, specs[name] = append(names, name), spec
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	var faults, names []string
-	specs := map[string]ipam.Spec{}
-	for _, r := range records {
-		switch r.kind {
-		case specKind:
-			spec, err := ipam.ParseSpec(r.value)
+	if err := l.Open(ctx); err != nil {
+		if errors.Is(err, ErrNewer) {
+			return append(faults, err.Error()), nil
+		}
+		return nil, err
+	}
+	for _, pool := range l.pools() {
+		for s := range l.known(pool) {
+			more, err := l.faultsIn(ctx, pool, s)
 			if err != nil {
-				faults = append(faults, l.damaged(r.pool, err).Error())
-				continue
+				return nil, err
 			}
-			for _, other := range names {
-				if err := spec.Clash(r.pool, other, specs[other]); err != nil {
-					faults = append(faults, err.Error())
-				}
-			}
-			names, specs[r.pool] = append(names, r.pool), spec
-		case subnetsKind:
-			if _, err := r.node(); err != nil {
-				faults = append(faults, fmt.Sprintf("the record of a node's subnet can't be read (key %s: %v): no node is given the subnet; delete the key once no pod has an address of it", r.key, err))
-			}
-		case claimsKind:
-			if _, err := r.claim(); err != nil {
-				faults = append(faults, fmt.Sprintf("a claim can't be read (key %s: %v): its address is given to nobody; delete the key once no pod has the address", r.key, err))
-			}
+			faults = append(faults, more...)
 		}
 	}
 	return faults, nil
+}
+
+// faultsIn says what is wrong with a subnet of this node.
+func (l *Ledger) faultsIn(ctx context.Context, pool string, s netip.Prefix) (faults []string, err error) {
+	kvs, err := l.get(ctx, "subnet "+s.String(), l.subnet(pool, s))
+	if err != nil {
+		return nil, err
+	}
+	if len(kvs) == 0 {
+		faults = append(faults, fmt.Sprintf("subnet %s of pool %s is nobody's by etcd, and pods of this node have addresses of it: end them, or restore key %s", s, pool, l.subnet(pool, s)))
+	} else if node, err := l.record(kvs[0]).node(); err != nil {
+		faults = append(faults, fmt.Sprintf("the record of a node's subnet can't be read (key %s: %v): no node is given the subnet; delete the key once no pod has an address of it", kvs[0].Key, err))
+	} else if node != l.node {
+		faults = append(faults, fmt.Sprintf("subnet %s of pool %s is node %s's by etcd, and there are claims of this node in it, or have been: end those pods", s, pool, node))
+	}
+	err = l.pages(ctx, "claims", l.claimsIn(pool, s), func(r record) error {
+		if _, err := r.claim(); err != nil {
+			faults = append(faults, fmt.Sprintf("a claim can't be read (key %s: %v): its address is given to nobody; delete the key, and %s, once no pod has the address", r.key, err, l.claims(pool)+r.id))
+		}
+		return nil
+	})
+	return faults, err
 }

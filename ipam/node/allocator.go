@@ -131,8 +131,8 @@ func (a *Allocator) outside(ctx context.Context, p *ipam.Pool, st *pool, addr ne
 		}
 		subnet := netip.PrefixFrom(addr, n.SubnetBits).Masked()
 		whose := "no node"
-		if taken, err := a.ledger.Subnets(ctx, p.Name); err == nil && taken[subnet] != "" {
-			whose = "node " + taken[subnet]
+		if node, err := a.ledger.NodeOf(ctx, p.Name, subnet); err == nil && node != "" {
+			whose = "node " + node
 		}
 		return ipam.Invalid("requested address %s of pool %s is in subnet %s of %s; node %s has %s",
 			addr, p.Name, subnet, whose, a.ledger.Node(), prefixes(st.subnets, func(s *ipam.Subnet) netip.Prefix { return s.Prefix }))
@@ -190,15 +190,11 @@ func (a *Allocator) Owned(ctx context.Context, poolName string, o ipam.Owner) ([
 // load reads what this node has of a pool. It is kept, so that what is freed before the pool is settled
 // rests afterwards.
 func (a *Allocator) load(ctx context.Context, st *pool) error {
-	taken, err := a.ledger.Subnets(ctx, st.name)
-	if err != nil {
+	if err := a.ledger.Open(ctx); err != nil {
 		return err
 	}
 	subnets := []*ipam.Subnet{}
-	for prefix, node := range taken {
-		if node != a.ledger.Node() && node != ledger.UnknownNode { // which may be this one
-			continue
-		}
+	for _, prefix := range a.ledger.Mine(st.name) {
 		claims, err := a.ledger.Owners(ctx, st.name, prefix)
 		if err != nil {
 			return err
@@ -243,11 +239,15 @@ func (a *Allocator) Refresh(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if revision != st.revision {
-		st.spec = ""
-		return nil
+	if err := a.ledger.Verify(ctx, name); err != nil {
+		return err
 	}
+	mine := a.ledger.Mine(name)
 	for _, s := range st.subnets {
+		if revision != st.revision || !slices.Contains(mine, s.Prefix) {
+			st.spec = ""
+			return nil
+		}
 		claims, err := a.ledger.Owners(ctx, name, s.Prefix)
 		if err != nil {
 			return err

@@ -166,7 +166,7 @@ func TestClaimsSurviveARestartAndAreIdempotent(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	claims, err := a.Claims(ctx, "")
+	claims, err := a.NodeClaims(ctx, "")
 	if err != nil || len(claims) != 2 {
 		t.Errorf("%+v, %v", claims, err)
 	}
@@ -246,7 +246,7 @@ func TestOfPoolsDefinedAtOnceOneWins(t *testing.T) {
 func TestARequestedLengthMustBeTheSubnets(t *testing.T) {
 	kv := startEtcd(t)
 	a := open(kv, "n1")
-	p := newPool(t, `{"network": "10.50.0.0/16", "subnetLen": 24}`)
+	p := newPool(t, `{"network": "10.50.0.0/24", "subnetLen": 24}`)
 	request := func(text string) error {
 		r, err := ipam.ParseRequest(text)
 		if err != nil {
@@ -267,7 +267,7 @@ func TestARequestedLengthMustBeTheSubnets(t *testing.T) {
 func TestARefusedReservationKeepsNoAddress(t *testing.T) {
 	a := open(startEtcd(t), "n1")
 	ctx := context.Background()
-	p := newPool(t, `{"network": "10.50.0.0/16", "subnetLen": 24}`)
+	p := newPool(t, `{"network": "10.50.0.0/24", "subnetLen": 24}`)
 	taken, free := ipam.Request{Addr: netip.MustParseAddr("10.50.0.9")}, ipam.Request{Addr: netip.MustParseAddr("10.50.0.8")}
 	if _, err := a.Claim(ctx, p, owner(1), []ipam.Request{taken}); err != nil {
 		t.Fatal(err)

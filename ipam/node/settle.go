@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -34,6 +33,9 @@ func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
 	revision, err := a.ledger.Define(ctx, p.Name, p.Spec)
 	if err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
+	}
+	if err := a.ledger.Verify(ctx, p.Name); err != nil {
+		return err
 	}
 	subnets := make([]*ipam.Subnet, len(p.Networks))
 	for i, n := range p.Networks {
@@ -66,23 +68,18 @@ func (st *pool) keep(p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ip
 // subnet returns the node's subnet of a network: the one it has, or a new claim, if it can be of the one
 // that it had before the pool was removed.
 func (a *Allocator) subnet(ctx context.Context, n ipam.Network, st *pool, revision int64) (netip.Prefix, error) {
-	taken, err := a.ledger.Subnets(ctx, st.name)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	for _, s := range slices.SortedFunc(maps.Keys(taken), netip.Prefix.Compare) {
-		if taken[s] == a.ledger.Node() && n.Offers(s) {
+	for _, s := range slices.SortedFunc(slices.Values(a.ledger.Mine(st.name)), netip.Prefix.Compare) {
+		if n.Offers(s) {
 			return s, nil
 		}
 	}
-	s, err := n.FirstFree(st.name, taken)
-	if err != nil {
-		return s, err
-	}
 	for _, had := range st.subnets {
-		if n.Offers(had.Prefix) && taken[had.Prefix] == "" {
-			s = had.Prefix
+		if !n.Offers(had.Prefix) {
+			continue
+		}
+		if err := a.ledger.ClaimSubnet(ctx, st.name, had.Prefix, revision); !errors.Is(err, txn.ErrConflict) {
+			return had.Prefix, err
 		}
 	}
-	return s, a.ledger.ClaimSubnet(ctx, st.name, s, revision)
+	return a.ledger.TakeSubnet(ctx, st.name, n, revision)
 }

@@ -50,6 +50,7 @@ type Daemon struct {
 	native    *ovs.Delegate
 	shield    *shield.Shield
 	delegates *delegates.Chain
+	ledger    *ledger.Ledger
 	ipam      *ipam.Service
 	store     *store.Store
 	guard     *etcd.Guard
@@ -159,8 +160,8 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	d.delegates = delegates.NewChain(exec.New(exec.Options{Dirs: binDirs, Root: d.cfg.Meta.DelegateRoot,
 		Deadline: d.cfg.Meta.DelegateTimeout, Limit: d.cfg.Meta.DelegateLimit,
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
-	book := ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
-	d.ipam = &ipam.Service{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(book)},
+	d.ledger = ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
+	d.ipam = &ipam.Service{Ledger: d.ledger, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(d.ledger)},
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log}
 	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Key: key, Vet: d.vet, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)

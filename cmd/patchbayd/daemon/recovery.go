@@ -9,6 +9,7 @@ import (
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/ipam/ledger"
 )
 
 // ovsWait is how long recovery waits for Open vSwitch before it lets the daemon serve without.
@@ -69,6 +70,9 @@ func (d *Daemon) load(ctx context.Context) (lost bool, err error) {
 	if err := d.guard.Verify(ctx); err != nil {
 		return false, err
 	}
+	if err := d.ledger.Open(ctx); err != nil {
+		return false, err
+	}
 	if err := d.engine.Load(ctx); err != nil {
 		return false, err
 	}
@@ -98,5 +102,5 @@ func (d *Daemon) register(ctx context.Context, lost bool) error {
 	for role, b := range d.cfg.OVS.Bridges {
 		bridges[role] = b.Name
 	}
-	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: d.boot, Version: d.version, Bridges: bridges, RecordsLost: lost})
+	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: d.boot, Version: d.version, Bridges: bridges, RecordsLost: lost, Layout: ledger.Layout})
 }
