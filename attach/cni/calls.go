@@ -213,7 +213,7 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	if err != nil {
 		return nil, err
 	}
-	return r.Result.GetAsVersion(c.conf.CNIVersion)
+	return cniresult.As(r.Result, c.conf.CNIVersion)
 }
 
 // collectClaims frees what plugins claimed under the network's name for containers that the runtime no
