@@ -15,7 +15,7 @@ type oneIPAMClaim struct{}
 func (oneIPAMClaim) IPAMClaim(context.Context, string, string) (*ipam.IPAMClaim, error) {
 	return &ipam.IPAMClaim{}, nil
 }
-func (oneIPAMClaim) SetIPs(context.Context, string, string, []string) error { return nil }
+func (oneIPAMClaim) SetIPs(context.Context, string, string, string, []string) error { return nil }
 
 // Two pods that start at once ask for the same: the address that an IPAMClaim keeps, or a static one. In
 // whatever order their steps are, only one of them gets it.

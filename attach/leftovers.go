@@ -124,6 +124,16 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 // ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call is in
 // progress meanwhile: one could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
+	return e.releaseClaim(ctx, pool, addr, e.isLeftover)
+}
+
+// ForceReleaseClaim frees one, too, of which only the caller knows that its owner is gone: it was claimed by a
+// plugin under a runtime without us.
+func (e *Engine) ForceReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
+	return e.releaseClaim(ctx, pool, addr, func(c ipam.Claim) bool { return e.isLeftover(c) || e.isRuntimes(c) })
+}
+
+func (e *Engine) releaseClaim(ctx context.Context, pool string, addr netip.Addr, may func(ipam.Claim) bool) error {
 	return e.alone(ctx, func(ctx context.Context) error {
 		c, err := e.IPAM.Holder(ctx, pool, addr)
 		switch {
@@ -131,7 +141,10 @@ func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr)
 			return fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
 		case err != nil:
 			return err
-		case !e.isLeftover(c):
+		case may(c):
+		case e.isRuntimes(c):
+			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s was claimed for %s by a plugin under a runtime without Patchbay, so that only you know whether that is there: if it is gone, patchctl ipam release --force frees the address", addr, pool, c.Owner))
+		default:
 			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
 		}
 		return e.IPAM.Release(ctx, []ipam.Claim{c})

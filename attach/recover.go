@@ -183,11 +183,20 @@ func (e *Engine) leftoverClaims(ctx context.Context) ([]ipam.Claim, error) {
 
 // isLeftover reports whether no attachment accounts for a claim of this node. One made by patchbay-ipam for
 // a plugin belongs to that plugin's attachment, or to a runtime that calls the plugin without us; the
-// latter's are the runtime's to free.
+// latter's are the runtime's to free, as long as the node is not booted anew.
 func (e *Engine) isLeftover(c ipam.Claim) bool {
-	if c.Owner.Node != e.Node || c.Owner.Via != "" || c.Owner.IPAMClaim != "" {
+	if c.Owner.Node != e.Node || c.Owner.IPAMClaim != "" {
 		return false
+	}
+	if c.Owner.Via != "" {
+		return c.Owner.BootID != "" && c.Owner.BootID != e.bootID && e.isRuntimes(c)
 	}
 	a, unsure := e.lookUp(delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName})
 	return !unsure && (a == nil || !slices.ContainsFunc(a.Status.Claims, func(has ipam.Claim) bool { return has.Pool == c.Pool && has.Addr == c.Addr }))
+}
+
+// isRuntimes reports whether a claim of this node was made by patchbay-ipam under a runtime that called the plugin
+// without us: we don't know whether its pod is there.
+func (e *Engine) isRuntimes(c ipam.Claim) bool {
+	return c.Owner.Node == e.Node && c.Owner.Via != "" && !e.Accounted(delegates.Owner{ContainerID: c.Owner.ContainerID, Interface: c.Owner.IfName})
 }

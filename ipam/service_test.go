@@ -126,7 +126,7 @@ func (f fakeIPAMClaims) IPAMClaim(_ context.Context, ns, name string) (*IPAMClai
 	return nil, fmt.Errorf("IPAMClaim %s/%s: %w", ns, name, ErrNoIPAMClaim)
 }
 
-func (f fakeIPAMClaims) SetIPs(_ context.Context, ns, name string, ips []string) error {
+func (f fakeIPAMClaims) SetIPs(_ context.Context, ns, name, _ string, ips []string) error {
 	c := f[ns+"/"+name]
 	if c == nil {
 		return ErrNoIPAMClaim
@@ -308,6 +308,7 @@ func TestIPAMClaimsAreToldTheirAddressesAndFreedWhenGone(t *testing.T) {
 		l.claims = append(l.claims, Claim{"lab", netip.MustParseAddr(fmt.Sprint("10.0.0.", i)), o})
 	}
 	all := slices.Clone(l.claims)
+	ipamClaims["ns/a"].IPs = []string{"10.0.0.1/24"}
 	s.IPAMClaims = nil
 	if err := s.ReleaseForgotten(ctx, all, fakeHolders{}); err != nil || len(l.claims) != len(all) {
 		t.Errorf("without an API server: %v, left %v", err, l.claims)
@@ -315,5 +316,9 @@ func TestIPAMClaimsAreToldTheirAddressesAndFreedWhenGone(t *testing.T) {
 	s.IPAMClaims = ipamClaims
 	if err := s.ReleaseForgotten(ctx, all, fakeHolders{"ns/used": "default/q"}); err != nil || !reflect.DeepEqual(l.claims, all[1:]) {
 		t.Errorf("%v, left %v", err, l.claims)
+	}
+	ipamClaims["ns/a"].IPs = []string{"10.0.0.9/24"} // another node was first
+	if err := s.ReleaseForgotten(ctx, all[1:], fakeHolders{"ns/used": "default/q"}); err != nil || !reflect.DeepEqual(l.claims, all[2:]) {
+		t.Errorf("of an IPAMClaim with another address: %v, left %v", err, l.claims)
 	}
 }

@@ -34,6 +34,8 @@ type Owner struct {
 	// Via is patchbay-ipam when a plugin asked for the address, which then frees it; empty when
 	// the owner's own record holds the claim.
 	Via string `json:"via,omitempty"`
+	// BootID is the boot of the node at which a plugin asked: no sandbox outlives it.
+	BootID string `json:"bootID,omitempty"`
 	// IPAMClaim is the one, namespace/name, that keeps the address when its pod is gone; of the other
 	// fields only Node is set then.
 	IPAMClaim string `json:"claim,omitempty"`

@@ -8,6 +8,8 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	nad "github.com/k8snetworkplumbingwg/network-attachment-definition-client/pkg/apis/k8s.cni.cncf.io/v1"
+
+	"github.com/patchbay-cni/patchbay/internal/cniresult"
 )
 
 // A Made is what results and the network-status tell of an attachment.
@@ -76,22 +78,5 @@ func Result(made []Made, version string) (types.Result, error) {
 	if len(made) > 0 && made[0].Result != nil {
 		res = *made[0].Result
 	}
-	res.CNIVersion = types100.ImplementedSpecVersion
-	if version == "1.0.0" {
-		res = without110(res)
-	}
-	return res.GetAsVersion(version)
-}
-
-// without110 leaves out what 1.1.0 added: the library knows 1.0.0 by the same types.
-func without110(res types100.Result) types100.Result {
-	old := res
-	old.Interfaces, old.Routes = nil, nil
-	for _, i := range res.Interfaces {
-		old.Interfaces = append(old.Interfaces, &types100.Interface{Name: i.Name, Mac: i.Mac, Sandbox: i.Sandbox})
-	}
-	for _, r := range res.Routes {
-		old.Routes = append(old.Routes, &types.Route{Dst: r.Dst, GW: r.GW})
-	}
-	return old
+	return cniresult.As(&res, version)
 }

@@ -22,7 +22,7 @@ type Judge struct {
 	Planner *meta.Planner
 	Pools   map[string]ipam.Config
 	// Users returns the pods that use a network, namespace/name.
-	Users func(ctx context.Context, network string) ([]string, error)
+	Users func(network string) ([]string, error)
 }
 
 // Network reports why a network can't work.
@@ -55,11 +55,15 @@ func (j *Judge) Network(n meta.Network) error {
 	return nil
 }
 
-// Deletion reports why a network, namespace/name, can't be deleted.
-func (j *Judge) Deletion(ctx context.Context, network string) error {
-	users, err := j.Users(ctx, network)
-	if err != nil || len(users) == 0 {
-		return nil // if it is not known who uses it, too little speaks against it
+// Deletion reports why a network, namespace/name, can't be deleted. As long as it is not known who uses it, it
+// can't.
+func (j *Judge) Deletion(network string) error {
+	users, err := j.Users(network)
+	if err != nil {
+		return fmt.Errorf("which pods use network %s is not known: %w; try again in a moment, or annotate it with %s=true", network, err, ForceAnnotation)
+	}
+	if len(users) == 0 {
+		return nil
 	}
 	shown := users[:min(len(users), 5)]
 	return fmt.Errorf("%d pods use network %s: %s; delete them first, or annotate it with %s=true", len(users), network, strings.Join(shown, ", "), ForceAnnotation)

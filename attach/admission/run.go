@@ -38,6 +38,10 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 	if err != nil {
 		return err
 	}
+	users, err := kube.NewUsers(cfg, log)
+	if err != nil {
+		return err
+	}
 	clients, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return err
@@ -52,16 +56,22 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 	}
 	o.Meta.AnyDevice = true
 	o.Meta.Implied = map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}
-	j := &Judge{Planner: meta.NewPlanner(cache, o.Meta), Pools: o.Pools, Users: func(ctx context.Context, network string) ([]string, error) {
-		return kube.UsersOf(ctx, cfg, network)
-	}}
+	j := &Judge{Planner: meta.NewPlanner(cache, o.Meta), Pools: o.Pools, Users: users.Of}
 	ctx, stop := context.WithCancel(ctx)
 	var followed sync.WaitGroup
 	followed.Go(func() { cache.Run(ctx) })
+	followed.Go(func() { users.Run(ctx) })
 	defer followed.Wait()
 	defer stop()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !users.Synced() || !cache.Synced() {
+			http.Error(w, "pods and networks are being read", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
 	mux.Handle("POST /", Handler(j, log))
 	srv := &http.Server{Addr: o.Listen, Handler: mux, ReadHeaderTimeout: 5 * time.Second,
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}

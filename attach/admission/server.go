@@ -11,6 +11,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
@@ -35,6 +36,9 @@ func Handler(j *Judge, log *slog.Logger) http.Handler {
 		if err != nil {
 			log.Info("refused", "kind", req.Kind.Kind, "object", req.Namespace+"/"+req.Name, "operation", req.Operation, "by", req.UserInfo.Username, "error", err)
 			review.Response.Result = &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Message: err.Error()}
+			if fault.Of(err).Passes() {
+				review.Response.Result.Code, review.Response.Result.Reason = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable
+			}
 		}
 		review.Request = nil
 		w.Header().Set("Content-Type", "application/json")
@@ -55,7 +59,7 @@ func (j *Judge) review(ctx context.Context, req *admissionv1.AdmissionRequest) (
 		case old.Annotations[ForceAnnotation] == "true":
 			return nil, nil
 		}
-		return nil, j.Deletion(ctx, req.Namespace+"/"+req.Name)
+		return nil, j.Deletion(req.Namespace + "/" + req.Name)
 	case "Pod":
 		var o, old metav1.PartialObjectMetadata
 		if err := decode(req, &o, &old); err != nil {

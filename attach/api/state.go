@@ -48,14 +48,19 @@ func (s *server) registerState(api huma.API) {
 		})
 	huma.Register(api, op("release", http.MethodDelete, "/v1/pools/{pool}/claims/{ip}", "Free a leaked address"),
 		func(ctx context.Context, in *struct {
-			Pool string `path:"pool"`
-			IP   string `path:"ip"`
+			Pool  string `path:"pool"`
+			IP    string `path:"ip"`
+			Force bool   `query:"force" doc:"free it although its owner may be there: a plugin claimed it under a runtime without Patchbay"`
 		}) (*struct{}, error) {
 			addr, err := netip.ParseAddr(in.IP)
 			if err != nil {
 				return nil, problem(ipam.Invalid("%q is not an address, such as 10.12.0.9", in.IP))
 			}
-			err = s.Engine.ReleaseClaim(ctx, in.Pool, addr)
+			release := s.Engine.ReleaseClaim
+			if in.Force {
+				release = s.Engine.ForceReleaseClaim
+			}
+			err = release(ctx, in.Pool, addr)
 			s.audit("release "+in.Pool+"/"+in.IP, PodPath{}, "", "", err)
 			return nil, problem(err)
 		})

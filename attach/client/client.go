@@ -128,6 +128,12 @@ func (c *Client) Release(ctx context.Context, pool, ip string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool)+"/claims/"+url.PathEscape(ip), nil, nil)
 }
 
+// ForceRelease frees an address, too, that a plugin claimed under a runtime without Patchbay: only the caller
+// knows that its owner is gone.
+func (c *Client) ForceRelease(ctx context.Context, pool, ip string) error {
+	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool)+"/claims/"+url.PathEscape(ip)+"?force=true", nil, nil)
+}
+
 // RemovePool removes a pool of which no address is in use.
 func (c *Client) RemovePool(ctx context.Context, pool string) error {
 	return c.do(ctx, http.MethodDelete, "/v1/pools/"+url.PathEscape(pool), nil, nil)

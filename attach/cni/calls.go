@@ -15,6 +15,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniresult"
 	"github.com/patchbay-cni/patchbay/internal/explain"
+	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/multus"
@@ -167,7 +168,11 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 	if c.conf.IPAM == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
 	}
-	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: ipamPlugin, Network: c.conf.Name}
+	boot, err := netns.BootID()
+	if err != nil {
+		return nil, err
+	}
+	owner := ipam.Owner{ContainerID: c.ContainerID, IfName: c.IfName, Via: ipamPlugin, BootID: boot, Network: c.conf.Name}
 	if c.pod.Name != "" {
 		owner.Pod = c.pod.Namespace + "/" + c.pod.Name
 	}
@@ -213,7 +218,7 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	if err != nil {
 		return nil, err
 	}
-	return r.Result.GetAsVersion(c.conf.CNIVersion)
+	return cniresult.As(r.Result, c.conf.CNIVersion)
 }
 
 // collectClaims frees what plugins claimed under the network's name for containers that the runtime no

@@ -76,12 +76,23 @@ func ipamCheck(o *options) *cobra.Command {
 }
 
 func ipamRelease(o *options) *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	cmd := &cobra.Command{
 		Use: "release POOL IP", Short: "Free a leaked address; one that has an owner is refused", Args: exactly(2, "a pool and an address"),
+		Long: `release frees an address whose owner is not there. Where patchbay-ipam serves a plugin under a
+runtime without Patchbay, nobody here knows whether the owner is there: such an address is freed
+with --force, once you have seen that no pod has it. After a reboot of its node it is freed by
+itself.`,
 		RunE: o.call(func(cmd *cobra.Command, c *client.Client, args []string) error {
-			return done(cmd, c.Release(cmd.Context(), args[0], args[1]), "%s of pool %s is free", args[1], args[0])
+			release := c.Release
+			if force {
+				release = c.ForceRelease
+			}
+			return done(cmd, release(cmd.Context(), args[0], args[1]), "%s of pool %s is free", args[1], args[0])
 		}),
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "free it although a plugin under a runtime without Patchbay has claimed it")
+	return cmd
 }
 
 func ipamRemove(o *options) *cobra.Command {

@@ -19,6 +19,7 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
+	"github.com/patchbay-cni/patchbay/internal/cniresult"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 )
 
@@ -135,7 +136,7 @@ func encodeResult(version string, res *types100.Result) (json.RawMessage, error)
 	if res == nil {
 		return nil, nil
 	}
-	v, err := res.GetAsVersion(version)
+	v, err := cniresult.As(res, version)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,5 @@
-// Package cniresult reads the CNI results of plugins, which may say anything.
+// Package cniresult reads the CNI results of plugins, which may say anything, and writes ours in the version that
+// is asked for.
 package cniresult
 
 import (
@@ -52,6 +53,23 @@ func Parse(version string, b []byte) (*types100.Result, error) {
 		return nil, unreadable(err)
 	}
 	return res, nil
+}
+
+// As returns a result in a version. The library's conversion passes on what 1.1.0 added, which older versions
+// do not have: of interfaces all but name, mac and sandbox, of routes all but dst and gw.
+func As(res *types100.Result, version string) (types.Result, error) {
+	out := *res
+	out.CNIVersion = types100.ImplementedSpecVersion
+	if version != types100.ImplementedSpecVersion {
+		out.Interfaces, out.Routes = nil, nil
+		for _, i := range res.Interfaces {
+			out.Interfaces = append(out.Interfaces, &types100.Interface{Name: i.Name, Mac: i.Mac, Sandbox: i.Sandbox})
+		}
+		for _, r := range res.Routes {
+			out.Routes = append(out.Routes, &types.Route{Dst: r.Dst, GW: r.GW})
+		}
+	}
+	return out.GetAsVersion(version)
 }
 
 // holdsNull reports whether an entry of any list is null.

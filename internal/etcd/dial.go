@@ -3,7 +3,6 @@ package etcd
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -26,40 +25,42 @@ type Options struct {
 const dialTimeout = 5 * time.Second
 
 // Dial returns a client of the cluster. It does not wait for a connection: each request has a
-// limit of its own.
+// limit of its own. The password and the certificates are read again when they are needed.
 func Dial(o Options) (c *clientv3.Client, err error) {
-	cfg := clientv3.Config{
-		Endpoints: o.Endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop(),
-		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
-		Username: o.Username,
-		// gRPC's own pause between attempts grows to two minutes: pods would wait for an etcd that
-		// has long been back.
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: 3 * time.Second})},
-	}
-	if o.PasswordFile != "" {
-		b, err := os.ReadFile(o.PasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("etcd password: %w", err)
+	// gRPC's own pause between attempts grows to two minutes: pods would wait for an etcd that has long been back.
+	options := []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: 3 * time.Second})}
+	if o.Username != "" {
+		l := newLogin(o.Username, o.PasswordFile)
+		if _, err := l.password(); err != nil {
+			return nil, err
 		}
-		cfg.Password = strings.TrimSpace(string(b))
+		options = append(options, l.options()...)
 	}
-	if o.Cert != "" || o.Key != "" || o.CA != "" {
-		// The client's certificate is read at each handshake: a renewed one is used without a restart.
-		cfg.TLS, err = transport.TLSInfo{CertFile: o.Cert, KeyFile: o.Key, TrustedCAFile: o.CA}.ClientConfig()
+	if o.Cert+o.Key+o.CA != "" && !plain(o.Endpoints) {
+		tls, err := newFresh(transport.TLSInfo{CertFile: o.Cert, KeyFile: o.Key, TrustedCAFile: o.CA})
 		if err != nil {
 			return nil, fmt.Errorf("etcd TLS: %w", err)
 		}
+		options = append(options, grpc.WithTransportCredentials(tls))
 	}
+	cfg := clientv3.Config{Endpoints: o.Endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop(),
+		DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second, DialOptions: options}
 	if c, err = clientv3.New(cfg); err != nil {
 		return nil, fmt.Errorf("etcd at %s: %w", strings.Join(o.Endpoints, ","), err)
 	}
 	return c, nil
 }
 
-// Ready asks etcd for a linearizable read within the context's limit.
-func Ready(ctx context.Context, c *clientv3.Client) error {
-	if _, err := c.Get(ctx, "\x00", clientv3.WithKeysOnly(), clientv3.WithLimit(1)); err != nil {
+// plain reports whether the endpoints are reached without TLS, whatever certificates there are.
+func plain(endpoints []string) bool {
+	return len(endpoints) > 0 && (strings.HasPrefix(endpoints[0], "http:") || strings.HasPrefix(endpoints[0], "unix:"))
+}
+
+// Ready asks etcd for a linearizable read of a key, which need not be there but must be allowed, within the
+// context's limit.
+func Ready(ctx context.Context, c *clientv3.Client, key string) error {
+	if _, err := c.Get(ctx, key, clientv3.WithKeysOnly()); err != nil {
 		return fmt.Errorf("etcd does not answer%s: %w", at(c.Endpoints()), err)
 	}
 	return nil

@@ -16,7 +16,7 @@ func TestAnEtcdThatDoesNotAnswerIsNamed(t *testing.T) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	err = Ready(ctx, c)
+	err = Ready(ctx, c, "key")
 	if want := "etcd does not answer at http://127.0.0.1:1, http://127.0.0.1:2: "; err == nil || !strings.HasPrefix(err.Error(), want) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%v, want %q", err, want)
 	}

@@ -85,7 +85,7 @@ func (s *Catalog) Await(ctx context.Context, wait time.Duration) bool {
 }
 
 // Synced reports whether the caches have been filled once.
-func (s *Catalog) Synced() bool { return s.pods.HasSynced() && s.nads.HasSynced() }
+func (s *Catalog) Synced() bool { return s.pods.HasSynced() && s.NetworkCache.Synced() }
 
 // OnPod has fn called with every pod of this node that is new or has changed, and now and then with
 // all of them.

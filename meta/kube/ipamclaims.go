@@ -51,16 +51,19 @@ func (c *IPAMClaims) IPAMClaim(ctx context.Context, namespace, name string) (*ip
 	if err := errors.Join(noNetwork, noInterface, noIPs); err != nil {
 		return nil, fmt.Errorf("IPAMClaim %s/%s: %w", namespace, name, err)
 	}
-	return &ipam.IPAMClaim{Network: network, Interface: ifName, IPs: ips}, nil
+	return &ipam.IPAMClaim{Network: network, Interface: ifName, IPs: ips, Version: o.GetResourceVersion()}, nil
 }
 
 // SetIPs implements ipam.IPAMClaims.
-func (c *IPAMClaims) SetIPs(ctx context.Context, namespace, name string, ips []string) error {
+func (c *IPAMClaims) SetIPs(ctx context.Context, namespace, name, version string, ips []string) error {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
-	patch, _ := json.Marshal(map[string]any{"status": map[string]any{"ips": ips}}) // texts always marshal
+	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": version}, "status": map[string]any{"ips": ips}}) // texts always marshal
 	_, err := c.client.Resource(ipamClaims).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	if err != nil {
+	switch {
+	case apierrors.IsConflict(err):
+		return ipam.ErrIPAMClaimChanged
+	case err != nil:
 		return classify("IPAMClaim "+namespace+"/"+name, err)
 	}
 	return nil

@@ -35,6 +35,9 @@ func NewNetworkCache(cfg *rest.Config, log *slog.Logger) (*NetworkCache, error) 
 // Run keeps the cache until the context ends.
 func (c *NetworkCache) Run(ctx context.Context) { c.nads.RunWithContext(ctx) }
 
+// Synced reports whether the cache has been filled once.
+func (c *NetworkCache) Synced() bool { return c.nads.HasSynced() }
+
 // Network implements meta.Catalog.
 func (c *NetworkCache) Network(ctx context.Context, namespace, name string) (*meta.Network, error) {
 	if o, ok, err := c.nads.GetStore().GetByKey(namespace + "/" + name); err == nil && ok {

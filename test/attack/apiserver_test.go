@@ -43,11 +43,12 @@ const (
 	podsAt     = "pods"
 	networksAt = "network-attachment-definitions"
 	eventsAt   = "events"
+	claimsAt   = "ipamclaims"
 )
 
 func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
-	a := &apiServer{objects: map[string]map[string]object{podsAt: {}, networksAt: {}, eventsAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
+	a := &apiServer{objects: map[string]map[string]object{podsAt: {}, networksAt: {}, eventsAt: {}, claimsAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
 	server := httptest.NewServer(a)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -146,7 +147,7 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	i := slices.IndexFunc(parts, func(p string) bool { return p == podsAt || p == networksAt || p == eventsAt })
+	i := slices.IndexFunc(parts, func(p string) bool { return p == podsAt || p == networksAt || p == eventsAt || p == claimsAt })
 	if i < 0 {
 		failure(w, http.StatusNotFound)
 		return
@@ -243,6 +244,10 @@ func (a *apiServer) one(w http.ResponseWriter, r *http.Request, collection, name
 	}
 	if r.Method == http.MethodPatch {
 		m, _ := body["metadata"].(map[string]any)
+		if version, given := m["resourceVersion"]; given && version != have["metadata"].(map[string]any)["resourceVersion"] {
+			failure(w, http.StatusConflict)
+			return
+		}
 		if uid, given := m["uid"]; given && uid != have["metadata"].(map[string]any)["uid"] {
 			failure(w, http.StatusConflict)
 			return

@@ -245,6 +245,9 @@ func (e Etcd) validate() error {
 	if !strings.HasPrefix(e.Prefix, "/") || strings.HasSuffix(e.Prefix, "/") {
 		return fmt.Errorf("etcd.prefix %q must begin, and must not end, with a slash", e.Prefix)
 	}
+	if (e.Username == "") != (e.PasswordFile == "") {
+		return errors.New("etcd.username and etcd.passwordFile belong together: give both, or neither for a user that is known by its certificate")
+	}
 	for _, at := range e.Endpoints {
 		if strings.Contains(at, "$(") {
 			return fmt.Errorf("etcd.endpoints %q holds a variable that the container was not given: a Service's, such as $(PATCHBAY_ETCD_SERVICE_HOST), is there "+

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"path"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -51,13 +52,18 @@ func (d *Daemon) openEtcd(ctx context.Context) (task Task, kv *clientv3.Client, 
 				return ctx.Err()
 			}
 			d.log.Error("waiting for etcd", "error", err)
+			// An etcd that refuses us does so at once; nothing tells when it no longer will.
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
 		}
 	}
 	task.Check = func(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 		defer cancel()
 		begin := time.Now()
-		err := etcd.Ready(ctx, kv)
+		err := etcd.Ready(ctx, kv, path.Join(d.cfg.Etcd.Prefix, "nodes", d.cfg.Node)) // what the node may read, whoever it is in etcd
 		return fmt.Sprintf("answers in %s", time.Since(begin).Round(10*time.Microsecond)), err
 	}
 	return task, kv, end, nil
