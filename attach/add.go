@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -206,6 +207,15 @@ const maxConflicts = 3
 
 // makeAll makes attachments, or none, and records them: they are in the slot's record then.
 func (e *Engine) makeAll(ctx context.Context, command string, attempt making) error {
+	lists := make([]*cniconf.List, len(attempt.wanted))
+	for i, w := range attempt.wanted {
+		lists[i] = w.Config
+	}
+	release, err := e.executing(ctx, lists)
+	if err != nil {
+		return err
+	}
+	defer release()
 	for try := 0; ; try++ {
 		m := attempt
 		m.e = e
@@ -233,8 +243,10 @@ func (m *making) run(ctx context.Context, command string) (err error) {
 		a := Attachment{Spec: newSpec(w, m.sandbox.ContainerID), Status: Status{Phase: Pending, CreatedAt: now}}
 		m.parts = append(m.parts, &part{Attachment: a, work: a.work()})
 	}
-	m.e.noteMaking(m.slot, m.recorded())
-	defer m.e.noteMaking(m.slot, nil)
+	if err := m.e.noteMaking(ctx, m.slot, m.recorded()); err != nil {
+		return err
+	}
+	defer m.e.noteMade(m.slot)
 	defer func() {
 		if v := recover(); v != nil { // which the server survives: it would be made, and nobody would know
 			m.e.logger(m.before).Error("panic", "value", v, "stack", string(debug.Stack()))

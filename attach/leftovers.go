@@ -100,7 +100,7 @@ func (e *Engine) RemoveLeftover(ctx context.Context, kind, id string) (unmade, e
 }
 
 func (e *Engine) removeLeftoverPort(ctx context.Context, name string) error {
-	return e.alone(ctx, func(ctx context.Context) error {
+	return e.whileNoneBegins(ctx, func(ctx context.Context) error {
 		names, err := e.leftoverPorts(ctx)
 		if err != nil {
 			return err
@@ -121,10 +121,10 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	return e.ReleaseClaim(ctx, pool, addr)
 }
 
-// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call is in
-// progress meanwhile: one could make the address its own between the look and the release.
+// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call
+// begins meanwhile: one could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
-	return e.alone(ctx, func(ctx context.Context) error {
+	return e.whileNoneBegins(ctx, func(ctx context.Context) error {
 		all, err := e.IPAM.Claims(ctx, "")
 		if err != nil {
 			return err
