@@ -166,6 +166,9 @@ func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Cont
 		}
 		defer h.Close()
 		s.Node, s.NetnsCookie, s.BootID, s.CreatedAt = e.Node, h.Cookie(), e.bootID, time.Now().UTC()
+		if s.NetnsPlace, err = netns.Place(s.Netns); err != nil {
+			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
+		}
 		s.Ending = true // until the ADD is answered
 		d := s.forDelegates()
 		d.Netns = h

@@ -50,8 +50,11 @@ type Options struct {
 	Records   Records
 	Delegates *delegates.Chain
 	IPAM      *ipam.Service
-	GCGrace   time.Duration
-	GiveUp    GiveUp
+	// Runtime is asked whether a sandbox has ended whose namespace is gone for GCGrace. If there is none, it
+	// must be gone for UnaskedGrace.
+	Runtime               Runtime
+	GCGrace, UnaskedGrace time.Duration
+	GiveUp                GiveUp
 	// Rehearse has everything that nobody has asked to be removed kept, and logged.
 	Rehearse bool
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.

@@ -18,6 +18,9 @@ import (
 // ovsWait is how long recovery waits for Open vSwitch before it lets the daemon serve without.
 const ovsWait = 10 * time.Second
 
+// recoveryWait is how long calls wait for the recovery of sandboxes that are not theirs.
+const recoveryWait = 3 * time.Second
+
 func (d *Daemon) recovery() Task {
 	done := make(chan struct{})
 	serve := sync.OnceFunc(func() { close(done) })
@@ -52,6 +55,8 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 			}
 		}
 	}
+	early := time.AfterFunc(recoveryWait, serve)
+	defer early.Stop()
 	d.restore(ctx, lost)
 	serve()
 	return nil
