@@ -79,6 +79,11 @@ func (e *Engine) tellAbandoned(s *Sandbox, outcomes []outcome) {
 // discard takes an attachment out of the record whether it can be unmade or not, frees its addresses,
 // and returns why it could not be unmade. For people who know that nothing uses it any more.
 func (e *Engine) discard(ctx context.Context, slot *slot, a Attachment) (unmade, err error) {
+	release, err := e.executing(ctx, listsOf([]Attachment{a}))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	s := slot.record
 	d, err := e.enter(s)
 	switch {

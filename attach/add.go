@@ -13,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -165,6 +166,9 @@ func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Cont
 		}
 		defer h.Close()
 		s.Node, s.NetnsCookie, s.BootID, s.CreatedAt = e.Node, h.Cookie(), e.bootID, time.Now().UTC()
+		if s.NetnsPlace, err = netns.Place(s.Netns); err != nil {
+			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
+		}
 		s.Ending = true // until the ADD is answered
 		d := s.forDelegates()
 		d.Netns = h
@@ -206,6 +210,15 @@ const maxConflicts = 3
 
 // makeAll makes attachments, or none, and records them: they are in the slot's record then.
 func (e *Engine) makeAll(ctx context.Context, command string, attempt making) error {
+	lists := make([]*cniconf.List, len(attempt.wanted))
+	for i, w := range attempt.wanted {
+		lists[i] = w.Config
+	}
+	release, err := e.executing(ctx, lists)
+	if err != nil {
+		return err
+	}
+	defer release()
 	for try := 0; ; try++ {
 		m := attempt
 		m.e = e
@@ -233,8 +246,10 @@ func (m *making) run(ctx context.Context, command string) (err error) {
 		a := Attachment{Spec: newSpec(w, m.sandbox.ContainerID), Status: Status{Phase: Pending, CreatedAt: now}}
 		m.parts = append(m.parts, &part{Attachment: a, work: a.work()})
 	}
-	m.e.noteMaking(m.slot, m.recorded())
-	defer m.e.noteMaking(m.slot, nil)
+	if err := m.e.noteMaking(ctx, m.slot, m.recorded()); err != nil {
+		return err
+	}
+	defer m.e.noteMade(m.slot)
 	defer func() {
 		if v := recover(); v != nil { // which the server survives: it would be made, and nobody would know
 			m.e.logger(m.before).Error("panic", "value", v, "stack", string(debug.Stack()))

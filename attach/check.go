@@ -66,7 +66,7 @@ func (e *Engine) saveChanged(ctx context.Context, slot *slot, a Attachment) erro
 
 // Check compares a sandbox with its record: all attachments, hot-attached ones too.
 func (e *Engine) Check(ctx context.Context, containerID string) error {
-	return e.lock(ctx, containerID, e.checkLocked)
+	return e.hold(ctx, containerID, e.checkLocked)
 }
 
 func (e *Engine) checkLocked(ctx context.Context, slot *slot) error {

@@ -121,6 +121,11 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 	if err := failpoint.Hit(failpoint.DelBegin); err != nil {
 		return err
 	}
+	release, err := e.executing(ctx, listsOf(as))
+	if err != nil {
+		return err
+	}
+	defer release()
 	clock := e.stages("DEL")
 	s := slot.record
 	d, err := e.enter(s)

@@ -50,8 +50,13 @@ type Options struct {
 	Records   Records
 	Delegates *delegates.Chain
 	IPAM      *ipam.Service
-	GCGrace   time.Duration
-	GiveUp    GiveUp
+	// Runtime is asked whether a sandbox has ended whose namespace is gone for GCGrace. If there is none, it
+	// must be gone for UnaskedGrace.
+	Runtime               Runtime
+	GCGrace, UnaskedGrace time.Duration
+	GiveUp                GiveUp
+	// Rehearse has everything that nobody has asked to be removed kept, and logged.
+	Rehearse bool
 	// Suspended says why nothing may be made or removed; nil: it may.
 	Suspended func() error
 	// Mend says whether damaged interfaces are mended while the engine runs; Recover always does.
@@ -83,16 +88,18 @@ type Meter interface {
 //   - A record that a DEL could not act on stays, and the DEL says so, until it has failed so often and
 //     for so long that the attachment is given up: then the pod may end, and what is left is kept as a
 //     leftover that keeps its addresses.
+//   - What hangs holds up its own sandbox only, and what a network's plugins do, that network.
 type Engine struct {
 	Options
 	bootID  string
 	entries *log                     // of what happens to records, and notices
 	kept    atomic.Pointer[[]string] // see Kept
-	lost    bool                     // see Recover; used by what is alone only
+	lost    atomic.Bool              // see Recover
 	unswept atomic.Bool              // Recover could not remove all that has no record
 
-	// calls are in progress; what must be alone, such as GC (CNI 3), takes the whole weight.
-	calls *semaphore.Weighted
+	networks  networks            // of which plugins are executed
+	beginning *semaphore.Weighted // a call takes it to note what it will make, and who removes what has no record to do so
+	behind    *semaphore.Weighted // bounds the sandboxes that are looked after behind the calls
 
 	mu         sync.Mutex
 	sandboxes  map[string]*slot // by container ID
@@ -113,6 +120,7 @@ type slot struct {
 	making *Sandbox  // what a call in progress makes, and the record does not tell yet
 	begun  uint64    // when it began, among all such calls
 	goneAt time.Time // the first observation that the namespace is gone
+	lost   bool      // something of it is told to be lost, and waits to be mended
 }
 
 // New returns an engine. Call Recover before the first call from outside.
@@ -121,53 +129,64 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, calls: semaphore.NewWeighted(maxCalls), sandboxes: map[string]*slot{}, byPod: map[podKey]string{}}
+	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, sandboxes: map[string]*slot{}, byPod: map[podKey]string{},
+		beginning: semaphore.NewWeighted(1), behind: semaphore.NewWeighted(abreast)}
 	e.kept.Store(&[]string{})
 	return e, nil
 }
 
-const maxCalls = 1 << 30
-
-// alone calls do when no call is in progress; new ones wait until it returns.
-func (e *Engine) alone(ctx context.Context, do func(context.Context) error) error {
-	return e.weigh(ctx, maxCalls, do)
-}
-
-// weigh calls do when there is room for that much of calls' weight: one call weighs 1.
-func (e *Engine) weigh(ctx context.Context, weight int64, do func(context.Context) error) error {
-	if e.calls.Acquire(ctx, weight) != nil {
-		return types.NewError(types.ErrTryAgainLater, "garbage collection or recovery is still running", "")
-	}
-	defer e.calls.Release(weight)
-	if e.Suspended != nil {
-		if err := e.Suspended(); err != nil {
-			return err
-		}
-	}
-	return do(ctx)
-}
-
-// hold calls do as lock does, but not while something runs that must be alone.
+// hold calls do with a sandbox's slot, made if need be, which no other call has meanwhile.
 func (e *Engine) hold(ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
-	return e.weigh(ctx, 1, func(ctx context.Context) error { return e.lock(ctx, containerID, do) })
+	return e.holdWithin(ctx, ctx, containerID, do)
 }
 
-// lock calls do with a sandbox's slot, made if need be, which no other call has meanwhile.
-func (e *Engine) lock(ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
+// holdWithin is hold, but waits for other calls only until the first context ends.
+func (e *Engine) holdWithin(waiting, ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
+	s := e.use(containerID)
+	defer e.leave(s)
+	if s.lock.Acquire(waiting, 1) != nil {
+		return types.NewError(types.ErrTryAgainLater, "another call for sandbox "+containerID+" is still running", "")
+	}
+	defer s.lock.Release(1)
+	if err := e.suspended(); err != nil {
+		return err
+	}
+	return do(ctx, s)
+}
+
+// suspended says why nothing may be made or removed.
+func (e *Engine) suspended() error {
+	if e.Suspended == nil {
+		return nil
+	}
+	return e.Suspended()
+}
+
+// holdIdle is hold, but calls nothing while another call has the slot.
+func (e *Engine) holdIdle(ctx context.Context, containerID string, do func(context.Context, *slot) error) error {
+	s := e.use(containerID)
+	defer e.leave(s)
+	if !s.lock.TryAcquire(1) {
+		return nil
+	}
+	defer s.lock.Release(1)
+	if err := e.suspended(); err != nil {
+		return err
+	}
+	return do(ctx, s)
+}
+
+// use returns a sandbox's slot, made if need be, which stays until leave is called.
+func (e *Engine) use(containerID string) *slot {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	s := e.sandboxes[containerID]
 	if s == nil {
 		s = &slot{id: containerID, lock: semaphore.NewWeighted(1)}
 		e.sandboxes[containerID] = s
 	}
 	s.users++
-	e.mu.Unlock()
-	defer e.leave(s)
-	if s.lock.Acquire(ctx, 1) != nil {
-		return types.NewError(types.ErrTryAgainLater, "another call for sandbox "+containerID+" is still running", "")
-	}
-	defer s.lock.Release(1)
-	return do(ctx, s)
+	return s
 }
 
 func (e *Engine) leave(s *slot) {
@@ -224,12 +243,40 @@ func (e *Engine) superseded(s *Sandbox) bool {
 	return id != "" && id != s.ContainerID
 }
 
-// noteMaking notes what a call is about to make for a sandbox, nil when it is through.
-func (e *Engine) noteMaking(s *slot, record *Sandbox) {
+// noteMaking notes what a call is about to make for a sandbox. It waits while something without a record is
+// being removed: what the call makes could bear the same name.
+func (e *Engine) noteMaking(ctx context.Context, s *slot, record *Sandbox) error {
+	if e.beginning.Acquire(ctx, 1) != nil {
+		return types.NewError(types.ErrTryAgainLater, "leftovers are still being removed", "")
+	}
+	defer e.beginning.Release(1)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.begun++
 	s.making, s.begun = record, e.begun
+	return nil
+}
+
+// noteMade notes that the call is through: what it has made is recorded, or unmade.
+func (e *Engine) noteMade(s *slot) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.making = nil
+}
+
+// whileNoneBegins calls do while no call begins to make something. Those that have begun go on: what they make
+// is accounted for.
+func (e *Engine) whileNoneBegins(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepWait)
+	defer cancel()
+	if e.beginning.Acquire(ctx, 1) != nil {
+		return types.NewError(types.ErrTryAgainLater, "leftovers are still being removed", "")
+	}
+	defer e.beginning.Release(1)
+	if err := e.suspended(); err != nil {
+		return err
+	}
+	return do(ctx)
 }
 
 // Sandboxes returns all records, by container ID.

@@ -3,88 +3,112 @@ package attach
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/containernetworking/cni/pkg/types"
-
-	"github.com/patchbay-cni/patchbay/internal/cniconf"
-	"github.com/patchbay-cni/patchbay/internal/netns"
-	"github.com/patchbay-cni/patchbay/meta"
+	"golang.org/x/sync/errgroup"
 )
 
-// sweepWait bounds how long calls are held up by what Recover has left.
-const sweepWait = 2 * time.Second
+// sweepWait bounds how long calls that begin are held up by the removal of what has no record.
+const sweepWait = 5 * time.Second
+
+// abreast is how many sandboxes are looked after at once: more than plugins are executed at once, so that
+// those of ours do not wait for them.
+const abreast = 64
 
 // Collect is one round of looking after what is: a sandbox whose namespace is provably gone, seen so
 // twice and a grace apart, is unmade; what a call could not undo is tried again; interfaces that
-// have lost their port, an address or a route are mended, or, if a plugin made them, reported.
+// have lost their port, an address or a route are mended, or, if a plugin made them, reported. A sandbox with
+// a call in progress is for the next round.
 func (e *Engine) Collect(ctx context.Context) error {
-	var errs []error
-	for _, s := range e.Sandboxes() {
-		if !s.over() && e.provenGone(s) {
-			e.logger(s).Warn("sandbox is gone and was never deleted: collected")
-			e.Meter.Leaked("sandbox", 1)
-			errs = append(errs, e.Del(ctx, s.ContainerID))
-			continue
-		}
-		errs = append(errs, e.hold(ctx, s.ContainerID, e.reconcile))
-		if e.Mend {
-			errs = append(errs, e.hold(ctx, s.ContainerID, e.mendAll))
-		}
-	}
+	err := each(e.Sandboxes(), func(s *Sandbox) error { return e.tend(ctx, s) })
 	if e.unswept.Load() {
-		ctx, cancel := context.WithTimeout(ctx, sweepWait)
-		errs = append(errs, e.alone(ctx, e.sweep))
-		cancel()
+		err = errors.Join(err, e.sweep(ctx))
 	}
-	errs = append(errs, e.IPAM.ReleaseForgotten(ctx, e.IPAM.Persistent(), e))
+	if e.Rehearse {
+		return err
+	}
+	return errors.Join(err, e.IPAM.ReleaseForgotten(ctx, e.IPAM.Persistent(), e))
+}
+
+// each calls do with all sandboxes at once, so that one which takes long keeps the others from nothing, and
+// returns all errors.
+func each(all []*Sandbox, do func(*Sandbox) error) error {
+	errs := make([]error, len(all))
+	var calls sync.WaitGroup
+	for i, s := range all {
+		calls.Go(func() { errs[i] = do(s) })
+	}
+	calls.Wait()
 	return errors.Join(errs...)
 }
 
-// provenGone reports whether a sandbox's namespace is gone, and was gone a grace ago.
-func (e *Engine) provenGone(s *Sandbox) bool {
-	d, err := e.enter(s)
-	if err == nil {
-		_ = d.Netns.Close()
+// tend looks after one sandbox.
+func (e *Engine) tend(ctx context.Context, s *Sandbox) error {
+	return e.behindCalls(ctx, func() error {
+		gone := !s.over() && e.provenGone(ctx, s)
+		return e.holdIdle(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
+			if gone && slot.record == s { // else it has changed since
+				return e.collectGone(ctx, slot)
+			}
+			err := e.reconcile(ctx, slot)
+			if e.Mend {
+				err = errors.Join(err, e.mendAll(ctx, slot))
+			}
+			return err
+		})
+	})
+}
+
+func (e *Engine) collectGone(ctx context.Context, slot *slot) error {
+	log := e.logger(slot.record)
+	if e.Rehearse {
+		log.Warn("sandbox is gone and was never deleted: gc.dryRun keeps it")
+		return nil
 	}
-	gone := errors.Is(err, netns.ErrGone) || errors.Is(err, netns.ErrOther)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	slot := e.sandboxes[s.ContainerID]
-	switch {
-	case slot == nil:
-		return false
-	case slot.record != s || !gone:
-		slot.goneAt = time.Time{}
-		return false
-	case slot.goneAt.IsZero():
-		slot.goneAt = time.Now()
-		return false
+	log.Warn("sandbox is gone and was never deleted: collected")
+	e.Meter.Leaked("sandbox", 1)
+	return e.delLocked(ctx, slot)
+}
+
+// behindCalls does what no caller waits for, with so many others of its kind at most.
+func (e *Engine) behindCalls(ctx context.Context, do func() error) error {
+	if err := e.behind.Acquire(ctx, 1); err != nil {
+		return err
 	}
-	return time.Since(slot.goneAt) >= e.GCGrace
+	defer e.behind.Release(1)
+	return do()
 }
 
 // RunGC collects every interval until the context ends, and looks at once after a sandbox, by container ID,
 // that lost tells of, or all if it is "". It begins with what was given up: whatever was in the way may have
 // gone with the daemon before.
 func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan string) {
-	for _, s := range e.Sandboxes() {
-		if err := e.hold(ctx, s.ContainerID, e.retry); err != nil && ctx.Err() == nil {
-			e.logger(s).Error("what was given up can't be removed yet", "error", err)
-		}
+	var work errgroup.Group
+	work.SetLimit(abreast)
+	begin := func(what string, do func() error) {
+		work.Go(func() error {
+			if err := do(); err != nil && ctx.Err() == nil {
+				e.Log.Error(what, "error", err)
+			}
+			return nil
+		})
+	}
+	defer func() { _ = work.Wait() }() // no error is returned to it
+	if !e.Rehearse {
+		begin("what was given up can't be removed yet", func() error {
+			return each(e.Sandboxes(), func(s *Sandbox) error { return e.hold(ctx, s.ContainerID, e.retry) })
+		})
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			if err := e.Collect(ctx); err != nil {
-				e.Log.Error("garbage collection", "error", err)
-			}
+			begin("garbage collection", func() error { return e.Collect(ctx) })
 		case id := <-lost:
-			e.mendLost(ctx, id)
+			begin("what was lost is not mended yet", func() error { return e.mendLost(ctx, id) })
 		case <-ctx.Done():
 			return
 		}
@@ -92,28 +116,45 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan 
 }
 
 // mendLost mends what a sandbox has lost, or all sandboxes if it is "".
-func (e *Engine) mendLost(ctx context.Context, containerID string) {
+func (e *Engine) mendLost(ctx context.Context, containerID string) error {
 	if !e.Mend {
-		return
+		return nil
 	}
-	ids := []string{containerID}
-	if containerID == "" {
-		ids = nil
-		for _, s := range e.Running() {
-			ids = append(ids, s.ContainerID)
+	all := e.Running()
+	if containerID != "" {
+		all = slices.DeleteFunc(all, func(s *Sandbox) bool { return s.ContainerID != containerID })
+	}
+	return each(all, func(s *Sandbox) error {
+		if !e.noteLost(s.ContainerID) {
+			return nil
 		}
-	}
-	for _, id := range ids {
-		err := e.hold(ctx, id, func(ctx context.Context, slot *slot) error {
+		return e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
+			e.noteFound(slot)
 			if slot.record == nil {
 				return nil // it is its DEL that has removed the port
 			}
-			return e.mendAll(ctx, slot)
+			return e.behindCalls(ctx, func() error { return e.mendAll(ctx, slot) })
 		})
-		if err != nil && ctx.Err() == nil {
-			e.Log.Error("what was lost is not mended yet", "sandbox", id, "error", err)
-		}
+	})
+}
+
+// noteLost notes that a sandbox has lost something, and reports whether that is new: else somebody waits to
+// mend it already.
+func (e *Engine) noteLost(containerID string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	slot := e.sandboxes[containerID]
+	if slot == nil || slot.lost {
+		return false
 	}
+	slot.lost = true
+	return true
+}
+
+func (e *Engine) noteFound(s *slot) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.lost = false
 }
 
 // retry tries to unmake what was given up of a sandbox.
@@ -122,60 +163,5 @@ func (e *Engine) retry(ctx context.Context, slot *slot) error {
 	if s == nil || !slices.ContainsFunc(s.Attachments, isAbandoned) {
 		return nil
 	}
-	return e.remove(ctx, slot, s, where(s.Attachments, isAbandoned)...)
-}
-
-// GC is the runtime's, for the pods that it has added under one network's name: those whose container ID is
-// not among the valid attachments are unmade. The container ID is the unit, as the runtime does not know of
-// interfaces that were attached later. The plugins of every known network are told too.
-func (e *Engine) GC(ctx context.Context, network string, valid []types.GCAttachment) error {
-	return e.collectInvalid(ctx, func(s *Sandbox) error {
-		if network == "" || s.CNINetwork != network || slices.ContainsFunc(valid, func(v types.GCAttachment) bool { return v.ContainerID == s.ContainerID }) {
-			return nil
-		}
-		e.logger(s).Warn("the runtime no longer knows this sandbox: collected", "network", network)
-		return e.lock(ctx, s.ContainerID, e.delLocked)
-	})
-}
-
-// GCInterfaces is the runtime's, for single interfaces that it has added under one network's name: those
-// that are not among the valid attachments are unmade.
-func (e *Engine) GCInterfaces(ctx context.Context, network string, valid []types.GCAttachment) error {
-	return e.collectInvalid(ctx, func(s *Sandbox) error {
-		var errs []error
-		for _, a := range s.Attachments {
-			if a.Spec.Source != meta.SourceDirect || a.Spec.Config.Name != network ||
-				slices.Contains(valid, types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface}) {
-				continue
-			}
-			e.logger(s).Warn("the runtime no longer knows this interface: collected", "interface", a.Spec.Interface, "network", network)
-			errs = append(errs, e.lock(ctx, s.ContainerID, e.delInterfaceLocked(a.Spec.Interface)))
-		}
-		return errors.Join(errs...)
-	})
-}
-
-// collectInvalid calls unmake with each sandbox, while no call is in progress, and then tells the plugins of
-// every network that had attachments which are left.
-func (e *Engine) collectInvalid(ctx context.Context, unmake func(*Sandbox) error) error {
-	return e.alone(ctx, func(ctx context.Context) error {
-		var errs []error
-		lists := map[string]*cniconf.List{}
-		for _, s := range e.Running() { // nobody waits for what is left of the others
-			for _, a := range s.Attachments {
-				lists[a.Spec.Config.Name] = a.Spec.Config
-			}
-			errs = append(errs, unmake(s))
-		}
-		attachments := map[string][]types.GCAttachment{}
-		for _, s := range e.Sandboxes() {
-			for _, a := range s.Attachments {
-				attachments[a.Spec.Config.Name] = append(attachments[a.Spec.Config.Name], types.GCAttachment{ContainerID: s.ContainerID, IfName: a.Spec.Interface})
-			}
-		}
-		for _, name := range slices.Sorted(maps.Keys(lists)) {
-			errs = append(errs, e.Delegates.GC(ctx, lists[name], attachments[name]))
-		}
-		return errors.Join(errs...)
-	})
+	return e.behindCalls(ctx, func() error { return e.remove(ctx, slot, s, where(s.Attachments, isAbandoned)...) })
 }

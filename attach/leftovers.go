@@ -100,7 +100,7 @@ func (e *Engine) RemoveLeftover(ctx context.Context, kind, id string) (unmade, e
 }
 
 func (e *Engine) removeLeftoverPort(ctx context.Context, name string) error {
-	return e.alone(ctx, func(ctx context.Context) error {
+	return e.whileNoneBegins(ctx, func(ctx context.Context) error {
 		names, err := e.leftoverPorts(ctx)
 		if err != nil {
 			return err
@@ -121,8 +121,8 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	return e.ReleaseClaim(ctx, pool, addr)
 }
 
-// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call is in
-// progress meanwhile: one could make the address its own between the look and the release.
+// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call
+// begins meanwhile: one could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
 	return e.releaseClaim(ctx, pool, addr, e.isLeftover)
 }
@@ -134,7 +134,7 @@ func (e *Engine) ForceReleaseClaim(ctx context.Context, pool string, addr netip.
 }
 
 func (e *Engine) releaseClaim(ctx context.Context, pool string, addr netip.Addr, may func(ipam.Claim) bool) error {
-	return e.alone(ctx, func(ctx context.Context) error {
+	return e.whileNoneBegins(ctx, func(ctx context.Context) error {
 		c, err := e.IPAM.Holder(ctx, pool, addr)
 		switch {
 		case errors.Is(err, ipam.ErrNoClaim):

@@ -26,7 +26,7 @@ func (e *Engine) Load(ctx context.Context) error {
 	e.unreadable = unreadable
 	e.mu.Unlock()
 	for _, s := range records {
-		err := e.lock(ctx, s.ContainerID, func(_ context.Context, slot *slot) error {
+		err := e.hold(ctx, s.ContainerID, func(_ context.Context, slot *slot) error {
 			e.put(slot, s)
 			return nil
 		})
@@ -40,22 +40,23 @@ func (e *Engine) Load(ctx context.Context) error {
 // Recover drives what is to what is recorded, after a start: attachments that were never answered
 // for are unmade, sandboxes of an earlier boot are dropped, interfaces that lost their port or link
 // are made again, and what has no record is removed. It goes on after errors and returns them all.
-// Calls in progress are waited for and new ones wait.
+// Sandboxes are recovered in parallel, and each keeps the calls for it waiting until it is: calls may begin
+// meanwhile.
 //
 // With lost, this node's records are known to be incomplete: an interface without a record may be a
 // running pod's, and is kept (see Kept).
 func (e *Engine) Recover(ctx context.Context, lost bool) error {
-	return e.alone(ctx, func(ctx context.Context) error {
-		var errs []error
-		for _, s := range e.Sandboxes() {
-			err := errors.Join(e.lock(ctx, s.ContainerID, e.reconcile), e.lock(ctx, s.ContainerID, e.mendAll))
-			if err != nil {
-				errs = append(errs, fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err))
-			}
+	e.lost.Store(lost)
+	err := each(e.Sandboxes(), func(s *Sandbox) error {
+		err := e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
+			return e.behindCalls(ctx, func() error { return errors.Join(e.reconcile(ctx, slot), e.mendAll(ctx, slot)) })
+		})
+		if err != nil {
+			err = fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err)
 		}
-		e.lost = lost
-		return errors.Join(append(errs, e.sweep(ctx))...)
+		return err
 	})
+	return errors.Join(err, e.sweep(ctx))
 }
 
 // Unreadable are the sandboxes whose records can't be read.
@@ -75,12 +76,20 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 		return err
 	}
 	if s.BootID != e.bootID && !s.over() {
+		if e.Rehearse {
+			e.logger(s).Warn("sandbox is of an earlier boot: gc.dryRun keeps it")
+			return nil
+		}
 		e.logger(s).Info("sandbox is of an earlier boot: dropped")
 		return e.removeAll(ctx, slot)
 	}
 	now := time.Now()
 	undone := where(s.Attachments, func(a Attachment) bool { return e.due(a, now) })
 	if len(undone) == 0 {
+		return nil
+	}
+	if e.Rehearse {
+		e.logger(s).Warn("an interrupted or failed call has left interfaces: gc.dryRun keeps them", "interfaces", len(undone))
 		return nil
 	}
 	e.logger(s).Info("unmaking what an interrupted or failed call left", "interfaces", len(undone))
@@ -94,42 +103,74 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 
 // sweep removes ports, links and claims of this node that no record accounts for. If records are lost it
 // keeps the ports whose links are there. What can't be removed now is left to Collect.
+//
+// It looks once beside the calls. What it has found it looks for again, and removes, while none begins: what a
+// call has made or removed meanwhile is not found twice, and no call makes what bears a name that is removed.
 func (e *Engine) sweep(ctx context.Context) error {
 	e.unswept.Store(true)
 	if err := failpoint.Hit(failpoint.RecoverLeftovers); err != nil {
 		return err
 	}
+	all, err := e.IPAM.NodeClaims(ctx, "")
+	if err == nil && !e.Rehearse {
+		err = e.IPAM.ReleaseForgotten(ctx, all, e)
+	}
+	ports, portErr := e.leftoverPorts(ctx)
+	claims, claimErr := e.leftoverClaims(ctx)
+	if err = errors.Join(err, portErr, claimErr); len(ports)+len(claims) > 0 {
+		err = errors.Join(err, e.whileNoneBegins(ctx, e.removeUnaccounted))
+	} else if err == nil {
+		e.kept.Store(&[]string{})
+	}
+	e.unswept.Store(err != nil)
+	return err
+}
+
+// removeUnaccounted is sweep's second look, while no call begins.
+func (e *Engine) removeUnaccounted(ctx context.Context) error {
 	names, err := e.leftoverPorts(ctx)
 	var kept []string
-	if e.lost {
+	if e.lost.Load() {
 		kept = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !isLink(n) })
 		names = slices.DeleteFunc(names, isLink)
 		if len(kept) > 0 {
 			e.Log.Error("etcd has lost records of this node: interfaces without a record are kept; patchctl leftovers lists them", "ports", kept)
 		}
 	}
+	claims, claimErr := e.leftoverClaims(ctx)
+	if e.lost.Load() && (err != nil || len(kept) > 0) {
+		claims = nil // they may be those of the interfaces that are kept
+	}
+	if e.Rehearse {
+		if len(names)+len(claims) > 0 {
+			e.Log.Warn("ports, links and addresses have no record: gc.dryRun keeps them", "ports", names, "addresses", addresses(claims))
+		}
+		e.kept.Store(&kept)
+		return errors.Join(err, claimErr)
+	}
 	if err == nil && len(names) > 0 {
 		e.Log.Warn("removing ports and links without a record", "ports", names)
 		err = e.Delegates.RemoveLeftovers(ctx, names)
 		e.Meter.Leaked("port", len(names))
 	}
-	all, allErr := e.IPAM.NodeClaims(ctx, "")
-	allErr = errors.Join(allErr, e.IPAM.ReleaseForgotten(ctx, all, e))
-	claims, claimErr := e.leftoverClaims(ctx)
-	if e.lost && (err != nil || len(kept) > 0) {
-		claims = nil // they may be those of the interfaces that are kept
-	}
 	if claimErr == nil && len(claims) > 0 {
-		e.Log.Warn("freeing addresses without a record", "count", len(claims))
+		e.Log.Warn("freeing addresses without a record", "addresses", addresses(claims))
 		claimErr = e.IPAM.Release(ctx, claims)
 		e.Meter.Leaked("address", len(claims))
 	}
-	err = errors.Join(err, allErr, claimErr)
+	err = errors.Join(err, claimErr)
 	if err == nil || len(kept) > 0 { // else it is not known, and what was kept still is
 		e.kept.Store(&kept)
 	}
-	e.unswept.Store(err != nil)
 	return err
+}
+
+func addresses(claims []ipam.Claim) []string {
+	var all []string
+	for _, c := range claims {
+		all = append(all, c.Pool+"/"+c.Addr.String())
+	}
+	return all
 }
 
 // isLink reports whether the host has a link of that name. A veth goes with its pod's namespace: where

@@ -238,3 +238,10 @@ type noMeter struct{}
 func (noMeter) Observe(string, string, time.Duration) {}
 func (noMeter) Repaired(string)                       {}
 func (noMeter) Leaked(string, int)                    {}
+
+// noRuntime is a node on which no container runtime can be asked.
+type noRuntime struct{}
+
+func (noRuntime) Ended(context.Context, string) (ended, asked bool, err error) {
+	return false, false, nil
+}

@@ -132,7 +132,7 @@ func (s *simulation) start() *Engine {
 	native := &fakeDelegate{s.world, gen, nativeType, s.ports}
 	e, err := New(Options{Node: "n1", Records: fakeRecords{s.world, gen}, Log: slog.New(slog.DiscardHandler), Meter: noMeter{},
 		Delegates: delegates.NewChain(&fakeDelegate{s.world, gen, executedType, s.plugged}, native), IPAM: s.addresses(gen),
-		GCGrace: time.Second, GiveUp: GiveUp{Attempts: 1000, After: time.Hour}, Mend: true})
+		Runtime: noRuntime{}, GCGrace: time.Second, GiveUp: GiveUp{Attempts: 1000, After: time.Hour}, Mend: true})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -28,6 +28,7 @@ type Sandbox struct {
 	UID         string `json:"uid,omitempty"`
 	Netns       string `json:"netns"`
 	NetnsCookie uint64 `json:"netnsCookie"`
+	NetnsPlace  string `json:"netnsPlace,omitempty"` // see netns.Place; records of earlier releases have none
 	BootID      string `json:"bootID"`
 	// CNINetwork is the name of the configuration under which the runtime has added the pod; empty if it
 	// added single interfaces. Records of the first release have none.

@@ -21,6 +21,8 @@ import (
 var (
 	// ErrGone says that there is no network namespace at the path any more.
 	ErrGone = fault.New(fault.NotFound, "network namespace is gone")
+	// ErrUnmounted is ErrGone where the path is there, and no namespace is mounted on it.
+	ErrUnmounted = fmt.Errorf("%w: its path is there, and nothing is mounted on it", ErrGone)
 	// ErrOther says that the path leads to another namespace than the one that was meant.
 	ErrOther = fault.New(fault.NotFound, "the path leads to another network namespace than the sandbox's")
 	// ErrHost says that the path leads to the host's own network namespace.
@@ -60,7 +62,7 @@ func (h *Handle) identify(path string) error {
 	}
 	if fs.Type != nsfsMagic {
 		// An unmounted bind mount leaves an empty file behind.
-		return fmt.Errorf("%s is not a mounted namespace: %w", path, ErrGone)
+		return fmt.Errorf("%s: %w", path, ErrUnmounted)
 	}
 	kind, err := unix.IoctlRetInt(h.Fd(), unix.NS_GET_NSTYPE)
 	if err != nil || kind != unix.CLONE_NEWNET {

@@ -22,6 +22,7 @@ const script = `#!/bin/sh
 conf=$(cat)
 echo "$CNI_COMMAND $(basename $0) $CNI_IFNAME args=$CNI_ARGS" >> LOG
 [ $CNI_COMMAND = DEL ] && [ -e LOG.slowdel ] && while [ -e LOG.slowdel ]; do sleep 0.05; done
+[ $CNI_COMMAND = GC ] && while [ -e LOG.slowgc ]; do sleep 0.05; done
 [ $CNI_COMMAND = DEL ] && [ -e LOG.faildel ] && { echo '{"code":11,"msg":"no"}'; exit 1; }
 [ $CNI_COMMAND = DEL ] && [ -e LOG.refusedel ] && { echo '{"code":100,"msg":"never"}'; exit 1; }
 [ $CNI_COMMAND = ADD ] && [ $(basename $0) = wrong ] && { echo '{"code":123,"msg":"wrong"}'; exit 1; }

@@ -64,7 +64,7 @@ func New(t testing.TB, c Config) *Node {
 	n.Set = append([]string{"node=n1", "stateDir=" + n.Dir + "/state", "listen.cni=" + n.CNI, "listen.api=" + n.API, "ovs.db=" + n.OVS.DB,
 		"ovs.bridges.data.name=br-data", "ovs.bridges.control.name=br-control", "standalone.manifests=" + n.Manifests,
 		"meta.cniBinDirs=[" + Bin() + "," + PluginDirs + "]", "meta.cniConfDir=" + n.Dir + "/net.d", "log.level=debug",
-		"gc.interval=1s", "gc.grace=1s"}, c.Set...)
+		"gc.interval=1s", "gc.grace=1s", "cri.endpoint=none"}, c.Set...)
 	n.Runtime = &sandbox.Runtime{StateDir: n.Dir + "/sandboxes", BinDirs: []string{Bin()}, NetConf: install.NetConf(n.CNI, n.Dir+"/state/del-queue")}
 	var err error
 	if n.Client, err = client.New("unix://"+n.API, ""); err != nil {

@@ -8,12 +8,14 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/cri"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -36,6 +38,7 @@ type Config struct {
 		Pools map[string]ipam.Config `yaml:"pools"` // those that networks refer to by name
 	} `yaml:"ipam"`
 	GC      GC      `yaml:"gc"`
+	CRI     CRI     `yaml:"cri"`
 	Install Install `yaml:"install"`
 	API     struct {
 		InlineTypes []string `yaml:"inlineTypes"` // plugin types that an inline configuration may have; none: all
@@ -113,10 +116,17 @@ type Bridge struct {
 type GC struct {
 	Interval time.Duration `yaml:"interval"`
 	Grace    time.Duration `yaml:"grace"`
+	// DryRun has everything kept that would be collected, and logged.
+	DryRun bool `yaml:"dryRun"`
 	// Mend says whether interfaces that lost their port, an address or a route are mended.
 	Mend bool `yaml:"mend"`
 	// GiveUp bounds how long a pod's end waits for a DEL that fails.
 	GiveUp GiveUp `yaml:"giveUp"`
+}
+
+// CRI says where the container runtime is, which is asked before a sandbox is collected.
+type CRI struct {
+	Endpoint string `yaml:"endpoint"` // its socket; empty: containerd's or CRI-O's, if it is there; none: it is not asked
 }
 
 // GiveUp says how often, and for how long, a DEL must have failed to be given up.
@@ -229,6 +239,9 @@ func (c *Config) validate() error {
 		if _, err := p.Validate(); err != nil {
 			return fmt.Errorf("ipam.pools.%s: %w", name, err)
 		}
+	}
+	if socket := strings.TrimPrefix(c.CRI.Endpoint, "unix://"); socket != "" && socket != cri.None && !filepath.IsAbs(socket) {
+		return fmt.Errorf("cri.endpoint %q must be the path of the container runtime's socket, or none", c.CRI.Endpoint)
 	}
 	switch gc := c.GC; {
 	case c.Meta.DelegateTimeout < time.Second || c.Meta.DelegateLimit < 1:

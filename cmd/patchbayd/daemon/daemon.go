@@ -27,6 +27,7 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/ovs/shield"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
+	"github.com/patchbay-cni/patchbay/internal/cri"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
 	"github.com/patchbay-cni/patchbay/internal/metrics"
 	"github.com/patchbay-cni/patchbay/internal/netns"
@@ -56,6 +57,7 @@ type Daemon struct {
 	guard     *etcd.Guard
 	mirror    *etcd.Mirror
 	boot      string // boot ID
+	runtime   *cri.Runtime
 	engine    *attach.Engine
 	planner   *meta.Planner
 	cni       *cni.Server
@@ -92,6 +94,8 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return err
 	}
 	defer end()
+	d.runtime = cri.New(cfg.CRI.Endpoint)
+	defer d.runtime.Close()
 	if err := d.build(kv); err != nil {
 		return err
 	}
@@ -166,8 +170,9 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Key: key, Vet: d.vet, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load})
-	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Delegates: d.delegates, IPAM: d.ipam, Suspended: d.guard.Suspended,
-		GCGrace: d.cfg.GC.Grace, GiveUp: attach.GiveUp(d.cfg.GC.GiveUp), Mend: d.cfg.GC.Mend, Log: d.log, Meter: d.metrics})
+	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Suspended: d.guard.Suspended, Delegates: d.delegates, IPAM: d.ipam,
+		Runtime: d.runtime, GCGrace: d.cfg.GC.Grace, UnaskedGrace: max(d.cfg.GC.Grace, d.pods.unaskedGrace),
+		GiveUp: attach.GiveUp(d.cfg.GC.GiveUp), Mend: d.cfg.GC.Mend, Rehearse: d.cfg.GC.DryRun, Log: d.log, Meter: d.metrics})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,8 @@ type podSource struct {
 	}
 	devices    meta.Devices    // nil: pods have none
 	ipamClaims ipam.IPAMClaims // nil: there are none
+	// unaskedGrace is how long a pod's namespace must be gone if no runtime can be asked for the pod.
+	unaskedGrace time.Duration
 	// tasks follow the source, and tell it what has become of its pods.
 	tasks func() []Task
 	// await waits for the first answers, as long as it is worth it; nil: all is known from the start.
@@ -88,7 +90,7 @@ func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
 	if err != nil {
 		return s, fmt.Errorf("client for the node's resources: %w", err)
 	}
-	s.catalog = catalog
+	s.catalog, s.unaskedGrace = catalog, 15*time.Minute
 	s.devices = kube.Kubelet{Socket: d.cfg.Kubernetes.PodResources, Published: published}
 	s.tasks = func() []Task {
 		tasks := []Task{

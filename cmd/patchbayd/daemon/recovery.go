@@ -18,6 +18,9 @@ const ovsWait = 10 * time.Second
 // suspendedWait is how often the start looks whether the node is suspended still.
 const suspendedWait = 100 * time.Millisecond
 
+// recoveryWait is how long calls wait for the recovery of sandboxes that are not theirs.
+const recoveryWait = 3 * time.Second
+
 func (d *Daemon) recovery() Task {
 	done := make(chan struct{})
 	serve := sync.OnceFunc(func() { close(done) })
@@ -58,6 +61,8 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 			}
 		}
 	}
+	early := time.AfterFunc(recoveryWait, serve)
+	defer early.Stop()
 	d.restore(ctx, lost)
 	serve()
 	return nil

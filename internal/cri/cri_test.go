@@ -1,0 +1,109 @@
+package cri
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// A server answers as a container runtime does, by the published API.
+type server struct {
+	runtime.UnimplementedRuntimeServiceServer
+}
+
+func (server) PodSandboxStatus(_ context.Context, req *runtime.PodSandboxStatusRequest) (*runtime.PodSandboxStatusResponse, error) {
+	switch req.PodSandboxId {
+	case "ready":
+		return &runtime.PodSandboxStatusResponse{Status: &runtime.PodSandboxStatus{Id: "ready", State: runtime.PodSandboxState_SANDBOX_READY}}, nil
+	case "stopped":
+		return &runtime.PodSandboxStatusResponse{Status: &runtime.PodSandboxStatus{Id: "stopped", State: runtime.PodSandboxState_SANDBOX_NOTREADY}}, nil
+	case "empty":
+		return &runtime.PodSandboxStatusResponse{}, nil
+	case "broken":
+		return nil, status.Error(codes.Internal, "the database is locked")
+	}
+	return nil, status.Error(codes.NotFound, "an error occurred when try to find sandbox: not found")
+}
+
+// serve starts a runtime and returns what stops it.
+func serve(t *testing.T, socket string) func() {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	runtime.RegisterRuntimeServiceServer(s, server{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l)
+	}()
+	stop := func() {
+		s.Stop()
+		<-done
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func TestTheRuntimeSaysWhichSandboxesHaveEnded(t *testing.T) {
+	dir, err := os.MkdirTemp("", "cri") // short: a socket's path has 107 bytes at most
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	serve(t, socket)
+	r := New("unix://" + socket)
+	t.Cleanup(r.Close)
+	for _, c := range []struct {
+		id            string
+		ended, failed bool
+	}{
+		{"ready", false, false},
+		{"stopped", true, false},
+		{"unknown", true, false},
+		{"empty", false, true},
+		{"broken", false, true},
+	} {
+		ended, asked, err := r.Ended(t.Context(), c.id)
+		if ended != c.ended || !asked || (err != nil) != c.failed {
+			t.Errorf("sandbox %s: ended %v, asked %v, error %v", c.id, ended, asked, err)
+		}
+	}
+}
+
+func TestARuntimeThatDoesNotAnswerHasSaidNothing(t *testing.T) {
+	dir, err := os.MkdirTemp("", "cri")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	r := New(socket)
+	t.Cleanup(r.Close)
+	if ended, asked, err := r.Ended(t.Context(), "unknown"); ended || !asked || err == nil {
+		t.Errorf("nothing listens: ended %v, asked %v, error %v", ended, asked, err)
+	}
+	stop := serve(t, socket)
+	stop()
+	if ended, asked, err := r.Ended(t.Context(), "unknown"); ended || !asked || err == nil {
+		t.Errorf("it has stopped: ended %v, asked %v, error %v", ended, asked, err)
+	}
+}
+
+func TestWhereThereIsNoRuntimeNoneIsAsked(t *testing.T) {
+	for _, r := range []*Runtime{New(None), {sockets: []string{"/nowhere/containerd.sock"}}} {
+		if ended, asked, err := r.Ended(t.Context(), "unknown"); ended || asked || err != nil {
+			t.Errorf("ended %v, asked %v, error %v", ended, asked, err)
+		}
+	}
+}
