@@ -39,13 +39,14 @@ type Delegate struct {
 	opts  Options
 	log   *slog.Logger
 	links *links
+	macs  *macs
 	after sync.WaitGroup // work that goes on after a call has been answered
 }
 
 // New returns the delegate; run it with Run.
 func New(db *vswitch.DB, opts Options, log *slog.Logger) *Delegate {
 	db.Register(bridge.Reconciler(opts.Bridges, log))
-	return &Delegate{db: db, opts: opts, log: log, links: newLinks()}
+	return &Delegate{db: db, opts: opts, log: log, links: newLinks(), macs: &macs{plans: map[*plan]bool{}}}
 }
 
 // Run keeps the connection to Open vSwitch and the configured bridges until the context ends.
@@ -253,7 +254,7 @@ func externalIDs(s delegates.Sandbox, p *plan) map[string]string {
 	}
 	ids := map[string]string{
 		idSandbox: s.ContainerID, idIf: p.a.Interface, idPod: s.Namespace + "/" + s.Pod, idUID: s.UID, idNetwork: p.a.Network,
-		"iface-id": s.Namespace + "_" + s.Pod + "_" + p.a.Interface, "attached-mac": p.mac.String(), "ip-addresses": strings.Join(ips, ","),
+		"iface-id": s.Namespace + "_" + s.Pod + "_" + p.a.Interface, idMAC: p.mac.String(), "ip-addresses": strings.Join(ips, ","),
 	}
 	if port := p.conf.Args.CNI.OvnPort; port != "" {
 		ids["iface-id"] = port // OVN binds its logical port of that name
