@@ -9,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -35,6 +36,9 @@ func (e *Engine) mend(ctx context.Context, slot *slot, interfaces ...string) err
 		work := a.work()
 		lost, err := e.Delegates.Mend(ctx, d, work)
 		if lost == nil {
+			if !fault.Of(err).Passes() {
+				errs = append(errs, err)
+			}
 			continue
 		}
 		s := slot.record
@@ -44,7 +48,7 @@ func (e *Engine) mend(ctx context.Context, slot *slot, interfaces ...string) err
 			e.tell(s.metaPod(), Notice{Warning: true, Reason: ReasonDamaged, Message: fmt.Sprintf("%s: %v, and can't be mended: %v", a.describe(), lost, err)})
 			continue
 		}
-		a.Status.Result = work.Result
+		a.Status.Result, a.Status.Bridge, a.Status.Port = work.Result, work.Bridge, work.Port
 		if err := e.saveChanged(ctx, slot, a); err != nil {
 			return err
 		}

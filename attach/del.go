@@ -246,7 +246,7 @@ func (e *Engine) unmake(ctx context.Context, d delegates.Sandbox, as []Attachmen
 // work is an attachment as delegates want it.
 func (a Attachment) work() *delegates.Attachment {
 	return &delegates.Attachment{Interface: a.Spec.Interface, Network: a.Spec.Network, Config: a.Spec.Config,
-		Requests: a.Spec.Requests, Result: a.Status.Result}
+		Requests: a.Spec.Requests, Result: a.Status.Result, Bridge: a.Status.Bridge, Port: a.Status.Port}
 }
 
 // neverMade reports whether there is nothing of an attachment: its plugin has refused to make it, or it is

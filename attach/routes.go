@@ -238,9 +238,14 @@ func addDefault(h *netlink.Handle, ifName string, r Route) error {
 	return nil
 }
 
-// defaultRoutes are the interface's default routes of those families.
+// defaultRoutes are the interface's default routes of those families: none if the workload has given it another
+// name.
 func defaultRoutes(h *netlink.Handle, ifName string, families []int) ([]netlink.Route, error) {
 	l, err := h.LinkByName(ifName)
+	var none netlink.LinkNotFoundError
+	if errors.As(err, &none) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find %s in the pod: %w", ifName, err)
 	}

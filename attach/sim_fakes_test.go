@@ -186,8 +186,11 @@ func (d *fakeDelegate) Check(_ context.Context, s delegates.Sandbox, as []*deleg
 	return nil
 }
 
-func (d *fakeDelegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
-	return d.Check(context.Background(), s, []*delegates.Attachment{a})
+func (d *fakeDelegate) Mend(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) (lost, err error) {
+	if lost = d.Check(ctx, s, []*delegates.Attachment{a}); lost != nil {
+		err = errors.Join(lost, delegates.ErrNothingLeft)
+	}
+	return lost, err
 }
 
 // GC is told of what is valid: all that was promised must be.

@@ -10,7 +10,6 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
-	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
@@ -21,6 +20,7 @@ import (
 type Native interface {
 	Delegate
 	Collector
+	Mender
 	// Handles reports whether a plugin type is the delegate's.
 	Handles(pluginType string) bool
 	// Connected reports whether what the delegate works with can be reached now.
@@ -30,10 +30,9 @@ type Native interface {
 // An Executor is the delegate that executes plugins: package delegates/exec.
 type Executor interface {
 	Delegate
+	Mender
 	// Installed fails for the first of the plugin types that is in none of the permitted directories.
 	Installed(pluginTypes, path []string) error
-	// Inspect says what the interface of an attachment has lost in the pod, and executes nothing.
-	Inspect(s Sandbox, a *Attachment) error
 	// GC tells the plugins of a list which of their attachments are valid.
 	GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error
 	// IPAM runs an IPAM plugin, with the configuration of the list's first plugin.
@@ -263,55 +262,27 @@ func (c *Chain) Cheap(list *cniconf.List) bool {
 	return n != nil && n.Connected()
 }
 
-// Mend restores what an attachment has lost of its interface in the pod. If that is not enough, and a native
-// delegate made the whole attachment, the delegate mends its own side. The attachment is made again only if
-// nothing is left of it. Mend executes nothing. It returns what was lost, nil
-// if nothing was, and why that can't be mended.
+// Mend implements Mender. A native delegate mends what it made at the head of a list, too, but it makes an
+// attachment again only if it is the whole of it: nothing is executed. While what it works with is away nothing
+// is known, and an interface that may be forwarding is left alone.
 func (c *Chain) Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err error) {
-	if lost = c.damage(ctx, s, a); lost == nil {
-		return nil, nil
-	}
-	err = s.Netns.Do(a.NIC().Apply)
-	if err == nil && c.damage(ctx, s, a) == nil {
-		return lost, nil
-	}
-	n := c.whole(a.Config)
+	n := c.head(a.Config)
 	if n == nil {
-		return lost, errors.Join(err, c.damage(ctx, s, a))
+		return c.exec.Mend(ctx, s, a)
+	}
+	if !n.Connected() {
+		return nil, nil
 	}
 	again := *a
 	again.Addresses = a.Result
-	if m, ok := n.(Mender); ok {
-		switch err := m.Mend(ctx, s, &again); {
-		case err == nil:
-			return lost, c.damage(ctx, s, a)
-		case !errors.Is(err, ErrNothingLeft):
-			return lost, err
+	lost, err = n.Mend(ctx, s, &again)
+	if errors.Is(err, ErrNothingLeft) && c.whole(a.Config) != nil {
+		if err = errors.Join(n.Del(ctx, s, []*Attachment{&again})...); err == nil {
+			err = n.Add(ctx, s, []*Attachment{&again})
 		}
 	}
-	if err := errors.Join(n.Del(ctx, s, []*Attachment{&again})...); err != nil {
-		return lost, err
-	}
-	err = n.Add(ctx, s, []*Attachment{&again})
-	a.Result = again.Result
+	a.Result, a.Bridge, a.Port = again.Result, again.Bridge, again.Port
 	return lost, err
-}
-
-// damage returns what an attachment has lost. While what its native delegate works with is away nothing is
-// known, and an interface that may be forwarding is left alone.
-func (c *Chain) damage(ctx context.Context, s Sandbox, a *Attachment) error {
-	n := c.whole(a.Config)
-	if n == nil {
-		return c.exec.Inspect(s, a)
-	}
-	if !n.Connected() {
-		return nil
-	}
-	err := n.Check(ctx, s, []*Attachment{a})
-	if fault.Of(err).Passes() {
-		return nil
-	}
-	return err
 }
 
 // NIC returns the attachment's interface as its Result says that it is to be.

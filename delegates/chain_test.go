@@ -62,7 +62,7 @@ func (s scribe) RemoveLeftovers(_ context.Context, names []string) error {
 func (s scribe) Installed(types, _ []string) error {
 	return s.call("INSTALLED %s", strings.Join(slices.DeleteFunc(types, func(t string) bool { return t == "" }), ","))
 }
-func (s scribe) Inspect(Sandbox, *Attachment) error { return nil }
+func (s scribe) Mend(context.Context, Sandbox, *Attachment) (lost, err error) { return nil, nil }
 func (s scribe) GC(_ context.Context, l *cniconf.List, _ []types.GCAttachment) error {
 	return s.call("GC %s", strings.Join(l.Types(), "+"))
 }

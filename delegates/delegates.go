@@ -39,10 +39,11 @@ type Collector interface {
 // ErrNothingLeft says that nothing is left of an attachment: it can be made again.
 var ErrNothingLeft = fault.New(fault.NotFound, "nothing is left of the interface")
 
-// A Mender is a delegate that can make again what the host's side of an attachment has lost, and leave what is
-// in the pod as it is: the workload may have changed it. The error is ErrNothingLeft if there is nothing to mend.
+// A Mender makes again what the host's side of an attachment has lost, and leaves alone what the workload has
+// changed in the pod. It returns what was lost, nil if nothing was, and why that can't be mended: ErrNothingLeft
+// if the attachment is to be made again.
 type Mender interface {
-	Mend(ctx context.Context, s Sandbox, a *Attachment) error
+	Mend(ctx context.Context, s Sandbox, a *Attachment) (lost, err error)
 }
 
 // An Owner is one interface of one sandbox.

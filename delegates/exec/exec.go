@@ -158,9 +158,13 @@ func (d *Delegate) Installed(pluginTypes, path []string) error {
 	return nil
 }
 
-// Inspect returns what the interface of an attachment has lost in the pod. It executes nothing.
-func (d *Delegate) Inspect(s delegates.Sandbox, a *delegates.Attachment) error {
-	return s.Netns.Do(a.NIC().Check)
+// Mend implements delegates.Mender. It executes nothing, and so mends addresses and routes only.
+func (d *Delegate) Mend(_ context.Context, s delegates.Sandbox, a *delegates.Attachment) (lost, err error) {
+	err = s.Netns.Do(func() (err error) {
+		lost, err = a.NIC().Mend(0)
+		return err
+	})
+	return lost, err
 }
 
 // IPAM runs an IPAM plugin for a native delegate, with the delegate's whole configuration.

@@ -52,6 +52,9 @@ func checkPort(ctx context.Context, c client.Client, s delegates.Sandbox, a *del
 	if p.ExternalIDs[idSandbox] != s.ContainerID {
 		return fmt.Errorf("%s: port %s belongs to sandbox %s", a.Interface, name, p.ExternalIDs[idSandbox])
 	}
+	if on, err := bridgeWith(ctx, c, p); err != nil || a.Bridge != "" && on != a.Bridge {
+		return fmt.Errorf("%s: port %s is on bridge %s, not on %s", a.Interface, name, on, a.Bridge)
+	}
 	if (conf.VLAN == nil) != (p.Tag == nil) || (p.Tag != nil && *p.Tag != *conf.VLAN) || !slices.Equal(conf.trunks, slices.Sorted(slices.Values(p.Trunks))) {
 		return fmt.Errorf("%s: port %s has another VLAN than configured", a.Interface, name)
 	}
@@ -62,6 +65,15 @@ func checkPort(ctx context.Context, c client.Client, s delegates.Sandbox, a *del
 		return fmt.Errorf("%s: ovs-vswitchd has not opened port %s", a.Interface, name)
 	}
 	return nil
+}
+
+// bridgeWith returns the name of the bridge that has a port.
+func bridgeWith(ctx context.Context, c client.Client, p *vswitch.Port) (string, error) {
+	in, err := vswitch.Rows(ctx, c, func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, p.UUID) })
+	if err != nil || len(in) == 0 {
+		return "none", err
+	}
+	return in[0].Name, nil
 }
 
 func limited(ctx context.Context, c client.Client, p *vswitch.Port, rate uint64) bool {

@@ -24,7 +24,6 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
-	"github.com/patchbay-cni/patchbay/internal/link"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
 
@@ -40,13 +39,14 @@ type Delegate struct {
 	opts  Options
 	log   *slog.Logger
 	links *links
+	macs  *macs
 	after sync.WaitGroup // work that goes on after a call has been answered
 }
 
 // New returns the delegate; run it with Run.
 func New(db *vswitch.DB, opts Options, log *slog.Logger) *Delegate {
 	db.Register(bridge.Reconciler(opts.Bridges, log))
-	return &Delegate{db: db, opts: opts, log: log, links: newLinks()}
+	return &Delegate{db: db, opts: opts, log: log, links: newLinks(), macs: &macs{plans: map[*plan]bool{}}}
 }
 
 // Run keeps the connection to Open vSwitch and the configured bridges until the context ends.
@@ -143,24 +143,6 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	return slices.Repeat([]error{g.Wait()}, len(as))
 }
 
-// Mend implements delegates.Mender: it makes the port again while the link is there.
-func (d *Delegate) Mend(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
-	if name := HostName(s.ContainerID, a.Interface); link.IsGone(name) {
-		return fmt.Errorf("%s: link %s: %w", a.Interface, name, delegates.ErrNothingLeft)
-	}
-	p, err := d.plan(ctx, s, a)
-	if err != nil {
-		return err
-	}
-	if err := d.removePorts(ctx, []string{p.port}, func(port *vswitch.Port) bool { return port.ExternalIDs[idSandbox] == s.ContainerID }); err != nil {
-		return err
-	}
-	if err := d.awaitClosed(ctx, []*plan{p}); err != nil {
-		return err
-	}
-	return d.addPorts(ctx, []*plan{p})
-}
-
 // Status returns CNI error 51 when Open vSwitch is away, and 50 when this node lacks the bridge.
 func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 	if !d.db.Connected() {
@@ -207,7 +189,7 @@ func (d *Delegate) plan(ctx context.Context, s delegates.Sandbox, a *delegates.A
 	}
 	p := &plan{a: a, conf: c, port: HostName(s.ContainerID, a.Interface), bridge: br.Name, userspace: br.DatapathType == "netdev",
 		result: assemble(a, c), portIDs: foreignIDs(s, a)}
-	p.mac = chooseMAC(c, p.result, p.port)
+	p.mac = chooseMAC(a, c, p.result, p.port)
 	p.result.Interfaces = []*types100.Interface{
 		{Name: p.port, Mac: hostMAC(p.port).String(), Mtu: c.MTU},
 		{Name: a.Interface, Mac: p.mac.String(), Mtu: c.MTU, Sandbox: s.NetnsPath},
@@ -244,15 +226,20 @@ func defaultRoute(family net.IP) net.IPNet {
 	return net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 }
 
-// chooseMAC returns the hardware address that was asked for, else one made from the first address, else one
-// made from the port's name.
-func chooseMAC(c *conf, res *types100.Result, host string) net.HardwareAddr {
+// chooseMAC returns the hardware address that an attachment was made with, else that which was asked for, else one
+// made from the first address, else one made from the port's name.
+func chooseMAC(a *delegates.Attachment, c *conf, res *types100.Result, host string) net.HardwareAddr {
+	if a.Result != nil {
+		if made, err := net.ParseMAC(a.NIC().MAC()); err == nil {
+			return made
+		}
+	}
 	if c.hwaddr != nil {
 		return c.hwaddr
 	}
 	if len(res.IPs) > 0 {
-		if a, ok := netip.AddrFromSlice(res.IPs[0].Address.IP); ok {
-			return ipam.MAC(a.Unmap())
+		if addr, ok := netip.AddrFromSlice(res.IPs[0].Address.IP); ok {
+			return ipam.MAC(addr.Unmap())
 		}
 	}
 	mac := hostMAC(host)
@@ -267,7 +254,7 @@ func externalIDs(s delegates.Sandbox, p *plan) map[string]string {
 	}
 	ids := map[string]string{
 		idSandbox: s.ContainerID, idIf: p.a.Interface, idPod: s.Namespace + "/" + s.Pod, idUID: s.UID, idNetwork: p.a.Network,
-		"iface-id": s.Namespace + "_" + s.Pod + "_" + p.a.Interface, "attached-mac": p.mac.String(), "ip-addresses": strings.Join(ips, ","),
+		"iface-id": s.Namespace + "_" + s.Pod + "_" + p.a.Interface, idMAC: p.mac.String(), "ip-addresses": strings.Join(ips, ","),
 	}
 	if port := p.conf.Args.CNI.OvnPort; port != "" {
 		ids["iface-id"] = port // OVN binds its logical port of that name

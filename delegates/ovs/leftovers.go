@@ -8,7 +8,7 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
 
-// Leftovers implements delegates.Collector for ports and links. A port tells its owner. A link without a port
+// Leftovers implements delegates.Collector for ports, links and limits. A port and a limit tell their owner. A link without a port
 // is compared with the names of the owners' links.
 func (d *Delegate) Leftovers(ctx context.Context, accounted func(delegates.Owner) bool, owners func() []delegates.Owner) ([]string, error) {
 	c, err := d.db.Client(ctx)
@@ -31,6 +31,17 @@ func (d *Delegate) Leftovers(ctx context.Context, accounted func(delegates.Owner
 			names = append(names, p.Name)
 		}
 	}
+	limits, err := vswitch.Rows(ctx, c, func(q *vswitch.QoS) bool { return q.ExternalIDs[idSandbox] != "" })
+	if err != nil {
+		return nil, err
+	}
+	for _, q := range limits {
+		name := limitOf(&q)
+		if !known[name] && !accounted(delegates.Owner{ContainerID: q.ExternalIDs[idSandbox], Interface: q.ExternalIDs[idIf]}) {
+			known[name] = true
+			names = append(names, name)
+		}
+	}
 	if owners != nil {
 		for _, o := range owners() {
 			known[HostName(o.ContainerID, o.Interface)] = true
@@ -41,7 +52,7 @@ func (d *Delegate) Leftovers(ctx context.Context, accounted func(delegates.Owner
 	return names, nil
 }
 
-// RemoveLeftovers removes ports and links. It leaves out names that HostName can't have made: they are
+// RemoveLeftovers removes ports, their limits, and links. It leaves out names that HostName can't have made: they are
 // other delegates'.
 func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !hostNamePattern.MatchString(n) })

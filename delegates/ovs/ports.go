@@ -1,13 +1,11 @@
 package ovs
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"slices"
 
-	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 
@@ -22,7 +20,11 @@ const (
 	idPod     = "patchbay-pod"
 	idUID     = "patchbay-pod-uid"
 	idNetwork = "patchbay-network"
+	idMAC     = "attached-mac"
 )
+
+// noPod is idPod's value where the runtime has named no pod.
+const noPod = "/"
 
 // isOurs reports whether a port is a pod's: it bears our mark, and HostName has made its name of that.
 func isOurs(p *vswitch.Port) bool {
@@ -32,15 +34,20 @@ func isOurs(p *vswitch.Port) bool {
 
 // addPorts adds the ports and waits until ovs-vswitchd has opened them all.
 func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
+	leave, err := d.macs.enter(plans)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	opened := make([]<-chan vswitch.Interface, len(plans))
 	for i, p := range plans {
 		var end func()
 		opened[i], end = d.db.Expect(p.port)
 		defer end()
 	}
-	err := d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
+	err = d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
 		for _, p := range plans {
-			if err := unbound(ctx, t, p); err != nil {
+			if err := cmp.Or(unbound(ctx, t, p), unused(ctx, t, p)); err != nil {
 				return err
 			}
 			if err := insert(ctx, t, p); err != nil {
@@ -86,22 +93,6 @@ func (d *Delegate) awaitClosed(ctx context.Context, plans []*plan) error {
 	return nil
 }
 
-// removePorts removes the ports of those names for which owns returns true. Ports that are not there are fine.
-func (d *Delegate) removePorts(ctx context.Context, names []string, owns func(*vswitch.Port) bool) error {
-	err := d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
-		for _, name := range names {
-			if err := remove(ctx, t, name, owns); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return failpoint.Hit(failpoint.OvsPortDeleted)
-}
-
 // unbound refuses a logical port that another port of the node is bound to: a pod that names another's
 // would get its traffic.
 func unbound(ctx context.Context, t *vswitch.Transaction, p *plan) error {
@@ -135,6 +126,9 @@ func insert(ctx context.Context, t *vswitch.Transaction, p *plan) error {
 		}
 		return fmt.Errorf("port %s exists on Open vSwitch and belongs to another sandbox (%s)", p.port, have.ExternalIDs[idSandbox])
 	}
+	if err := removeLimits(ctx, t, p.port, ""); err != nil {
+		return err
+	}
 	// The rows need names that are unique within the transaction. The port's is.
 	iface := &vswitch.Interface{UUID: "if_" + p.port, Name: p.port, Type: p.conf.InterfaceType, OfportRequest: p.conf.OfportRequest, ExternalIDs: p.ids}
 	port := &vswitch.Port{UUID: "port_" + p.port, Name: p.port, Interfaces: []string{iface.UUID}, Tag: p.conf.VLAN, Trunks: p.conf.trunks,
@@ -165,28 +159,4 @@ func vlanMode(c *conf) *string {
 		return nil
 	}
 	return &mode
-}
-
-// remove takes the port out of its bridge, whichever that is. Its rows then go by themselves, except for that
-// of QoS.
-func remove(ctx context.Context, t *vswitch.Transaction, name string, owns func(*vswitch.Port) bool) error {
-	have := &vswitch.Port{Name: name}
-	if err := t.Get(ctx, have); errors.Is(err, client.ErrNotFound) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	if !owns(have) {
-		return nil
-	}
-	b := &vswitch.Bridge{}
-	has := func(b *vswitch.Bridge) bool { return slices.Contains(b.Ports, have.UUID) }
-	t.Add(t.WhereCache(has).Mutate(b, model.Mutation{Field: &b.Ports, Mutator: ovsdb.MutateOperationDelete, Value: []string{have.UUID}}))
-	t.Removes(name)
-	if have.QoS != nil {
-		bare := &vswitch.Port{}
-		t.Add(t.Where(have).Update(bare, &bare.QoS))
-		t.Add(t.Where(&vswitch.QoS{UUID: *have.QoS}).Delete())
-	}
-	return nil
 }

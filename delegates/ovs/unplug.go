@@ -118,7 +118,13 @@ func (u *Unplugger) ports(ctx context.Context) (map[string]Plug, error) {
 		}
 		byName[p.Name] = plug
 	}
-	return byName, nil
+	limits, err := vswitch.Rows(ctx, c, func(q *vswitch.QoS) bool { return q.ExternalIDs[idSandbox] != "" })
+	for _, q := range limits {
+		if name := limitOf(&q); byName[name].Name == "" { // of a port that somebody has removed
+			byName[name] = Plug{Name: name, Interface: q.ExternalIDs[idIf], Port: true, row: q.UUID, ended: link.IsGone(name)}
+		}
+	}
+	return byName, err
 }
 
 // hasEnded reports whether the pod of a port has ended: there is no link of the port's name, although this is

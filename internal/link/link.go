@@ -4,6 +4,7 @@
 package link
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -35,11 +36,65 @@ func (n NIC) Check() error {
 	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
 		return fmt.Errorf("interface %s is down in the pod", n.Name)
 	}
-	if i, have := n.index(), link.Attrs().HardwareAddr.String(); i >= 0 {
-		if want := n.Result.Interfaces[i].Mac; want != "" && want != have {
-			return fmt.Errorf("interface %s has hardware address %s, not %s", n.Name, have, want)
-		}
+	if want, have := n.MAC(), link.Attrs().HardwareAddr.String(); want != "" && want != have {
+		return fmt.Errorf("interface %s has hardware address %s, not %s", n.Name, have, want)
 	}
+	return n.lacks(h, link)
+}
+
+// Mend gives the interface the addresses and routes that it has lost, if it is as we left it: of that name and
+// hardware address, up, in no bond or bridge. Whoever has changed that has taken the interface over, and may have
+// taken an address off it on purpose. index is the interface's, 0 if it is not known. Mend returns what was lost,
+// and why that can't be mended.
+func (n NIC) Mend(index int) (lost, err error) {
+	if n.index() < 0 {
+		return nil, nil // a plugin that leaves no interface in the pod
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer h.Close()
+	l, err := h.LinkByName(n.Name)
+	var none netlink.LinkNotFoundError
+	switch {
+	case errors.As(err, &none):
+		lost, err = n.renamedOrLost(index)
+		return lost, errors.Join(lost, err)
+	case err != nil:
+		return nil, err
+	case !n.untouched(l, index):
+		return nil, nil
+	}
+	if lost = n.lacks(h, l); lost == nil {
+		return nil, nil
+	}
+	return lost, cmp.Or(n.address(h, l), n.route(h, l))
+}
+
+// untouched reports whether a link is the interface as we left it.
+func (n NIC) untouched(l netlink.Link, index int) bool {
+	a, mac := l.Attrs(), n.MAC()
+	return a.RawFlags&unix.IFF_UP != 0 && a.MasterIndex == 0 && (mac == "" || mac == a.HardwareAddr.String()) && (index == 0 || index == a.Index)
+}
+
+// renamedOrLost tells an interface that has another name now from one that is gone.
+func (n NIC) renamedOrLost(index int) (lost, err error) {
+	if index != 0 {
+		return nil, nil // the host's end tells that it is there
+	}
+	links, err := Links()
+	if err != nil {
+		return nil, err
+	}
+	if mac := n.MAC(); mac != "" && slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().HardwareAddr.String() == mac }) {
+		return nil, nil
+	}
+	return fmt.Errorf("interface %s is missing in the pod", n.Name), nil
+}
+
+// lacks says which address or route the interface lacks.
+func (n NIC) lacks(h *netlink.Handle, link netlink.Link) error {
 	addrs, err := Addresses(h, link)
 	if err != nil {
 		return err
@@ -72,14 +127,27 @@ func (n NIC) Apply() error {
 		return err
 	}
 	defer h.Close()
+	if err := n.address(h, link); err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set %s up: %w", n.Name, err)
+	}
+	return n.route(h, link)
+}
+
+// address gives the interface its addresses.
+func (n NIC) address(h *netlink.Handle, link netlink.Link) error {
 	for _, ip := range n.ips() {
 		if err := n.addAddress(h, link, ip); err != nil {
 			return err
 		}
 	}
-	if err := h.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set %s up: %w", n.Name, err)
-	}
+	return nil
+}
+
+// route adds the routes that the interface lacks.
+func (n NIC) route(h *netlink.Handle, link netlink.Link) error {
 	if n.AnyRoutes || len(n.Result.Routes) == 0 {
 		return nil
 	}
@@ -91,7 +159,7 @@ func (n NIC) Apply() error {
 		if has(have, r) {
 			continue
 		}
-		if err := h.RouteAdd(n.route(link.Attrs().Index, r)); err != nil {
+		if err := h.RouteAdd(n.asRoute(link.Attrs().Index, r)); err != nil {
 			return fmt.Errorf("add route %s via %v to %s: %w", r.Dst.String(), n.Gateway(r), n.Name, err)
 		}
 	}
@@ -114,7 +182,7 @@ func (n NIC) Change(earlier *types100.Result) error {
 		if slices.ContainsFunc(n.Result.Routes, same) {
 			continue
 		}
-		if err := h.RouteDel(before.route(l.Attrs().Index, r)); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := h.RouteDel(before.asRoute(l.Attrs().Index, r)); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove route to %s from %s: %w", r.Dst.String(), n.Name, err)
 		}
 	}
@@ -194,8 +262,8 @@ func has(have []netlink.Route, r *types.Route) bool {
 	return r.Table != nil || slices.ContainsFunc(have, func(h netlink.Route) bool { return h.Dst != nil && h.Dst.String() == r.Dst.String() })
 }
 
-// route returns a result's route (CNI 1.1.0, section 5) as the kernel wants it.
-func (n NIC) route(index int, r *types.Route) *netlink.Route {
+// asRoute returns a result's route (CNI 1.1.0, section 5) as the kernel wants it.
+func (n NIC) asRoute(index int, r *types.Route) *netlink.Route {
 	out := &netlink.Route{LinkIndex: index, Dst: &r.Dst, Gw: n.Gateway(r), MTU: r.MTU, AdvMSS: r.AdvMSS, Priority: r.Priority}
 	if r.Table != nil {
 		out.Table = *r.Table
@@ -226,6 +294,14 @@ func (n NIC) Gateway(r *types.Route) net.IP {
 // index returns the interface's place in the result, -1 if it is not there.
 func (n NIC) index() int {
 	return slices.IndexFunc(n.Result.Interfaces, func(i *types100.Interface) bool { return i.Sandbox != "" && i.Name == n.Name })
+}
+
+// MAC returns the interface's hardware address by the result, "" if that does not tell.
+func (n NIC) MAC() string {
+	if i := n.index(); i >= 0 {
+		return n.Result.Interfaces[i].Mac
+	}
+	return ""
 }
 
 // ips returns the result's addresses that are on the interface.
