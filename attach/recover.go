@@ -71,7 +71,7 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 	if s == nil {
 		return nil
 	}
-	if err := failpoint.Hit(failpoint.RecoverSandbox); err != nil {
+	if err := failpoint.Hit("recover-sandbox"); err != nil {
 		return err
 	}
 	if s.BootID != e.bootID && !s.over() {
@@ -96,7 +96,7 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 // keeps the ports whose links are there. What can't be removed now is left to Collect.
 func (e *Engine) sweep(ctx context.Context) error {
 	e.unswept.Store(true)
-	if err := failpoint.Hit(failpoint.RecoverLeftovers); err != nil {
+	if err := failpoint.Hit("recover-leftovers"); err != nil {
 		return err
 	}
 	names, err := e.leftoverPorts(ctx)

@@ -52,7 +52,7 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	if err != nil {
 		return err
 	}
-	if err := failpoint.Hit(failpoint.OvsPortCommitted); err != nil {
+	if err := failpoint.Hit("ovs-port-committed"); err != nil {
 		return err
 	}
 	ctx, cancel := vswitch.Patience(ctx)
@@ -71,7 +71,7 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 			return fmt.Errorf("ofport_request %d on bridge %s was not granted: the port got %d", *want, p.bridge, *row.Ofport)
 		}
 	}
-	return failpoint.Hit(failpoint.OvsPortUp)
+	return failpoint.Hit("ovs-port-up")
 }
 
 // awaitClosed waits until ovs-vswitchd has closed removed ports that had the same names.
@@ -99,7 +99,7 @@ func (d *Delegate) removePorts(ctx context.Context, names []string, owns func(*v
 	if err != nil {
 		return err
 	}
-	return failpoint.Hit(failpoint.OvsPortDeleted)
+	return failpoint.Hit("ovs-port-deleted")
 }
 
 // unbound refuses a logical port that another port of the node is bound to: a pod that names another's
