@@ -94,6 +94,7 @@ fuzz: ## each fuzz test for a minute
 lint: ## gofmt, direction of imports, go vet, staticcheck, go mod tidy
 	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
 	@test/imports.sh
+	@$(STATIC) run ./internal/failpoint/gen -check
 	$(STATIC) vet ./...
 	$(STATIC) vet -tags failpoints ./internal/failpoint
 	$(STATIC) run $(STATICCHECK) ./...

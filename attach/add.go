@@ -238,7 +238,7 @@ func (e *Engine) makeAll(ctx context.Context, command string, attempt making) er
 }
 
 func (m *making) run(ctx context.Context, command string) (err error) {
-	if err := failpoint.Hit(failpoint.AddBegin); err != nil {
+	if err := failpoint.Hit("add-begin"); err != nil {
 		return err
 	}
 	now := time.Now().UTC()
@@ -287,7 +287,7 @@ func (m *making) prepare(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", p.Spec.Interface, err)
 		}
 	}
-	return failpoint.Hit(failpoint.AddAddressesReady)
+	return failpoint.Hit("add-addresses-reserved")
 }
 
 // reserve chooses the addresses of an attachment that is to have them from our IPAM.
@@ -326,7 +326,7 @@ func (m *making) writeIntent(ctx context.Context) {
 			return err
 		}
 		reached = true
-		return failpoint.Hit(failpoint.AddIntentWritten)
+		return failpoint.Hit("add-intent-written")
 	}
 }
 
@@ -353,7 +353,7 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 	whole := m.recorded()
 	whole.Ending = false
 	record, err := applyDefaultRoutes(m.sandbox, whole)
-	return record, errors.Join(err, failpoint.Hit(failpoint.AddMade))
+	return record, errors.Join(err, failpoint.Hit("add-made"))
 }
 
 // accept takes over what the delegates have made, if it is what was asked for.
@@ -373,7 +373,7 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 	if err := m.e.Records.Save(ctx, record, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
 	}
-	if err := failpoint.Hit(failpoint.AddRecorded); err != nil {
+	if err := failpoint.Hit("add-recorded"); err != nil {
 		return err
 	}
 	m.e.put(m.slot, record)

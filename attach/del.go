@@ -118,7 +118,7 @@ func (e *Engine) removeAll(ctx context.Context, slot *slot) error {
 // remove unmakes attachments of a recorded sandbox and takes them out of next, which becomes the
 // record. What can't be unmade stays in the record, and the error says so, unless it is given up.
 func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...Attachment) error {
-	if err := failpoint.Hit(failpoint.DelBegin); err != nil {
+	if err := failpoint.Hit("del-begin"); err != nil {
 		return err
 	}
 	release, err := e.executing(ctx, listsOf(as))
@@ -134,7 +134,7 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 	} // else it is gone, or another's by now, and nothing in it is touched
 	outcomes := e.unmake(ctx, d, as)
 	clock("unmake")
-	if err := failpoint.Hit(failpoint.DelUnmade); err != nil {
+	if err := failpoint.Hit("del-unmade"); err != nil {
 		return err
 	}
 	var gone []Attachment
@@ -159,7 +159,7 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 		e.logger(s).Info("detached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
 	e.tellAbandoned(s, stuck)
-	return errors.Join(append(waits, failpoint.Hit(failpoint.DelRecorded))...)
+	return errors.Join(append(waits, failpoint.Hit("del-recorded"))...)
 }
 
 func claimsOf(as []Attachment) []ipam.Claim {

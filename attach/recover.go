@@ -72,7 +72,7 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 	if s == nil {
 		return nil
 	}
-	if err := failpoint.Hit(failpoint.RecoverSandbox); err != nil {
+	if err := failpoint.Hit("recover-sandbox"); err != nil {
 		return err
 	}
 	if s.BootID != e.bootID && !s.over() {
@@ -108,7 +108,7 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 // call has made or removed meanwhile is not found twice, and no call makes what bears a name that is removed.
 func (e *Engine) sweep(ctx context.Context) error {
 	e.unswept.Store(true)
-	if err := failpoint.Hit(failpoint.RecoverLeftovers); err != nil {
+	if err := failpoint.Hit("recover-leftovers"); err != nil {
 		return err
 	}
 	all, err := e.IPAM.NodeClaims(ctx, "")

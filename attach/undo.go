@@ -16,7 +16,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	_ = m.sandbox.Recorded() // known already, or not the cause
-	if err := failpoint.Hit(failpoint.UndoBegin); err != nil {
+	if err := failpoint.Hit("undo-begin"); err != nil {
 		return err
 	}
 	gone, stuck := m.takeBack(ctx, cause)
@@ -25,7 +25,7 @@ func (m *making) undo(ctx context.Context, cause error) error {
 	for _, o := range stuck {
 		rest = rest.with(o.Attachment)
 	}
-	err := failpoint.Hit(failpoint.UndoUnmade)
+	err := failpoint.Hit("undo-unmade")
 	if err == nil {
 		err = m.e.forget(ctx, m.slot, rest, gone)
 	}

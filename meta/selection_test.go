@@ -99,20 +99,3 @@ func anEmptyDefaultRoute(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
-
-func FuzzParseNetworks(f *testing.F) {
-	for _, s := range []string{"", "a", "a,b/c@d", `[{"name":"a"}]`, `[{"name":"a","ips":["10.0.0.1/8"],"cni-args":{"x":[1]}}]`, `[{"name":"a","default-route":["::1"]}]`, "[", `[null]`, `[{"name":"a","portMappings":[{"hostPort":1,"containerPort":1}]}]`} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, annotation string) {
-		sels, err := ParseNetworks(annotation, "default")
-		if err != nil {
-			return
-		}
-		for _, s := range sels {
-			if s.Name == "" || s.Namespace == "" || len(s.Interface) > 15 || strings.Contains(s.Interface, "/") {
-				t.Errorf("%q gave %+v", annotation, s)
-			}
-		}
-	})
-}

@@ -75,10 +75,10 @@ func (k Key) sealed(at string, value []byte) bool {
 	return ok && err == nil && hmac.Equal(sum, k.sum(at, append(bytes.Clone(value[:i]), '}')))
 }
 
-// decode reads a record. One that this node has not written, as those of the release before, is checked as if it
+// read reads a record. One that this node has not written, as those of the release before, is checked as if it
 // were asked for now.
-func (s *Store) decode(key string, value []byte) (*attach.Sandbox, error) {
-	sb, err := parse(strings.TrimPrefix(key, s.sandboxes()), value)
+func (s *Store) read(key string, value []byte) (*attach.Sandbox, error) {
+	sb, err := decode(strings.TrimPrefix(key, s.sandboxes()), value)
 	if err != nil || s.Key.sealed(key, value) || s.Vet == nil {
 		return sb, err
 	}
@@ -88,9 +88,9 @@ func (s *Store) decode(key string, value []byte) (*attach.Sandbox, error) {
 	return sb, nil
 }
 
-// parse reads a record. It refuses what can't be acted upon, and nothing else: fields that it does not know are
+// decode reads a record. It refuses what can't be acted upon, and nothing else: fields that it does not know are
 // those of another release.
-func parse(containerID string, value []byte) (*attach.Sandbox, error) {
+func decode(containerID string, value []byte) (*attach.Sandbox, error) {
 	r := record{Sandbox: &attach.Sandbox{}}
 	if err := json.Unmarshal(value, &r); err != nil {
 		return nil, err

@@ -75,7 +75,7 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 		}
 		s.Commit.Read(resp.Kvs)
 		for _, kv := range resp.Kvs {
-			sb, err := s.decode(string(kv.Key), kv.Value)
+			sb, err := s.read(string(kv.Key), kv.Value)
 			if err != nil {
 				s.Log.Error("sandbox record can't be read: it and what it accounts for are left alone", "key", string(kv.Key), "error", err)
 				unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), s.sandboxes()))

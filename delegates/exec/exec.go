@@ -55,7 +55,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 			if err != nil {
 				return err
 			}
-			if err := failpoint.Hit(failpoint.ExecPluginRan); err != nil {
+			if err := failpoint.Hit("exec-plugin-ran"); err != nil {
 				return err
 			}
 			res, err := cniresult.Parse(a.Config.CNIVersion, out)

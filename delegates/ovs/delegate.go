@@ -91,7 +91,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 			return err
 		}
 	}
-	if err := failpoint.Hit(failpoint.OvsLinkCreated); err != nil {
+	if err := failpoint.Hit("ovs-link-created"); err != nil {
 		return err
 	}
 	defer d.after.Go(func() {
@@ -110,7 +110,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 			}
 			return nil
 		})
-		return errors.Join(err, failpoint.Hit(failpoint.OvsLinkConfigured))
+		return errors.Join(err, failpoint.Hit("ovs-link-configured"))
 	})
 	if err := g.Wait(); err != nil {
 		return err
@@ -137,7 +137,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 		return d.removePorts(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
 	})
 	g.Go(func() error {
-		return errors.Join(d.links.remove(names), failpoint.Hit(failpoint.OvsLinkDeleted))
+		return errors.Join(d.links.remove(names), failpoint.Hit("ovs-link-deleted"))
 	})
 	defer d.db.LookForErrors()
 	return slices.Repeat([]error{g.Wait()}, len(as))

@@ -59,7 +59,7 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	if err != nil {
 		return err
 	}
-	if err := failpoint.Hit(failpoint.OvsPortCommitted); err != nil {
+	if err := failpoint.Hit("ovs-port-committed"); err != nil {
 		return err
 	}
 	ctx, cancel := vswitch.Patience(ctx)
@@ -78,7 +78,7 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 			return fmt.Errorf("ofport_request %d on bridge %s was not granted: the port got %d", *want, p.bridge, *row.Ofport)
 		}
 	}
-	return failpoint.Hit(failpoint.OvsPortUp)
+	return failpoint.Hit("ovs-port-up")
 }
 
 // awaitClosed waits until ovs-vswitchd has closed removed ports that had the same names.

@@ -26,7 +26,7 @@ func (d *Delegate) removePorts(ctx context.Context, names []string, owns func(*v
 	if err != nil {
 		return err
 	}
-	return failpoint.Hit(failpoint.OvsPortDeleted)
+	return failpoint.Hit("ovs-port-deleted")
 }
 
 // remove takes the port out of its bridge, whichever that is, and removes its limits. Its other rows go by

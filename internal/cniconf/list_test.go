@@ -103,7 +103,8 @@ func badConfigurations(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
+// F2: a network configuration, or a list of them.
+func FuzzF2Netconf(f *testing.F) {
 	for _, s := range []string{`{"cniVersion":"1.0.0","name":"a","type":"t"}`, `{"plugins":[{"type":"t","ipam":{}}]}`, `{"cniVersions":["1.1.0"],"name":"x","type":"t","args":{"cni":{}}}`, `{`, `null`, `{"type":"a","capabilities":{"x":true}}`} {
 		f.Add([]byte(s))
 	}

@@ -50,7 +50,8 @@ func TestCallSpeaksHTTPAsARealServerDoes(t *testing.T) {
 	}
 }
 
-func FuzzReadAnswer(f *testing.F) {
+// F4: what the daemon answers, to the shim.
+func FuzzF4Answer(f *testing.F) {
 	for _, s := range []string{"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "HTTP/1.0 500 no\r\n\r\nrest", "HTTP/1.1 2", "", "HTTP/1.1 200\r\nContent-Length: -1\r\n\r\n"} {
 		f.Add(s)
 	}

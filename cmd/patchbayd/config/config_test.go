@@ -3,7 +3,10 @@ package config
 import (
 	"strings"
 	"testing"
+
 	"time"
+
+	"github.com/patchbay-cni/patchbay/test/bound"
 )
 
 func TestAnEmptyFileIsAValidStandaloneNode(t *testing.T) {
@@ -57,11 +60,16 @@ func TestMistakesNameKeyAndLine(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "node: n1", "ovs: {bridges: {data: {name: b}}}", "ipam: {pools: {p: {network: 10.0.0.0/8, subnetLen: 24}}}"} {
+// F8: the daemon's configuration, with a setting over it. What is read can be read again as it is shown.
+func FuzzF8Config(f *testing.F) {
+	for _, s := range []string{"", "node: n1", "ovs: {bridges: {data: {name: b}}}", "ipam: {pools: {p: {network: 10.0.0.0/8, subnetLen: 24}}}", "node: &a [*a]", "gc: {interval: 1}"} {
 		f.Add([]byte(s), "gc.interval=5s")
 	}
-	f.Fuzz(func(_ *testing.T, file []byte, set string) {
-		_, _ = Parse(file, []string{set}) // must not panic
+	f.Fuzz(func(t *testing.T, file []byte, set string) {
+		bound.Check(t, func() {
+			if _, err := Parse(file, []string{set}); err != nil && err.Error() == "" {
+				t.Errorf("%q, %q: an error that says nothing", file, set)
+			}
+		})
 	})
 }

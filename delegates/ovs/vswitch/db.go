@@ -141,8 +141,14 @@ func (d *DB) listen(ctx context.Context, c client.Client) {
 	}
 }
 
-// connect connects a client and fills its copy of the database.
-func (d *DB) connect(ctx context.Context, c client.Client) error {
+// connect connects a client and fills its copy of the database. libovsdb panics over schemas and rows of forms
+// that it does not know.
+func (d *DB) connect(ctx context.Context, c client.Client) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("what ovsdb-server has answered can't be read: %v", v)
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
