@@ -16,10 +16,14 @@ grant readwrite "$prefix/live/$node"
 grant readwrite --prefix "$prefix/ipam/" # pools and claims, of all nodes
 grant readwrite "$prefix/ipam-pools"     # orders those who define pools
 grant readwrite --prefix "$prefix/pods/" # where a pod's name leads
-grant readwrite "$prefix/version"        # written by the first daemon
-grant readwrite "$prefix/birth"
+grant read "$prefix/version"             # both are written below, and stop all nodes when they change
+grant read "$prefix/birth"
 grant read --prefix "$prefix/nodes/"
 grant read --prefix "$prefix/live/"
+if [ -z "$(etcdctl get --keys-only "$prefix/birth")" ]; then
+	etcdctl put "$prefix/version" 2 >/dev/null
+	etcdctl put "$prefix/birth" "{\"id\":\"$(cat /proc/sys/kernel/random/uuid)\",\"createdAt\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\"}" >/dev/null
+fi
 if ! etcdctl user get "$name" >/dev/null 2>&1; then
 	if [ -n "${PASSWORD_FILE:-}" ]; then
 		etcdctl user add "$name" --interactive=false <"$PASSWORD_FILE"

@@ -225,6 +225,25 @@ func (g *Guard) layout(ctx context.Context) (int, error) {
 
 // Adopt makes the etcd that is there the one of this node. One without a birth gets one.
 func (g *Guard) Adopt(ctx context.Context) (Identity, error) {
+	have, _, err := g.Read(ctx)
+	if err != nil {
+		return have, err
+	}
+	if have.Birth == "" {
+		if have, err = g.bear(ctx); err != nil {
+			return have, err
+		}
+	}
+	b, err := json.Marshal(have)
+	if err != nil {
+		return have, err
+	}
+	g.highest.Store(0)
+	return have, errors.Join(os.MkdirAll(filepath.Dir(g.file), 0o700), renameio.WriteFile(g.file, append(b, '\n'), 0o600))
+}
+
+// bear writes the birth, unless another node is faster.
+func (g *Guard) bear(ctx context.Context) (Identity, error) {
 	key := g.prefix + "/birth"
 	b, err := json.Marshal(birth{ID: uuid.NewString(), CreatedAt: time.Now().UTC().Truncate(time.Second), Node: g.node})
 	if err != nil {
@@ -232,20 +251,13 @@ func (g *Guard) Adopt(ctx context.Context) (Identity, error) {
 	}
 	write, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	_, err = g.kv.Txn(write).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).
+	_, err = g.kv.Txn(write).If(Txn{}.IfAbsent(key).comparisons()...).
 		Then(clientv3.OpPut(key, string(b)), clientv3.OpPut(g.prefix+"/version", strconv.Itoa(Layout))).Commit()
 	if err != nil {
 		return Identity{}, fmt.Errorf("write %s%s: %w", key, at(g.kv.Endpoints()), err)
 	}
 	have, _, err := g.Read(ctx)
-	if err != nil {
-		return have, err
-	}
-	if b, err = json.Marshal(have); err != nil {
-		return have, err
-	}
-	g.highest.Store(0)
-	return have, errors.Join(os.MkdirAll(filepath.Dir(g.file), 0o700), renameio.WriteFile(g.file, append(b, '\n'), 0o600))
+	return have, err
 }
 
 // known reads the identity that is remembered; nil if there is none.

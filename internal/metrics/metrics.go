@@ -21,8 +21,8 @@ type Metrics struct {
 
 // Gauges are read when metrics are collected.
 type Gauges struct {
-	Attachments, Failing, Abandoned, DelQueue func() int
-	Ready                                     func() bool
+	Attachments, Failing, Abandoned, Unreadable, DelQueue func() int
+	Ready, Suspended                                      func() bool
 }
 
 // New returns the metrics.
@@ -45,14 +45,20 @@ func New(g Gauges) *Metrics {
 		gauge("patchbay_attachments", "Attachments recorded on this node.", g.Attachments),
 		gauge("patchbay_attachments_failing", "Attachments whose DEL fails and is tried again.", g.Failing),
 		gauge("patchbay_attachments_abandoned", "Attachments whose DEL was given up; patchctl leftovers lists them.", g.Abandoned),
+		gauge("patchbay_records_unreadable", "Records of this node in etcd that can't be read, and are left alone.", g.Unreadable),
 		gauge("patchbay_del_queue", "DELs that wait on disk.", g.DelQueue),
-		gauge("patchbay_ready", "1 when ADDs can be served.", func() int {
-			if g.Ready() {
-				return 1
-			}
-			return 0
-		}))
+		gauge("patchbay_ready", "1 when ADDs can be served.", one(g.Ready)),
+		gauge("patchbay_suspended", "1 when etcd is not the one that the node has written to: patchctl recover.", one(g.Suspended)))
 	return m
+}
+
+func one(is func() bool) func() int {
+	return func() int {
+		if is() {
+			return 1
+		}
+		return 0
+	}
 }
 
 func gauge(name, help string, read func() int) prometheus.Collector {

@@ -8,19 +8,12 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
-	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 )
-
-// ErrNewer says that etcd has the records of a newer release, in a layout that this one does not know: nothing is
-// handed out and nothing is removed.
-var ErrNewer = fault.New(fault.Unavailable, "the records in etcd are of a newer release: start that one, this one changes nothing")
 
 // Open finds this node's subnets, and brings its claims into the layout of this release. Everything else does so
 // first; call it before the node's record is written: that of the release before has no layout, and tells that it
@@ -86,44 +79,16 @@ func (l *Ledger) take(ctx context.Context, pool string, subnets []netip.Prefix, 
 	return nil
 }
 
-// layout returns that of the daemon that ran on this node last, 0 if it was the release before, or none. It writes
-// down the layout of all records if nobody has.
+// layout returns that of the daemon that ran on this node last, 0 if it was the release before, or none.
 func (l *Ledger) layout(ctx context.Context) (int, error) {
-	for {
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		defer cancel()
-		resp, err := l.kv.Txn(ctx).Then(clientv3.OpGet(l.version), clientv3.OpGet(l.self)).Commit()
-		if err != nil {
-			return 0, fmt.Errorf("read the version of the records: %w: %w", txn.ErrUnavailable, err)
-		}
-		version, node := resp.Responses[0].GetResponseRange().Kvs, resp.Responses[1].GetResponseRange().Kvs
-		if len(version) > 0 {
-			if err := l.mayUse(version[0]); err != nil {
-				return 0, err
-			}
-			var n struct {
-				Layout int `json:"layout"`
-			}
-			if len(node) > 0 && json.Unmarshal(node[0].Value, &n) == nil {
-				return n.Layout, nil
-			}
-			return 0, nil
-		}
-		err = l.Commit(ctx, etcd.Txn{}.IfAbsent(l.version).Put(l.version, strconv.Itoa(Layout)))
-		if err != nil && !errors.Is(err, txn.ErrConflict) {
-			return 0, err
-		}
+	kvs, err := l.get(ctx, "this node's record", l.self)
+	var n struct {
+		Layout int `json:"layout"`
 	}
-}
-
-func (l *Ledger) mayUse(version *mvccpb.KeyValue) error {
-	switch n, err := strconv.Atoi(string(version.Value)); {
-	case err != nil:
-		return fmt.Errorf("%w (key %s is %q, which is no number)", ErrNewer, l.keys.version, version.Value)
-	case n > Layout:
-		return fmt.Errorf("%w (key %s is %d, and this release knows %d)", ErrNewer, l.keys.version, n, Layout)
+	if err != nil || len(kvs) == 0 || json.Unmarshal(kvs[0].Value, &n) != nil {
+		return 0, err
 	}
-	return nil
+	return n.Layout, nil
 }
 
 // findUnindexed adds this node's subnets that the index lacks, as the release before writes none.

@@ -169,7 +169,8 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log}
 	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Key: key, Vet: d.vet, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)
-	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load})
+	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load,
+		Unreadable: func() int { return len(d.engine.Unreadable()) }, Suspended: func() bool { return d.guard.Suspended() != nil }})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Suspended: d.guard.Suspended, Delegates: d.delegates, IPAM: d.ipam,
 		Runtime: d.runtime, GCGrace: d.cfg.GC.Grace, UnaskedGrace: max(d.cfg.GC.Grace, d.pods.unaskedGrace),
 		GiveUp: attach.GiveUp(d.cfg.GC.GiveUp), Mend: d.cfg.GC.Mend, Rehearse: d.cfg.GC.DryRun, Log: d.log, Meter: d.metrics})
