@@ -103,7 +103,7 @@ func (m *fakeMode) Refresh(_ context.Context, pool string) error {
 }
 func (m *fakeMode) Owned(context.Context, string, Owner) ([]Claim, error) { return m.owned, m.ownedErr }
 func (m *fakeMode) Persistent() []Claim                                   { return m.owned }
-func (m *fakeMode) Releasing([]Claim) {}
+func (m *fakeMode) Releasing([]Claim)                                     {}
 
 func (m *fakeMode) Released(claims []Claim) {
 	for _, c := range claims {

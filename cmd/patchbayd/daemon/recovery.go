@@ -19,6 +19,9 @@ import (
 // ovsWait is how long recovery waits for Open vSwitch before it lets the daemon serve without.
 const ovsWait = 10 * time.Second
 
+// loadPause is between two attempts to read the records: an answer that they are no good comes at once.
+const loadPause = 500 * time.Millisecond
+
 func (d *Daemon) recovery() Task {
 	done := make(chan struct{})
 	serve := sync.OnceFunc(func() { close(done) })
@@ -42,6 +45,10 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 		d.log.Error("records can't be read yet", "error", err)
 		if !fault.Of(err).Passes() {
 			return err
+		}
+		select { // nothing tells when they can be
+		case <-time.After(loadPause):
+		case <-ctx.Done():
 		}
 	}
 	if !d.native.Await(ctx, ovsWait) {
