@@ -123,6 +123,8 @@ func (m *fakeMode) Refresh(ctx context.Context, _ string) error {
 func (m *fakeMode) Owned(context.Context, string, ipam.Owner) ([]ipam.Claim, error) { return nil, nil }
 func (m *fakeMode) Persistent() []ipam.Claim                                        { return nil }
 
+func (m *fakeMode) Releasing([]ipam.Claim) {}
+
 func (m *fakeMode) Released(claims []ipam.Claim) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -53,7 +53,8 @@ type Pool struct {
 	Cooldown time.Duration
 }
 
-const defaultCooldown = 30 * time.Second
+// DefaultCooldown is how long a freed address rests where a pool does not say.
+const DefaultCooldown = 30 * time.Second
 
 var poolName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.:\-]*[a-z0-9])?$`)
 
@@ -102,7 +103,7 @@ func (c Config) Validate() (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{Spec: Spec{Mode: mode, Overlap: c.Overlap}, Routes: c.Routes, DNS: c.DNS, Cooldown: defaultCooldown}
+	p := &Pool{Spec: Spec{Mode: mode, Overlap: c.Overlap}, Routes: c.Routes, DNS: c.DNS, Cooldown: DefaultCooldown}
 	for i, text := range c.networks() {
 		n, err := parseNetwork(text, p.Networks)
 		if err != nil {

@@ -34,7 +34,8 @@ type Mode interface {
 	// Owned returns the claims that an owner has in a pool. It neither defines nor claims anything: what a
 	// pod ends with does not depend on what its pool is by now.
 	Owned(ctx context.Context, pool string, o Owner) ([]Claim, error)
-	// Released is told that claims are free in the ledger.
+	// Releasing is told that claims are about to be freed, and Released that they are free in the ledger.
+	Releasing(claims []Claim)
 	Released(claims []Claim)
 	// Persistent returns the claims of this node that IPAMClaims keep, of the pools in use.
 	Persistent() []Claim
@@ -229,6 +230,14 @@ func (s *Service) Claim(ctx context.Context, a Ask, h Holders) (*Reservation, er
 			return nil, err
 		}
 	}
+}
+
+// Releasing frees claims as a part of a transaction, as the Ledger does, and tells the modes.
+func (s *Service) Releasing(ctx context.Context, claims []Claim) (txn.Txn, error) {
+	for _, m := range s.Modes {
+		m.Releasing(claims)
+	}
+	return s.Ledger.Releasing(ctx, claims)
 }
 
 // Released tells the modes that claims are free in the ledger.

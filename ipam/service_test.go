@@ -103,6 +103,8 @@ func (m *fakeMode) Refresh(_ context.Context, pool string) error {
 }
 func (m *fakeMode) Owned(context.Context, string, Owner) ([]Claim, error) { return m.owned, m.ownedErr }
 func (m *fakeMode) Persistent() []Claim                                   { return m.owned }
+func (m *fakeMode) Releasing([]Claim)                                     {}
+
 func (m *fakeMode) Released(claims []Claim) {
 	for _, c := range claims {
 		m.told = append(m.told, "released "+c.Addr.String())

@@ -182,6 +182,13 @@ func (s *Subnet) Release(a netip.Addr, o Owner, now time.Time) {
 	}
 }
 
+// Rest has an address that was freed then rest, unless it does already.
+func (s *Subnet) Rest(a netip.Addr, freed time.Time) {
+	if _, rests := s.resting[a]; !rests {
+		s.resting[a] = freed
+	}
+}
+
 // Forget frees an address, if the owner still has it, that was chosen but never claimed: nobody has seen
 // it, so that it needs no rest but that after an earlier owner. It reports whether the owner had it.
 func (s *Subnet) Forget(a netip.Addr, o Owner) bool {

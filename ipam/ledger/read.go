@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -274,9 +273,6 @@ func (l *Ledger) Faults(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	if err := l.Open(ctx); err != nil {
-		if errors.Is(err, ErrNewer) {
-			return append(faults, err.Error()), nil
-		}
 		return nil, err
 	}
 	for _, pool := range l.pools() {

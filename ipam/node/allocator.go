@@ -4,6 +4,8 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"slices"
@@ -23,8 +25,13 @@ const readTimeout = 10 * time.Second
 type Allocator struct {
 	ledger *ledger.Ledger
 
-	mu    sync.Mutex
-	pools map[string]*pool
+	resting *journal
+	started time.Time // since when those rest that were freed before
+	log     *slog.Logger
+
+	mu        sync.Mutex
+	pools     map[string]*pool
+	cooldowns map[string]time.Duration // of the pools in use
 }
 
 // pool is the node's part of a pool. Its lock covers a first use's reads from etcd.
@@ -38,8 +45,15 @@ type pool struct {
 	subnets []*ipam.Subnet
 }
 
-// New returns an allocator for the ledger's node.
-func New(l *ledger.Ledger) *Allocator { return &Allocator{ledger: l, pools: map[string]*pool{}} }
+// New returns an allocator for the ledger's node. It keeps the addresses that rest in a file, or with an empty path
+// in memory only.
+func New(l *ledger.Ledger, file string, log *slog.Logger) (*Allocator, error) {
+	j, err := openJournal(file)
+	if err != nil {
+		return nil, fmt.Errorf("addresses that rest: %w", err)
+	}
+	return &Allocator{ledger: l, resting: j, started: time.Now(), log: log, pools: map[string]*pool{}, cooldowns: map[string]time.Duration{}}, nil
+}
 
 // A hold is the mode's part of a reservation.
 type hold struct {
@@ -162,6 +176,18 @@ func (h *hold) Cancel() {
 	h.forget()
 }
 
+// Releasing implements ipam.Mode: it writes down that the addresses are going to rest.
+func (a *Allocator) Releasing(claims []ipam.Claim) {
+	err := a.resting.note(claims, func(pool string) time.Duration {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return max(a.cooldowns[pool], ipam.DefaultCooldown)
+	})
+	if err != nil { // they rest as long as the daemon runs
+		a.log.Error("addresses that are freed may be given out again too early after a restart", "error", err)
+	}
+}
+
 // Released implements ipam.Mode: the addresses rest.
 func (a *Allocator) Released(claims []ipam.Claim) {
 	for _, c := range claims {
@@ -199,10 +225,21 @@ func (a *Allocator) load(ctx context.Context, st *pool) error {
 		if err != nil {
 			return err
 		}
-		subnets = append(subnets, ipam.NewSubnet(&ipam.Pool{Name: st.name}, prefix, claims))
+		subnets = append(subnets, a.newSubnet(&ipam.Pool{Name: st.name}, prefix, claims))
 	}
 	st.subnets = subnets
 	return nil
+}
+
+// newSubnet returns a subnet in which those addresses rest that were freed shortly before the start.
+func (a *Allocator) newSubnet(p *ipam.Pool, prefix netip.Prefix, claims map[netip.Addr]ipam.Owner) *ipam.Subnet {
+	s := ipam.NewSubnet(p, prefix, claims)
+	for _, addr := range a.resting.rests(p.Name) {
+		if prefix.Contains(addr) {
+			s.Rest(addr, a.started)
+		}
+	}
+	return s
 }
 
 // Persistent implements ipam.Mode.

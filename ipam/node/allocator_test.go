@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -62,9 +63,17 @@ func specOf(t *testing.T, config string) string {
 // A service is the IPAM of one node's daemon; pools are given by their configuration.
 type service struct{ *ipam.Service }
 
-func open(kv *clientv3.Client, node string) service {
+// open returns one that keeps what rests in memory.
+func open(kv *clientv3.Client, node string) service { return openAt(kv, node, "") }
+
+// openAt returns one that keeps what rests in a file.
+func openAt(kv *clientv3.Client, node, file string) service {
 	l := ledger.New(kv, etcd.NewCommitter(kv), "/p", node)
-	return service{&ipam.Service{Ledger: l, Modes: map[string]ipam.Mode{ipam.ModeNode: New(l)}}}
+	a, err := New(l, file, slog.New(slog.DiscardHandler))
+	if err != nil {
+		panic(err)
+	}
+	return service{&ipam.Service{Ledger: l, Modes: map[string]ipam.Mode{ipam.ModeNode: a}}}
 }
 
 // A reserved is a reservation with its addresses in a form to compare.

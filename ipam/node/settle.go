@@ -47,14 +47,17 @@ func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
 		if err != nil {
 			return err
 		}
-		subnets[i] = st.keep(p, prefix, owners)
+		subnets[i] = a.keep(st, p, prefix, owners)
 	}
+	a.mu.Lock()
+	a.cooldowns[p.Name] = p.Cooldown
+	a.mu.Unlock()
 	st.spec, st.revision, st.subnets = p.Value(), revision, subnets
 	return nil
 }
 
 // keep returns the subnet with what it had: reservations under way, and addresses that rest.
-func (st *pool) keep(p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ipam.Owner) *ipam.Subnet {
+func (a *Allocator) keep(st *pool, p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ipam.Owner) *ipam.Subnet {
 	for _, s := range st.subnets {
 		if s.Prefix == prefix {
 			s.Follow(p)
@@ -62,7 +65,7 @@ func (st *pool) keep(p *ipam.Pool, prefix netip.Prefix, owners map[netip.Addr]ip
 			return s
 		}
 	}
-	return ipam.NewSubnet(p, prefix, owners)
+	return a.newSubnet(p, prefix, owners)
 }
 
 // subnet returns the node's subnet of a network: the one it has, or a new claim, if it can be of the one

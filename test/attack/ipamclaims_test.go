@@ -48,7 +48,11 @@ func TestAnIPAMClaimUsedFirstOnTwoNodesAtOnceHasOneAddress(t *testing.T) {
 	reserved := map[string]*ipam.Reservation{}
 	for _, name := range []string{"n1", "n2"} {
 		book := ledger.New(kv, etcd.NewCommitter(kv), "/patchbay/v1", name)
-		s := &ipam.Service{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: nodemode.New(book)}, IPAMClaims: claims, Log: slog.New(slog.DiscardHandler)}
+		mode, err := nodemode.New(book, "", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &ipam.Service{Ledger: book, Modes: map[string]ipam.Mode{ipam.ModeNode: mode}, IPAMClaims: claims, Log: slog.New(slog.DiscardHandler)}
 		ask.Owner = ipam.Owner{Node: name, ContainerID: name, IfName: "net1", Pod: "default/vm"}
 		if reserved[name], err = s.Claim(ctx, ask, nobody{}); err != nil {
 			t.Fatal(err)

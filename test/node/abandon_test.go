@@ -246,13 +246,13 @@ func TestDetachForceDiscardsWhatCantBeUnmade(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
-// etcd has lost everything. Running pods keep their interfaces, at the next start and the one after.
+// The node's disk has lost everything. Running pods keep their interfaces, at the next start and the one after.
 func TestLostRecordsCostNoPodItsInterfaces(t *testing.T) {
 	n := testnode.Standard(t)
 	a, b := n.Run(t, "a", "data"), n.Run(t, "b", "data")
 	ports := fmt.Sprint(n.OVS.Ports(t))
 	n.Daemon.Stop()
-	if err := os.RemoveAll(n.Dir + "/state/etcd"); err != nil {
+	if err := os.RemoveAll(n.Dir + "/state"); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

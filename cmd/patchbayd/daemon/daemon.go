@@ -165,7 +165,11 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 		Deadline: d.cfg.Meta.DelegateTimeout, Limit: d.cfg.Meta.DelegateLimit,
 		Env: []string{cniwire.SocketEnv + "=" + d.cfg.Listen.CNI, cniwire.QueueEnv + "=" + d.queueDir()}}), d.native)
 	d.ledger = ledger.New(kv, commit, d.cfg.Etcd.Prefix, d.cfg.Node)
-	d.ipam = &ipam.Service{Ledger: d.ledger, Modes: map[string]ipam.Mode{ipam.ModeNode: node.New(d.ledger)},
+	perNode, err := node.New(d.ledger, filepath.Join(d.cfg.StateDir, "resting"), d.log)
+	if err != nil {
+		return err
+	}
+	d.ipam = &ipam.Service{Ledger: d.ledger, Modes: map[string]ipam.Mode{ipam.ModeNode: perNode},
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log}
 	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Key: key, Vet: d.vet, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)

@@ -15,11 +15,11 @@ import (
 // ovsWait is how long recovery waits for Open vSwitch before it lets the daemon serve without.
 const ovsWait = 10 * time.Second
 
-// suspendedWait is how often the start looks whether the node is suspended still.
-const suspendedWait = 100 * time.Millisecond
-
 // recoveryWait is how long calls wait for the recovery of sandboxes that are not theirs.
 const recoveryWait = 3 * time.Second
+
+// loadPause is between two attempts to read the records: an answer that they are no good comes at once.
+const loadPause = 500 * time.Millisecond
 
 func (d *Daemon) recovery() Task {
 	done := make(chan struct{})
@@ -40,16 +40,15 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, etcd.ErrSuspended) { // the guard has said so, and looks again now and then
-			select {
-			case <-time.After(suspendedWait):
-			case <-ctx.Done():
+		if !errors.Is(err, etcd.ErrSuspended) { // which the guard has said
+			d.log.Error("records can't be read yet", "error", err)
+			if !fault.Of(err).Passes() {
+				return err
 			}
-			continue
 		}
-		d.log.Error("records can't be read yet", "error", err)
-		if !fault.Of(err).Passes() {
-			return err
+		select { // nothing tells when they can be
+		case <-time.After(loadPause):
+		case <-ctx.Done():
 		}
 	}
 	if !d.native.Await(ctx, ovsWait) {
