@@ -86,8 +86,8 @@ func (l *Ledger) take(ctx context.Context, pool string, subnets []netip.Prefix, 
 	return nil
 }
 
-// layout returns that of the daemon that ran on this node last, 0 if it was the release before, or none. It writes
-// down the layout of all records if nobody has.
+// layout returns that of the daemon that ran on this node last, 0 if it was the release before; a new node has
+// nothing that would have to be found. It writes down the layout of all records if nobody has.
 func (l *Ledger) layout(ctx context.Context) (int, error) {
 	for {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
@@ -104,10 +104,11 @@ func (l *Ledger) layout(ctx context.Context) (int, error) {
 			var n struct {
 				Layout int `json:"layout"`
 			}
-			if len(node) > 0 && json.Unmarshal(node[0].Value, &n) == nil {
-				return n.Layout, nil
+			if len(node) == 0 {
+				return Layout, nil
 			}
-			return 0, nil
+			_ = json.Unmarshal(node[0].Value, &n) // one that can't be read tells nothing: look everywhere
+			return n.Layout, nil
 		}
 		err = l.Commit(ctx, etcd.Txn{}.IfAbsent(l.version).Put(l.version, strconv.Itoa(Layout)))
 		if err != nil && !errors.Is(err, txn.ErrConflict) {
