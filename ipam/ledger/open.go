@@ -79,15 +79,17 @@ func (l *Ledger) take(ctx context.Context, pool string, subnets []netip.Prefix, 
 	return nil
 }
 
-// layout returns that of the daemon that ran on this node last, 0 if it was the release before, or none.
+// layout returns that of the daemon that ran on this node last, 0 if it was the release before; a new node has
+// nothing that would have to be found.
 func (l *Ledger) layout(ctx context.Context) (int, error) {
 	kvs, err := l.get(ctx, "this node's record", l.self)
+	if err != nil || len(kvs) == 0 {
+		return Layout, err
+	}
 	var n struct {
 		Layout int `json:"layout"`
 	}
-	if err != nil || len(kvs) == 0 || json.Unmarshal(kvs[0].Value, &n) != nil {
-		return 0, err
-	}
+	_ = json.Unmarshal(kvs[0].Value, &n) // one that can't be read tells nothing: look everywhere
 	return n.Layout, nil
 }
 

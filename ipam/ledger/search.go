@@ -20,9 +20,13 @@ const (
 )
 
 // TakeSubnet claims a free subnet of a network for this node, for a pool whose specification is that of the revision.
-// The search begins at a place that follows from the node's name: nodes that start together don't fight for the
-// first one. A subnet that the node turns out to have already is taken.
+// The first node of a pool takes the first one. For others the search begins at a place that follows from the node's
+// name, so that nodes that start together don't fight for one subnet after the other. A subnet that the node turns out
+// to have already is taken.
 func (l *Ledger) TakeSubnet(ctx context.Context, pool string, n ipam.Network, revision int64) (netip.Prefix, error) {
+	if s, err := l.takeVeryFirst(ctx, pool, n, revision); err != nil || s.IsValid() {
+		return s, err
+	}
 	count := n.Subnets()
 	begin := place(l.node) % count
 	looked := uint64(0)
@@ -43,6 +47,16 @@ func (l *Ledger) TakeSubnet(ctx context.Context, pool string, n ipam.Network, re
 		}
 	}
 	return l.takeAny(ctx, pool, n, revision, (begin+looked)%count)
+}
+
+// takeVeryFirst claims the first subnet of a network, if no other node has one of the pool.
+func (l *Ledger) takeVeryFirst(ctx context.Context, pool string, n ipam.Network, revision int64) (netip.Prefix, error) {
+	mine := len(l.Mine(pool)) // of the pool's networks before
+	taken, err := l.get(ctx, "subnets of pool "+pool, l.subnets(pool), clientv3.WithPrefix(), clientv3.WithKeysOnly(), clientv3.WithLimit(int64(mine+1)))
+	if err != nil || len(taken) > mine {
+		return netip.Prefix{}, err
+	}
+	return l.takeFirst(ctx, pool, []netip.Prefix{n.Subnet(0)}, revision)
 }
 
 func exhausted(pool string, n ipam.Network) error {

@@ -68,12 +68,16 @@ func open(kv *clientv3.Client, node string) service { return openAt(kv, node, ""
 
 // openAt returns one that keeps what rests in a file.
 func openAt(kv *clientv3.Client, node, file string) service {
-	l := ledger.New(kv, etcd.NewCommitter(kv), "/p", node)
+	l := newLedger(kv, node)
 	a, err := New(l, file, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}
 	return service{&ipam.Service{Ledger: l, Modes: map[string]ipam.Mode{ipam.ModeNode: a}}}
+}
+
+func newLedger(kv *clientv3.Client, node string) *ledger.Ledger {
+	return ledger.New(kv, etcd.NewCommitter(kv), "/p", node)
 }
 
 // A reserved is a reservation with its addresses in a form to compare.
