@@ -73,7 +73,7 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 		if err != nil {
 			return nil, nil, fmt.Errorf("read sandboxes: %w: %w", txn.ErrUnavailable, err)
 		}
-		s.Commit.Read(resp.Kvs)
+		s.Commit.Seen(resp.Kvs...)
 		for _, kv := range resp.Kvs {
 			sb, err := s.read(string(kv.Key), kv.Value)
 			if err != nil {

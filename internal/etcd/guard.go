@@ -330,8 +330,8 @@ func (g *Guard) confirm(ctx context.Context, key string) (string, error) {
 	return "", nil
 }
 
-// Read is told of keys of this node that were read, which it need not have written in this boot.
-func (k *Committer) Read(kvs []*mvccpb.KeyValue) {
+// Seen is told of keys of this node that were read, which it need not have written in this boot.
+func (k *Committer) Seen(kvs ...*mvccpb.KeyValue) {
 	if k.guard == nil {
 		return
 	}

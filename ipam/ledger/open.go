@@ -67,6 +67,13 @@ func (l *Ledger) take(ctx context.Context, pool string, subnets []netip.Prefix, 
 		return err
 	}
 	for _, s := range subnets {
+		for _, key := range []string{l.spec(pool), l.subnet(pool, s), l.indexed(l.node, pool, s)} {
+			kvs, err := l.get(ctx, "pool "+pool, key)
+			if err != nil {
+				return err
+			}
+			l.Seen(kvs...)
+		}
 		if layout < Layout {
 			if err := l.bringOver(ctx, pool, s); err != nil {
 				return err

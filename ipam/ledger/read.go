@@ -77,7 +77,7 @@ func (l *Ledger) eachPool(ctx context.Context, do func(name string) error) error
 	}
 }
 
-// Node returns the node that has a subnet, "" if none has.
+// NodeOf returns the node that has a subnet, "" if none has.
 func (l *Ledger) NodeOf(ctx context.Context, pool string, s netip.Prefix) (string, error) {
 	kvs, err := l.get(ctx, "subnet "+s.String(), l.subnet(pool, s))
 	if err != nil || len(kvs) == 0 {
@@ -90,8 +90,10 @@ func (l *Ledger) NodeOf(ctx context.Context, pool string, s netip.Prefix) (strin
 // Owners returns who has the addresses of a subnet. Of claims that can't be read the owner is not known.
 func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (map[netip.Addr]ipam.Owner, error) {
 	owners := map[netip.Addr]ipam.Owner{}
-	err := l.pages(ctx, "claims", l.claimsIn(pool, subnet), func(r record) error {
+	err := l.eachKey(ctx, "claims", l.claimsIn(pool, subnet), func(kv *mvccpb.KeyValue) error {
+		r := l.record(kv)
 		c, err := r.claim()
+		l.Seen(kv, &mvccpb.KeyValue{Key: []byte(l.oldClaim(pool, c.Addr)), Value: kv.Value, ModRevision: kv.ModRevision})
 		if !subnet.Contains(c.Addr) {
 			return nil
 		}

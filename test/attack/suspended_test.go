@@ -153,6 +153,36 @@ func TestAnEtcdThatLostRecordsIsNoticed(t *testing.T) {
 	}
 }
 
+// What a daemon has only read, as after an upgrade, is written back as well.
+func TestWhatWasReadIsWrittenBack(t *testing.T) {
+	n := newNode(t)
+	s := n.Run(t, "a", "data,headed,chain")
+	had := addresses(t, s)
+	n.Daemon.Stop()
+	remove(t, n.Dir+"/state/mirror")
+	remove(t, n.Dir+"/state/etcd.json")
+	n.Start(t)
+	keys := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/")
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.suspended()
+	if out, err := n.patchctl("recover", "--from-node"); err != nil {
+		t.Fatal(err, out)
+	}
+	n.resumed()
+	if have := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/"); have != keys {
+		t.Errorf("etcd has\n%s\nand had\n%s", have, keys)
+	}
+	if have := addresses(t, s); have != had {
+		t.Errorf("it has %s, and had %s", have, had)
+	}
+	if err := n.Remove("a"); err != nil {
+		t.Error(err)
+	}
+	n.AssertEmpty(t)
+}
+
 // What others have by now is not taken from them.
 func TestWhatIsAnothersByNowIsNotWrittenBack(t *testing.T) {
 	n := newNode(t)
