@@ -1,8 +1,11 @@
 package attack
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // A node is removed from the cluster; another one lists its subnets and gives them back.
@@ -29,6 +32,23 @@ func TestSubnetsOfARemovedNodeAreGivenBack(t *testing.T) {
 	}
 	if left := n.etcdctl("get", "--prefix", "--keys-only", gone); strings.TrimSpace(left) != "" {
 		t.Errorf("%s is left", left)
+	}
+	if err := n.Remove("a"); err != nil {
+		t.Error(err)
+	}
+	n.AssertEmpty(t)
+}
+
+// etcd allows 128 operations in a transaction by default, and all of a pod's addresses are claimed in one.
+func TestAPodWithSixtyAddressesFitsIntoOneTransaction(t *testing.T) {
+	n := newNode(t)
+	var ips []string
+	for i := range 60 {
+		ips = append(ips, fmt.Sprintf("%q", fmt.Sprint("10.12.0.", 10+i)))
+	}
+	s := n.Run(t, "a", `[{"name": "data", "ips": [`+strings.Join(ips, ", ")+`]}]`)
+	if have := strings.Count(testnode.Exec(t, s, "ip", "-o", "-4", "addr", "show", "net1"), "10.12.0."); have < 60 {
+		t.Errorf("%d addresses", have)
 	}
 	if err := n.Remove("a"); err != nil {
 		t.Error(err)
