@@ -21,6 +21,8 @@ var (
 	ErrNoPool = fault.New(fault.NotFound, "there is no pool of that name")
 	// ErrInUse says that addresses of the pool have owners.
 	ErrInUse = fault.New(fault.Conflict, "addresses of it are in use")
+	// ErrNoSubnet says that no node has the subnet.
+	ErrNoSubnet = fault.New(fault.NotFound, "no node has it")
 	// ErrNoClaim says that nobody has the address.
 	ErrNoClaim = fault.New(fault.NotFound, "nobody has it")
 )
@@ -58,6 +60,10 @@ type Ledger interface {
 	Commit(ctx context.Context, t txn.Txn) error
 	// RemovePool removes a pool of which no address is in use, else it is ErrInUse, or ErrNoPool.
 	RemovePool(ctx context.Context, pool string) error
+	// GiveBack takes a subnet from a node that is gone, else it is refused; it is ErrInUse while there are claims in
+	// it, which ForceBack gives up, and ErrNoSubnet if no node has it.
+	GiveBack(ctx context.Context, pool string, subnet netip.Prefix) error
+	ForceBack(ctx context.Context, pool string, subnet netip.Prefix) error
 	Pools(ctx context.Context) ([]PoolInfo, error)
 	// Faults says what is wrong with the pools, and the ways out.
 	Faults(ctx context.Context) ([]string, error)

@@ -37,10 +37,12 @@ func (l *fakeLedger) Node() string { return "n1" }
 func (l *fakeLedger) NodeClaims(context.Context, string) ([]Claim, error) {
 	return slices.Clone(l.claims), nil
 }
-func (l *fakeLedger) Missing(context.Context, []Claim) ([]Claim, error) { return nil, nil }
-func (l *fakeLedger) RemovePool(context.Context, string) error          { return nil }
-func (l *fakeLedger) Pools(context.Context) ([]PoolInfo, error)         { return nil, nil }
-func (l *fakeLedger) Faults(context.Context) ([]string, error)          { return nil, nil }
+func (l *fakeLedger) Missing(context.Context, []Claim) ([]Claim, error)     { return nil, nil }
+func (l *fakeLedger) GiveBack(context.Context, string, netip.Prefix) error  { return nil }
+func (l *fakeLedger) ForceBack(context.Context, string, netip.Prefix) error { return nil }
+func (l *fakeLedger) RemovePool(context.Context, string) error              { return nil }
+func (l *fakeLedger) Pools(context.Context) ([]PoolInfo, error)             { return nil, nil }
+func (l *fakeLedger) Faults(context.Context) ([]string, error)              { return nil, nil }
 
 func (l *fakeLedger) Holder(_ context.Context, pool string, a netip.Addr) (Claim, error) {
 	return Claim{}, ErrNoClaim

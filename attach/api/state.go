@@ -72,6 +72,24 @@ func (s *server) registerState(api huma.API) {
 			s.audit("remove pool "+in.Pool, PodPath{}, "", "", err)
 			return nil, problem(err)
 		})
+	huma.Register(api, op("giveBackSubnet", http.MethodDelete, "/v1/pools/{pool}/subnets/{cidr}", "Take a subnet from a node that is gone"),
+		func(ctx context.Context, in *struct {
+			Pool  string `path:"pool"`
+			CIDR  string `path:"cidr" doc:"the slash escaped as %2F"`
+			Force bool   `query:"force" doc:"give up the addresses of it that are in use"`
+		}) (*struct{}, error) {
+			subnet, err := netip.ParsePrefix(in.CIDR)
+			if err != nil {
+				return nil, problem(ipam.Invalid("%q is not a subnet, such as 10.12.3.0/24", in.CIDR))
+			}
+			giveBack := s.IPAM.GiveBack
+			if in.Force {
+				giveBack = s.IPAM.ForceBack
+			}
+			err = giveBack(ctx, in.Pool, subnet)
+			s.audit("give back "+in.Pool+"/"+in.CIDR, PodPath{}, "", "", err)
+			return nil, problem(err)
+		})
 	huma.Register(api, op("removeLeftover", http.MethodDelete, "/v1/leftovers/{kind}/{id}", "Remove a leftover"),
 		func(ctx context.Context, in *struct {
 			Kind string `path:"kind" doc:"port, address or attachment"`

@@ -149,6 +149,20 @@ func (c *Client) Recover(ctx context.Context, from string) (*Recovery, error) {
 	return call[*Recovery](ctx, c, http.MethodPost, "/v1/recovery", RecoverRequest{From: from})
 }
 
+// GiveBack takes a subnet from a node that is gone; it is refused while addresses of it are in use.
+func (c *Client) GiveBack(ctx context.Context, pool, cidr string) error {
+	return c.do(ctx, http.MethodDelete, subnetPath(pool, cidr), nil, nil)
+}
+
+// ForceBack is GiveBack, but gives up the addresses that are in use.
+func (c *Client) ForceBack(ctx context.Context, pool, cidr string) error {
+	return c.do(ctx, http.MethodDelete, subnetPath(pool, cidr)+"?force=true", nil, nil)
+}
+
+func subnetPath(pool, cidr string) string {
+	return "/v1/pools/" + url.PathEscape(pool) + "/subnets/" + url.PathEscape(cidr)
+}
+
 // Version returns the daemon's version.
 func (c *Client) Version(ctx context.Context) (*Version, error) {
 	return call[*Version](ctx, c, http.MethodGet, "/v1/version", nil)

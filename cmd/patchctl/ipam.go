@@ -13,7 +13,7 @@ import (
 )
 
 func ipamCommand(o *options) *cobra.Command {
-	return group(&cobra.Command{Use: "ipam", Short: "Address pools: who holds what, and what leaked"}, ipamShow(o), ipamCheck(o), ipamRelease(o), ipamRemove(o))
+	return group(&cobra.Command{Use: "ipam", Short: "Address pools: who holds what, and what leaked"}, ipamShow(o), ipamCheck(o), ipamRelease(o), ipamRemove(o), ipamSubnets(o))
 }
 
 func ipamShow(o *options) *cobra.Command {

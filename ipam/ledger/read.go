@@ -93,11 +93,11 @@ func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (
 	err := l.eachKey(ctx, "claims", l.claimsIn(pool, subnet), func(kv *mvccpb.KeyValue) error {
 		r := l.record(kv)
 		c, err := r.claim()
-		l.Seen(kv, &mvccpb.KeyValue{Key: []byte(l.oldClaim(pool, c.Addr)), Value: kv.Value, ModRevision: kv.ModRevision})
 		if !subnet.Contains(c.Addr) {
 			return nil
 		}
 		owners[c.Addr] = c.Owner
+		l.Seen(kv, &mvccpb.KeyValue{Key: []byte(l.oldClaim(pool, c.Addr)), Value: kv.Value, ModRevision: kv.ModRevision})
 		if err == nil {
 			l.noteForeign(r, c.Owner)
 		}

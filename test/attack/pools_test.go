@@ -180,11 +180,10 @@ func TestADELNeedsNoValidPool(t *testing.T) {
 func TestDamagedPoolsAreToldOfAndHarmNobody(t *testing.T) {
 	n := newNode(t)
 	n.Run(t, "a", "data") // 10.12.0.2
-	const key, value = "/patchbay/v1/ipam/10.12.0.0-16/ips/10.12.0.3", `{"node":"n1","containerID":"gone","ifna`
+	const key, value = "/patchbay/v1/ipam/10.12.0.0-16/ips/10.12.0.0/24/10.12.0.3", `{"node":"n1","containerID":"gone","ifna`
 	n.Daemon.Stop()
 	n.etcdctl("put", key, value)
-	n.etcdctl("put", "/patchbay/v1/ipam/10.12.0.0-16/ips/ten", `{}`)
-	n.etcdctl("put", "/patchbay/v1/ipam/10.12.0.0-16/subnets/10.12.9.0/24", `{`)
+	n.etcdctl("put", "/patchbay/v1/ipam/10.12.0.0-16/ips/10.12.0.0/24/ten", `{}`)
 	n.etcdctl("put", "/patchbay/v1/ipam/torn/spec", `{"mode":"no`)
 	n.Start(t)
 	b := n.Run(t, "b", "data")
@@ -192,7 +191,7 @@ func TestDamagedPoolsAreToldOfAndHarmNobody(t *testing.T) {
 		t.Errorf("not the next free address: %s", out)
 	}
 	_, findings := n.healthy("pools")
-	for _, want := range []string{key, "/ips/ten", "/subnets/10.12.9.0/24", "/ipam/torn/spec", "patchctl ipam rm torn"} {
+	for _, want := range []string{key, "/10.12.0.0/24/ten", "/ipam/torn/spec", "patchctl ipam rm torn"} {
 		if !strings.Contains(findings, want) {
 			t.Errorf("doctor does not tell of %s: %s", want, findings)
 		}

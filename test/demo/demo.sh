@@ -114,7 +114,7 @@ say "What is recorded"
 show "$BIN/patchctl" get attachments -o wide
 note "in etcd, the keys, and who has web's first address:"
 show etcd get --prefix --keys-only /patchbay/v1/
-show etcd get "/patchbay/v1/ipam/10.12.0.0-16/ips/$(ip_of web net1)"
+show etcd get "/patchbay/v1/ipam/10.12.0.0-16/ips/10.12.0.0/24/$(ip_of web net1)"
 show "$BIN/patchctl" get sandboxes -o wide
 note "and on Open vSwitch:"
 show ovs-vsctl --db=unix:$D/ovs/db.sock show

@@ -1,0 +1,57 @@
+package attack
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/patchbay-cni/patchbay/test/testnode"
+)
+
+// A node is removed from the cluster; another one lists its subnets and gives them back.
+func TestSubnetsOfARemovedNodeAreGivenBack(t *testing.T) {
+	n := newNode(t)
+	n.Run(t, "a", "data")
+	const gone = "/patchbay/v1/ipam/10.12.0.0-16/subnets/10.12.7.0/24"
+	n.etcdctl("put", gone, `{"node":"gone"}`)
+	n.etcdctl("put", "/patchbay/v1/ipam/10.12.0.0-16/ips/10.12.7.0/24/10.12.7.9", `{"node":"gone","containerID":"c","ifname":"net1","pod":"default/lost"}`)
+	if out, err := n.patchctl("ipam", "subnets"); err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), "10.12.0.0-16 10.12.7.0/24 gone 1") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if out, err := n.patchctl("ipam", "subnets", "release", "--node", "n1"); err == nil || !strings.Contains(out, "its node is there") {
+		t.Errorf("of a node that is there: %s", out)
+	}
+	if out, err := n.patchctl("ipam", "subnets", "release", "10.12.7.0/24"); err == nil || !strings.Contains(out, "pod default/lost") {
+		t.Errorf("in use: %s", out)
+	}
+	if out, err := n.patchctl("ipam", "subnets", "release"); err == nil || !strings.Contains(out, "--node") {
+		t.Errorf("of nobody: %s", out)
+	}
+	if out, err := n.patchctl("ipam", "subnets", "release", "--node", "gone", "--force"); err != nil || !strings.Contains(out, "subnet 10.12.7.0/24 of pool 10.12.0.0-16 is free") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if left := n.etcdctl("get", "--prefix", "--keys-only", gone); strings.TrimSpace(left) != "" {
+		t.Errorf("%s is left", left)
+	}
+	if err := n.Remove("a"); err != nil {
+		t.Error(err)
+	}
+	n.AssertEmpty(t)
+}
+
+// etcd allows 128 operations in a transaction by default, and all of a pod's addresses are claimed in one.
+func TestAPodWithSixtyAddressesFitsIntoOneTransaction(t *testing.T) {
+	n := newNode(t)
+	var ips []string
+	for i := range 60 {
+		ips = append(ips, fmt.Sprintf("%q", fmt.Sprint("10.12.0.", 10+i)))
+	}
+	s := n.Run(t, "a", `[{"name": "data", "ips": [`+strings.Join(ips, ", ")+`]}]`)
+	if have := strings.Count(testnode.Exec(t, s, "ip", "-o", "-4", "addr", "show", "net1"), "10.12.0."); have < 60 {
+		t.Errorf("%d addresses", have)
+	}
+	if err := n.Remove("a"); err != nil {
+		t.Error(err)
+	}
+	n.AssertEmpty(t)
+}
