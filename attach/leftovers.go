@@ -121,23 +121,36 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	return e.ReleaseClaim(ctx, pool, addr)
 }
 
-// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call
-// begins meanwhile: one could make the address its own between the look and the release.
+// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call for the
+// owner's sandbox is in progress meanwhile: it could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
-	return e.whileNoneBegins(ctx, func(ctx context.Context) error {
-		all, err := e.IPAM.Claims(ctx, "")
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(all, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
+	c, err := e.claimOf(ctx, pool, addr)
+	if err != nil {
+		return err
+	}
+	return e.hold(ctx, c.Owner.ContainerID, func(ctx context.Context, _ *slot) error {
+		now, err := e.claimOf(ctx, pool, addr)
 		switch {
-		case i < 0:
-			return fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
-		case !e.isLeftover(all[i]):
-			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, all[i].Owner))
+		case err != nil:
+			return err
+		case now.Owner != c.Owner || !e.isLeftover(now):
+			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, now.Owner))
 		}
-		return e.IPAM.Release(ctx, all[i:i+1])
+		return e.IPAM.Release(ctx, []ipam.Claim{now})
 	})
+}
+
+// claimOf returns who has an address, or ErrNoLeftover.
+func (e *Engine) claimOf(ctx context.Context, pool string, addr netip.Addr) (ipam.Claim, error) {
+	all, err := e.IPAM.Claims(ctx, "")
+	if err != nil {
+		return ipam.Claim{}, err
+	}
+	i := slices.IndexFunc(all, func(c ipam.Claim) bool { return c.Pool == pool && c.Addr == addr })
+	if i < 0 {
+		return ipam.Claim{}, fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
+	}
+	return all[i], nil
 }
 
 // removeAbandoned tries once more to unmake what was given up, or will be, and discards it.
