@@ -31,6 +31,9 @@ func (e *Engine) Add(ctx context.Context, s Sandbox, wanted []meta.Wanted) (made
 		if have := slot.record; have != nil && !have.Ending && have.sameNamespace(&s) && have.has(wanted...) {
 			return e.again(ctx, slot, wanted...)
 		}
+		if err := e.endEarlier(ctx, &s); err != nil {
+			return err
+		}
 		if slot.record != nil {
 			if err := e.clear(ctx, slot, slot.record.ended(), slot.record.Attachments...); err != nil {
 				return err
@@ -106,6 +109,28 @@ func (e *Engine) clear(ctx context.Context, slot *slot, next *Sandbox, as ...Att
 		slot.id, strings.Join(left, ", ")), "\"patchctl leftovers rm\" removes them")
 }
 
+// endEarlier unmakes the sandboxes that were in a new one's namespace: the runtime has it for that one now.
+func (e *Engine) endEarlier(ctx context.Context, s *Sandbox) error {
+	for _, other := range e.Running() {
+		if other.ContainerID == s.ContainerID || !other.sameNamespace(s) {
+			continue
+		}
+		waiting, cancel := context.WithTimeout(ctx, busyWait) // that one's call may wait for us
+		err := e.holdWithin(waiting, ctx, other.ContainerID, func(ctx context.Context, slot *slot) error {
+			if slot.record == nil || !slot.record.sameNamespace(s) {
+				return nil
+			}
+			e.logger(slot.record).Warn("its network namespace is another sandbox's now: unmade", "successor", s.ContainerID)
+			return e.delLocked(ctx, slot)
+		})
+		cancel()
+		if err != nil {
+			return fmt.Errorf("unmake sandbox %s, which had the network namespace of sandbox %s: %w", other.ContainerID, s.ContainerID, err)
+		}
+	}
+	return nil
+}
+
 // Attach makes one attachment of a running pod: the one that plan wants, which is called with the pod's
 // record. created is false when the attachment was there already.
 func (e *Engine) Attach(ctx context.Context, namespace, pod string, plan func(*Sandbox) (meta.Wanted, error)) (s *Sandbox, a *Attachment, created bool, err error) {
@@ -165,7 +190,8 @@ func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Cont
 			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
 		}
 		defer h.Close()
-		s.Node, s.NetnsCookie, s.BootID, s.CreatedAt = e.Node, h.Cookie(), e.bootID, time.Now().UTC()
+		s.Node, s.NetnsCookie, s.BootID = e.Node, h.Cookie(), e.bootID
+		s.CreatedAt = e.createdAt(slot, s)
 		if s.NetnsPlace, err = netns.Place(s.Netns); err != nil {
 			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
 		}

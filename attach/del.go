@@ -274,8 +274,12 @@ func absent(ifName string) error {
 	return nil
 }
 
-// isRefusal reports whether an error is a plugin's own word, and not a time-out or something being away.
+// isRefusal reports whether an error is a plugin's own word, and not a time-out or something being away; of more
+// than one error, whether all are.
 func isRefusal(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(all.Unwrap(), func(err error) bool { return !isRefusal(err) })
+	}
 	var e *types.Error
 	return errors.As(err, &e) && e.Code != types.ErrTryAgainLater
 }

@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -103,12 +102,9 @@ type Engine struct {
 
 	mu         sync.Mutex
 	sandboxes  map[string]*slot // by container ID
-	byPod      map[podKey]string
-	begun      uint64   // counts the calls that make something
-	unreadable []string // see Unreadable
+	begun      uint64           // counts the calls that make something
+	unreadable []string         // see Unreadable
 }
-
-type podKey struct{ namespace, name string }
 
 // A slot is the place of one sandbox: a lock and the record, nil if there is none. Who holds the
 // lock may replace the record; who doesn't reads it under the engine's mutex.
@@ -129,7 +125,7 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, sandboxes: map[string]*slot{}, byPod: map[podKey]string{},
+	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, sandboxes: map[string]*slot{},
 		beginning: semaphore.NewWeighted(1), behind: semaphore.NewWeighted(abreast)}
 	e.kept.Store(&[]string{})
 	return e, nil
@@ -197,52 +193,6 @@ func (e *Engine) leave(s *slot) {
 	}
 }
 
-// put makes a record, nil for none, the sandbox's, and enters into the log what has changed.
-func (e *Engine) put(s *slot, record *Sandbox) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	old := s.record
-	s.record = record
-	shown := cmp.Or(record, old)
-	if shown == nil {
-		return
-	}
-	var events []Event
-	key := podKey{shown.Namespace, shown.Pod}
-	if record == nil || record.Ending {
-		if e.byPod[key] == s.id {
-			delete(e.byPod, key)
-		}
-	} else if record.Pod != "" {
-		if old == nil {
-			events = e.endsOfOthers(key, s.id)
-		}
-		e.byPod[key] = s.id
-	}
-	if !e.superseded(shown) {
-		events = append(events, diff(old, record)...)
-	}
-	e.entries.append(Entry{Sandbox: shown, Events: events})
-}
-
-// endsOfOthers are the ends of what a pod's earlier sandboxes still have: the new one has the pod's name
-// from now on, and interfaces are known by pod and name. Call it with the mutex held.
-func (e *Engine) endsOfOthers(key podKey, containerID string) []Event {
-	var events []Event
-	for id, slot := range e.sandboxes {
-		if r := slot.record; id != containerID && r != nil && (podKey{r.Namespace, r.Pod}) == key && !e.superseded(r) {
-			events = append(events, diff(r, nil)...)
-		}
-	}
-	return events
-}
-
-// superseded reports whether another sandbox has the pod's name. Call it with the mutex held.
-func (e *Engine) superseded(s *Sandbox) bool {
-	id := e.byPod[podKey{s.Namespace, s.Pod}]
-	return id != "" && id != s.ContainerID
-}
-
 // noteMaking notes what a call is about to make for a sandbox. It waits while something without a record is
 // being removed: what the call makes could bear the same name.
 func (e *Engine) noteMaking(ctx context.Context, s *slot, record *Sandbox) error {
@@ -262,6 +212,13 @@ func (e *Engine) noteMade(s *slot) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s.making = nil
+}
+
+// lastBegun is the number of the call that was the last to begin to make something.
+func (e *Engine) lastBegun() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.begun
 }
 
 // whileNoneBegins calls do while no call begins to make something. Those that have begun go on: what they make
@@ -296,29 +253,6 @@ func (e *Engine) Sandboxes() []*Sandbox {
 // Running returns the records of all sandboxes but those of which only given up attachments are left.
 func (e *Engine) Running() []*Sandbox {
 	return slices.DeleteFunc(e.Sandboxes(), (*Sandbox).over)
-}
-
-// Follow returns the records of running pods, of each that of the sandbox which has its name, and a reader
-// of everything that happens after them.
-func (e *Engine) Follow() (now []*Sandbox, changes *Cursor) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range e.sandboxes {
-		if s.record != nil && !s.record.over() && !e.superseded(s.record) {
-			now = append(now, s.record)
-		}
-	}
-	return now, e.entries.cursor()
-}
-
-// Pod returns the record of a running pod, or ErrNoPod.
-func (e *Engine) Pod(namespace, name string) (*Sandbox, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if s := e.sandboxes[e.byPod[podKey{namespace, name}]]; s != nil {
-		return s.record, nil
-	}
-	return nil, fmt.Errorf("pod %s/%s: %w", namespace, name, ErrNoPod)
 }
 
 // enter returns the sandbox as delegates want it, with its namespace open if it is still the one

@@ -121,8 +121,8 @@ func (e *Engine) removeLeftoverAddress(ctx context.Context, id string) error {
 	return e.ReleaseClaim(ctx, pool, addr)
 }
 
-// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call
-// begins meanwhile: one could make the address its own between the look and the release.
+// ReleaseClaim frees an address whose owner is not there. It says who has one that is in use. No call for the
+// owner's sandbox is in progress meanwhile: it could make the address its own between the look and the release.
 func (e *Engine) ReleaseClaim(ctx context.Context, pool string, addr netip.Addr) error {
 	return e.releaseClaim(ctx, pool, addr, e.isLeftover)
 }
@@ -134,21 +134,31 @@ func (e *Engine) ForceReleaseClaim(ctx context.Context, pool string, addr netip.
 }
 
 func (e *Engine) releaseClaim(ctx context.Context, pool string, addr netip.Addr, may func(ipam.Claim) bool) error {
-	return e.whileNoneBegins(ctx, func(ctx context.Context) error {
-		c, err := e.IPAM.Holder(ctx, pool, addr)
+	c, err := e.claimOf(ctx, pool, addr)
+	if err != nil {
+		return err
+	}
+	return e.hold(ctx, c.Owner.ContainerID, func(ctx context.Context, _ *slot) error {
+		now, err := e.claimOf(ctx, pool, addr)
 		switch {
-		case errors.Is(err, ipam.ErrNoClaim):
-			return fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
 		case err != nil:
 			return err
-		case may(c):
-		case e.isRuntimes(c):
-			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s was claimed for %s by a plugin under a runtime without Patchbay, so that only you know whether that is there: if it is gone, patchctl ipam release --force frees the address", addr, pool, c.Owner))
-		default:
-			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, c.Owner))
+		case now.Owner == c.Owner && may(now):
+			return e.IPAM.Release(ctx, []ipam.Claim{now})
+		case e.isRuntimes(now):
+			return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s was claimed for %s by a plugin under a runtime without Patchbay, so that only you know whether that is there: if it is gone, patchctl ipam release --force frees the address", addr, pool, now.Owner))
 		}
-		return e.IPAM.Release(ctx, []ipam.Claim{c})
+		return fault.New(fault.Conflict, fmt.Sprintf("address %s of pool %s is not leaked: %s has it; detach that, or end the pod", addr, pool, now.Owner))
 	})
+}
+
+// claimOf returns who has an address, or ErrNoLeftover.
+func (e *Engine) claimOf(ctx context.Context, pool string, addr netip.Addr) (ipam.Claim, error) {
+	c, err := e.IPAM.Holder(ctx, pool, addr)
+	if errors.Is(err, ipam.ErrNoClaim) {
+		return c, fmt.Errorf("address %s of pool %s has no owner: %w", addr, pool, ErrNoLeftover)
+	}
+	return c, err
 }
 
 // removeAbandoned tries once more to unmake what was given up, or will be, and discards it.

@@ -61,7 +61,7 @@ func (e *Engine) GCInterfaces(ctx context.Context, network string, valid []types
 // of every network that had attachments which are left. A sandbox with a call in progress is that call's, and
 // the next GC's.
 func (e *Engine) collectInvalid(ctx context.Context, unmake func(context.Context, *slot) error) error {
-	running := e.Running() // nobody waits for what is left of the others
+	running, begun := e.Running(), e.lastBegun() // nobody waits for what is left of the others
 	lists := map[string]*cniconf.List{}
 	for _, s := range running {
 		for _, a := range s.Attachments {
@@ -72,8 +72,8 @@ func (e *Engine) collectInvalid(ctx context.Context, unmake func(context.Context
 		waiting, cancel := context.WithTimeout(ctx, busyWait)
 		defer cancel()
 		return e.holdWithin(waiting, ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
-			if slot.record == nil || slot.record.CreatedAt != s.CreatedAt {
-				return nil // an ADD came meanwhile, of which the runtime's list can't know
+			if slot.record == nil || slot.begun > begun {
+				return nil // what it has was made meanwhile, and the runtime's list can't know of it
 			}
 			return unmake(ctx, slot)
 		})

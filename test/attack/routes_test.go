@@ -43,3 +43,27 @@ func TestADefaultRouteComesBackWhenItsNewInterfaceFails(t *testing.T) {
 		t.Errorf("after a detach the pod's default route is %q, and was %s", now, before)
 	}
 }
+
+// The daemon is killed when a hot attach has just taken the default route.
+func TestADefaultRouteComesBackWhenTheDaemonIsKilled(t *testing.T) {
+	n := newNode(t, "gc.interval=1h")
+	n.nad("routed", `{"cniVersion": "1.0.0", "name": "routed", "type": "patchbay-ovs", "network": "data",
+ "ipam": {"type": "patchbay-ipam", "network": "10.82.0.0/16", "subnetLen": 24, "routes": [{"dst": "0.0.0.0/0"}]}}`)
+	s := n.Run(t, "web", "routed")
+	before := testnode.Exec(t, s, "ip", "route", "show", "default")
+	n.Daemon.Stop()
+	n.Start(t, "PATCHBAY_FAILPOINTS=add-made=kill")
+	request := client.Request{Network: "control", Interface: "hot0", DefaultRoute: &[]netip.Addr{netip.MustParseAddr("10.13.0.1")}}
+	if _, err := n.Client.Attach(context.Background(), "default", "web", request); err == nil {
+		t.Fatal("the daemon was not killed")
+	}
+	<-n.Daemon.Done()
+	if now := testnode.Exec(t, s, "ip", "route", "show", "default"); now == before {
+		t.Fatalf("the route is still the first interface's: %s", now)
+	}
+	n.Start(t)
+	if now := testnode.Exec(t, s, "ip", "route", "show", "default"); now != before {
+		t.Errorf("the pod's default route was %s, and is %q", before, now)
+	}
+	n.Check(t, s)
+}
