@@ -52,6 +52,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 	}
 	o.Meta.AnyDevice = true
 	o.Meta.Implied = map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}
+	o.Meta.NeedsTrust = ovs.NeedsTrust
 	j := &Judge{Planner: meta.NewPlanner(cache, o.Meta), Pools: o.Pools, Users: func(ctx context.Context, network string) ([]string, error) {
 		return kube.UsersOf(ctx, cfg, network)
 	}}
