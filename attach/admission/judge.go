@@ -3,7 +3,6 @@
 package admission
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +35,10 @@ func (j *Judge) Network(n meta.Network) error {
 		return fmt.Errorf("spec.config: %w", err)
 	}
 	cfg := j.Planner.Config()
-	if err := cmp.Or(cfg.CheckChain(list), cfg.Trusts(n.Namespace, list)); err != nil {
+	if err := cfg.CheckChain(list); err != nil {
+		return fmt.Errorf("spec.config: %w", err)
+	}
+	if err := cfg.Trusts(n.Namespace, list); err != nil {
 		return fmt.Errorf("spec.config: %w", err)
 	}
 	for _, p := range list.Plugins {
