@@ -197,6 +197,7 @@ func (m *making) restoreDefaultRoutes() {
 		return
 	}
 	err := inPod(m.sandbox, func(h *netlink.Handle) error {
+		var errs []error // one that the workload has renamed is no reason to leave the others without
 		for _, a := range m.before.Attachments {
 			if a.Status.Phase != Ready || a.Status.Result == nil || !a.hasInterface() {
 				continue
@@ -207,12 +208,10 @@ func (m *making) restoreDefaultRoutes() {
 					continue
 				}
 				gw, _ := netip.AddrFromSlice(nic.Gateway(r))
-				if err := addDefault(h, a.Spec.Interface, defaultVia(gw.Unmap())); err != nil {
-					return err
-				}
+				errs = append(errs, addDefault(h, a.Spec.Interface, defaultVia(gw.Unmap())))
 			}
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 	if err != nil {
 		m.e.logger(m.before).Warn("default route is not restored", "error", err)

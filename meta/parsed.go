@@ -29,6 +29,9 @@ func newParsed() *parsed { return &parsed{lists: map[text]*cniconf.List{}} }
 // list returns the configuration of a network, as a copy: what one pod asks of a network is written
 // into it.
 func (p *parsed) list(n *Network) (*cniconf.List, error) {
+	if len(n.Config) > maxConfig {
+		return nil, malformed("its configuration has %d KiB, and can have %d", len(n.Config)>>10, maxConfig>>10)
+	}
 	from := text{n.Config, n.Name}
 	p.mu.Lock()
 	have := p.lists[from]

@@ -111,6 +111,10 @@ type Config struct {
 	AuxiliaryChain string
 	// Implied are the capabilities of plugin types that need no declaration: our own.
 	Implied map[string][]string
+	// Trusted are the namespaces whose networks may reach the node itself, besides SystemNamespaces; "*": all.
+	Trusted []string
+	// NeedsTrust returns the key of a configuration that reaches the node itself, "" if none does.
+	NeedsTrust func(*cniconf.List) string
 }
 
 // A Source says who asked for an attachment.
@@ -208,6 +212,9 @@ func (p *Planner) Plan(ctx context.Context, pod Pod, ifName string, runtime map[
 		}
 		w.Interface = cmp.Or(s.Interface, freeName(taken, i+1))
 		all, taken = append(all, w), append(taken, w.Interface)
+		if err := checkSize(all); err != nil {
+			return nil, fmt.Errorf("network %s: %w", s.Ref(), err)
+		}
 	}
 	chain, err := p.auxiliary(freeName(taken, len(all)))
 	if err != nil {
@@ -266,6 +273,9 @@ func (p *Planner) One(ctx context.Context, podNamespace string, s Selection, tak
 	s.Namespace = cmp.Or(s.Namespace, podNamespace)
 	if err := s.Validate(); err != nil {
 		return Wanted{}, fmt.Errorf("network %s: %w", s.Ref(), err)
+	}
+	if len(taken) >= maxNetworks {
+		return Wanted{}, malformed("network %s: the pod has %d interfaces, the most that one pod can have", s.Ref(), len(taken))
 	}
 	w, err := p.selected(ctx, podNamespace, s, SourceAPI)
 	if err == nil {
@@ -391,7 +401,9 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wante
 	var list *cniconf.List
 	switch {
 	case strings.TrimSpace(n.Config) != "":
-		list, err = p.parsed.list(n)
+		if list, err = p.parsed.list(n); err == nil {
+			err = p.cfg.Trusts(s.Namespace, list)
+		}
 	case p.cfg.CNIConfDir == "":
 		err = ErrOnNodes
 	default:
@@ -409,8 +421,8 @@ func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wante
 // configuration can honour is refused, never dropped.
 func (p *Planner) want(list *cniconf.List, s Selection, source Source, what string) (Wanted, error) {
 	w := Wanted{Source: source, Config: list, DefaultRoute: s.DefaultRoute, Requests: s.requests()}
-	if i := slices.IndexFunc(list.Types(), cniconf.IsMeta); i >= 0 {
-		return w, malformed("%s: plugin type %q is a meta-plugin: a network can't lead back to it", what, list.Plugins[i].Type)
+	if err := p.cfg.CheckChain(list); err != nil {
+		return w, fmt.Errorf("%s: %w", what, err)
 	}
 	if s.IPAMClaim != "" && !p.persists(list, source) {
 		return w, types.NewError(cniwire.ErrRefused, fmt.Sprintf("%s can't honour \"ipam-claim-reference\": only further networks of type patchbay-ovs with addresses from patchbay-ipam keep them", what), "drop it from the request")

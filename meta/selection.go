@@ -59,9 +59,6 @@ type PortMapping struct {
 
 var objectName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
-// maxNetworks bounds what one pod can ask of a node.
-const maxNetworks = 128
-
 // ParseNetworks reads the networks annotation of a pod in podNamespace, in either form. An
 // annotation that breaks the specification is an error, never ignored: the pod asked for an
 // interface and would start without it.

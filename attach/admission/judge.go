@@ -34,14 +34,15 @@ func (j *Judge) Network(n meta.Network) error {
 	if err != nil {
 		return fmt.Errorf("spec.config: %w", err)
 	}
-	for i, p := range list.Plugins {
-		switch {
-		case cniconf.IsMeta(p.Type):
-			return fmt.Errorf("spec.config: plugin type %q is a meta-plugin: a network can't lead back to it", p.Type)
-		case p.Type != ovs.Type && p.Type != ovs.ForeignType:
-		case i > 0:
-			return fmt.Errorf("spec.config: plugin %s must be the first of its list", p.Type)
-		default:
+	cfg := j.Planner.Config()
+	if err := cfg.CheckChain(list); err != nil {
+		return fmt.Errorf("spec.config: %w", err)
+	}
+	if err := cfg.Trusts(n.Namespace, list); err != nil {
+		return fmt.Errorf("spec.config: %w", err)
+	}
+	for _, p := range list.Plugins {
+		if p.Type == ovs.Type || p.Type == ovs.ForeignType {
 			if err := ovs.Validate(list); err != nil {
 				return fmt.Errorf("spec.config: %w", err)
 			}

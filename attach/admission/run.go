@@ -56,6 +56,7 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 	}
 	o.Meta.AnyDevice = true
 	o.Meta.Implied = map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}
+	o.Meta.NeedsTrust = ovs.NeedsTrust
 	j := &Judge{Planner: meta.NewPlanner(cache, o.Meta), Pools: o.Pools, Users: users.Of}
 	ctx, stop := context.WithCancel(ctx)
 	var followed sync.WaitGroup

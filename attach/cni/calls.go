@@ -124,6 +124,9 @@ func (s *Server) interfaceCall(ctx context.Context, c *call) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if requests.IPs, err = c.addresses(); err != nil {
+			return nil, err
+		}
 		a, err := s.Engine.AddInterface(ctx, c.sandbox(), meta.Wanted{Source: meta.SourceDirect, Interface: c.IfName, Config: list, Requests: requests})
 		if err != nil {
 			return nil, err
@@ -198,6 +201,19 @@ func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 }
 
 func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, error) {
+	requested, err := c.addresses()
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.IPAM.Claim(ctx, ipam.Ask{Config: c.conf.IPAM, Network: c.conf.Name, ConfigName: c.conf.Name, Owner: owner, Requested: requested}, s.Engine)
+	if err != nil {
+		return nil, err
+	}
+	return cniresult.As(r.Result, c.conf.CNIVersion)
+}
+
+// addresses are those that the call asks for: by capability, else in args.cni, else in CNI_ARGS (CNI CONVENTIONS.md).
+func (c *call) addresses() ([]ipam.Request, error) {
 	raw := c.conf.RuntimeConfig["ips"]
 	if raw == nil {
 		raw = c.conf.Args.CNI["ips"]
@@ -214,11 +230,7 @@ func (s *Server) claim(ctx context.Context, c *call, owner ipam.Owner) (any, err
 	if err != nil {
 		return nil, fmt.Errorf("ips: %w", err)
 	}
-	r, err := s.IPAM.Claim(ctx, ipam.Ask{Config: c.conf.IPAM, Network: c.conf.Name, ConfigName: c.conf.Name, Owner: owner, Requested: requested}, s.Engine)
-	if err != nil {
-		return nil, err
-	}
-	return cniresult.As(r.Result, c.conf.CNIVersion)
+	return requested, nil
 }
 
 // collectClaims frees what plugins claimed under the network's name for containers that the runtime no

@@ -18,7 +18,7 @@ func webhook() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "webhook", Short: "Serve the validating admission webhook", Args: cobra.NoArgs,
 		Long: `webhook refuses networks and pod annotations that can't work, when they are written.
-It judges by the sections meta and ipam of the daemons' configuration, as they do, but
+It judges by the sections meta, ovs and ipam of the daemons' configuration, as they do, but
 doesn't read the file that meta.multus names: that is on the nodes. The API server lets
 everything in while it is away.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -31,7 +31,7 @@ everything in while it is away.`,
 				return err
 			}
 			o.Meta = meta.Config{DefaultNetworks: c.Meta.DefaultNetworks, SystemNamespaces: c.Meta.SystemNamespaces,
-				NamespaceIsolation: c.Meta.NamespaceIsolation, GlobalNamespaces: c.Meta.GlobalNamespaces, Overriding: c.Meta.Overriding}
+				NamespaceIsolation: c.Meta.NamespaceIsolation, GlobalNamespaces: c.Meta.GlobalNamespaces, Overriding: c.Meta.Overriding, Trusted: c.OVS.TrustedNamespaces}
 			o.Pools = c.IPAM.Pools
 			return admission.Run(cmd.Context(), cfg, o, logger(c.Log, &slog.LevelVar{}))
 		},

@@ -15,6 +15,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach/admission"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
+	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/meta/multus"
@@ -106,7 +107,7 @@ func noAnswer(server string, err error) error {
 // judge looks at every configuration of Multus, every network and every pod. A pod is judged by the last
 // of the configurations, by name, that says anything which matters here.
 func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
-	cfg := meta.Config{Devices: s, Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}}
+	cfg := meta.Config{Devices: s, Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}, Trusted: []string{"*"}}
 	var findings []multus.Finding
 	for _, object := range slices.Sorted(maps.Keys(s.Configs)) {
 		text := []byte(s.Configs[object])
@@ -115,8 +116,10 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 			cfg.NamespaceIsolation, cfg.GlobalNamespaces, cfg.Namespace = c.Isolation(), c.Globals(), c.Namespace
 		}
 	}
+	judge := admission.Judge{Planner: meta.NewPlanner(s, cfg)}
 	for _, n := range s.Networks {
-		findings = append(findings, multus.CheckNetwork(n, (&admission.Judge{}).Network)...)
+		findings = append(findings, multus.CheckNetwork(n, judge.Network)...)
+		findings = append(findings, trust(n)...)
 		if handed, _ := s.Hands(ctx, n.Resource); !handed { // never fails
 			findings = append(findings, multus.Finding{Object: "network " + n.Namespace + "/" + n.Name, Grade: multus.Works,
 				Message: "its resource " + n.Resource + " is the scheduler's: pods that request it get a node with that bridge, where ovs.marker publishes it"})
@@ -127,6 +130,19 @@ func judge(ctx context.Context, s *kube.Snapshot) []multus.Finding {
 		findings = append(findings, multus.CheckPod(ctx, planner, p)...)
 	}
 	return findings
+}
+
+// trust tells of networks that work only once their namespace is trusted with the nodes.
+func trust(n meta.Network) []multus.Finding {
+	list, err := cniconf.Parse([]byte(n.Config), n.Name)
+	if err != nil { // on disk, or told already
+		return nil
+	}
+	byDefault := meta.Config{SystemNamespaces: []string{"kube-system"}, NeedsTrust: ovs.NeedsTrust}
+	if err := byDefault.Trusts(n.Namespace, list); err != nil {
+		return []multus.Finding{{Object: "network " + n.Namespace + "/" + n.Name, Grade: multus.Changes, Message: err.Error()}}
+	}
+	return nil
 }
 
 var gradeTable = table[multus.Finding]{

@@ -37,6 +37,7 @@ func TestPodsAreJudgedByPlanningThem(t *testing.T) {
 		"pod claims":     {Object: "pod lab/claims", Grade: multus.Works, Message: "1 networks"},
 		"pod marked":     {Object: "pod lab/marked", Grade: multus.Works, Message: "1 networks"},
 		"network marked": {Object: "network lab/marked", Grade: multus.Works, Message: "its resource " + marker + " is the scheduler's"},
+		"trust":          {Object: "network lab/marked", Grade: multus.Changes, Message: `"bridge" reaches the node itself, and networks of namespace lab may not`},
 		"pod disk":       {Object: "pod lab/disk", Grade: multus.Works, Message: "network lab/disk is on the nodes' disks and was not tried"},
 		"pod unknown":    {Object: "pod lab/unknown", Grade: multus.Fails, Message: "NetworkAttachmentDefinition lab/nowhere: not found"},
 	} {

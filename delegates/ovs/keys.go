@@ -1,6 +1,7 @@
 package ovs
 
 import (
+	"encoding/json"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -46,6 +47,32 @@ func checkKeys(p cniconf.Plugin) error {
 		}
 	}
 	return nil
+}
+
+// NeedsTrust returns the key of a network's configuration that reaches the node itself, "" if none does: bridge for
+// one that names any bridge, or leaves it to the pod, instead of a role that the nodes offer; or what gives the node
+// an address on the network.
+func NeedsTrust(list *cniconf.List) string {
+	p := list.Plugins[0]
+	if p.Type != Type && p.Type != ForeignType {
+		return ""
+	}
+	var c conf
+	b, err := json.Marshal(p.Raw)
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	switch {
+	case err != nil: // it is refused for that
+		return ""
+	case c.Network == "" || c.Bridge != "":
+		return "bridge"
+	case c.IsGateway:
+		return "isGateway"
+	case c.IsDefaultGateway:
+		return "isDefaultGateway"
+	}
+	return ""
 }
 
 // checkSocket refuses a configuration that means another Open vSwitch than the daemon's.

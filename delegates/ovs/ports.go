@@ -1,7 +1,6 @@
 package ovs
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -47,7 +46,10 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	}
 	err = d.db.Commit(ctx, func(ctx context.Context, t *vswitch.Transaction) error {
 		for _, p := range plans {
-			if err := cmp.Or(unbound(ctx, t, p), unused(ctx, t, p)); err != nil {
+			if err := unbound(ctx, t, p); err != nil {
+				return err
+			}
+			if err := unused(ctx, t, p); err != nil {
 				return err
 			}
 			if err := insert(ctx, t, p); err != nil {

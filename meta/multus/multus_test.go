@@ -49,8 +49,9 @@ func TestConfigurationsOfMultusAreTaken(t *testing.T) {
 }
 
 func TestWhatIsJudged(t *testing.T) {
+	judge := admission.Judge{Planner: meta.NewPlanner(nil, meta.Config{Implied: map[string][]string{"patchbay-ovs": nil, "ovs": {"mac"}}})}
 	network := func(config string) []Finding {
-		return CheckNetwork(meta.Network{Namespace: "n", Name: "a", Config: config}, (&admission.Judge{}).Network)
+		return CheckNetwork(meta.Network{Namespace: "n", Name: "a", Config: config}, judge.Network)
 	}
 	for _, c := range []struct {
 		name  string

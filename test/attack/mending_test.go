@@ -2,12 +2,14 @@ package attack
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
 	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/test/testnode"
@@ -101,6 +103,23 @@ func TestMendingLeavesTheWorkloadsChangesAlone(t *testing.T) {
 func links(t *testing.T, s *sandbox.Sandbox) string {
 	t.Helper()
 	return testnode.Exec(t, s, "sh", "-c", "for l in $(ls /sys/class/net); do ip -o link show dev $l | sed 's/state [A-Z]*//;s/,*[A-Z_,-]*LOWER_UP//;s/<NO-CARRIER,/</'; ip -br -4 addr show dev $l | awk '{print $3}'; done 2>/dev/null; tc qdisc show | grep tbf || true")
+}
+
+// The default route that a hot attach asks for is taken from the others. One that the pod has renamed has none that
+// we gave it.
+func TestAHotAttachPassesOverARenamedInterface(t *testing.T) {
+	n := newNode(t)
+	s := n.Run(t, "a", "data,control")
+	testnode.Exec(t, s, "sh", "-ec", "ip link set net1 down; ip link set net1 name lan; ip link set lan up")
+	if _, err := n.Client.Attach(t.Context(), "default", "a", client.Request{Network: "data", Interface: "hot", DefaultRoute: &[]netip.Addr{netip.MustParseAddr("10.12.0.1")}}); err != nil {
+		t.Fatal(err)
+	}
+	if routes := testnode.Exec(t, s, "ip", "route", "show", "default"); !strings.Contains(routes, "via 10.12.0.1 dev hot") {
+		t.Errorf("default route: %s", routes)
+	}
+	if err := n.Client.Detach(t.Context(), "default", "a", "hot"); err != nil {
+		t.Error(err)
+	}
 }
 
 // A limit on what a pod sends is the network's: it comes back by the host's end, whatever the link's name is.

@@ -10,7 +10,8 @@ import (
 )
 
 func fails(config string) bool {
-	return slices.ContainsFunc(multus.CheckNetwork(meta.Network{Namespace: "default", Name: "n", Config: config}, (&admission.Judge{}).Network),
+	judge := admission.Judge{Planner: meta.NewPlanner(nil, meta.Config{})}
+	return slices.ContainsFunc(multus.CheckNetwork(meta.Network{Namespace: "default", Name: "n", Config: config}, judge.Network),
 		func(f multus.Finding) bool { return f.Grade == multus.Fails })
 }
 

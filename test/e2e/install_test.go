@@ -216,7 +216,7 @@ kubectl get configmap -n kube-system multus-daemon-config -o jsonpath='{.data.da
 	apply(t, "default", nad("elsewhere", `{"cniVersion": "0.3.1", "type": "bridge", "bridge": "lbr1", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.61.0.0/24"}]]}}`))
 	apply(t, ns, nad("broken", `{"cniVersion": "0.3.1", "type": }`))
 	out, _ := command(filepath.Join(c.Root, "bin/patchctl"), "migrate", "check", "--all", "--kubeconfig", c.Dir+"/admin.kubeconfig")
-	for _, want := range []string{"ovs is made by the daemon itself", "executes bridge, host-local", ns + "/broken", "fails", "multusConfigFile: has no effect here"} {
+	for _, want := range []string{"ovs is made by the daemon itself", "executes bridge, host-local", "ovs.trustedNamespaces", ns + "/broken", "fails", "multusConfigFile: has no effect here"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("migrate check lacks %q:\n%s", want, out)
 		}
@@ -227,7 +227,7 @@ kubectl get configmap -n kube-system multus-daemon-config -o jsonpath='{.data.da
 			t.Fatal(err)
 		}
 	}
-	deploy(t, "deploy/overlays/from-multus")
+	deploy(t, "test/e2e/overlays/from-multus")
 	for _, n := range c.Nodes {
 		findings, err := daemon(t, n).Doctor(ctx)
 		if err != nil || !strings.Contains(fmt.Sprint(findings), "takes 00-multus.conf before") {

@@ -98,6 +98,8 @@ type Meta struct {
 type OVS struct {
 	DB      string            `yaml:"db"`
 	Bridges map[string]Bridge `yaml:"bridges"`
+	// TrustedNamespaces are those whose networks may name a bridge instead of a role, or make the node a gateway.
+	TrustedNamespaces []string `yaml:"trustedNamespaces"`
 	// Marker publishes each bridge as an extended resource of the node, as ovs-cni's marker does.
 	Marker bool `yaml:"marker"`
 }

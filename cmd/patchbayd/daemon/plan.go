@@ -16,7 +16,11 @@ func (d *Daemon) planConfig() (cfg meta.Config, binDirs []string, err error) {
 	m := d.cfg.Meta
 	cfg = meta.Config{ClusterNetwork: m.ClusterNetwork, DefaultNetworks: m.DefaultNetworks, SystemNamespaces: m.SystemNamespaces,
 		NamespaceIsolation: m.NamespaceIsolation, GlobalNamespaces: m.GlobalNamespaces, Overriding: m.Overriding, CNIConfDir: m.CNIConfDir, ReadinessFile: m.ReadinessFile,
-		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}, Devices: d.pods.devices}
+		Implied: map[string][]string{ovs.Type: ovs.Capabilities, ovs.ForeignType: ovs.Capabilities}, Devices: d.pods.devices,
+		Trusted: d.pods.trusted, NeedsTrust: ovs.NeedsTrust}
+	if d.cfg.OVS.TrustedNamespaces != nil {
+		cfg.Trusted = d.cfg.OVS.TrustedNamespaces
+	}
 	if m.Multus == "" {
 		return cfg, m.CNIBinDirs, nil
 	}
