@@ -113,6 +113,24 @@ func TestEveryOverlayIsInItsNamespace(t *testing.T) {
 	}
 }
 
+// TestEachNodeMayHaveItsOwnCertificate renders an overlay of the reader's own with the component for that: the
+// certificate is a file of the node, and there is no Secret.
+func TestEachNodeMayHaveItsOwnCertificate(t *testing.T) {
+	own := t.TempDir()
+	from, err := filepath.Rel(own, filepath.Join(c.Root, "deploy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kustomization := "resources: [" + from + "/overlays/native]\ncomponents: [" + from + "/components/etcd-per-node]\n"
+	if err := os.WriteFile(filepath.Join(own, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Kubectl("kustomize", own)
+	if err != nil || !strings.Contains(out, "path: /etc/patchbay-etcd") || strings.Contains(out, "secretName") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // deploy applies an overlay and waits until the daemons are ready and have given the runtime its
 // configuration. The custom resources, which are there, are left alone.
 func deploy(t *testing.T, dir string) string {
