@@ -76,7 +76,7 @@ standalone node with an embedded etcd.`,
 	cmd.Flags().StringVar(&file, "config", config.DefaultFile, "configuration file")
 	cmd.Flags().StringArrayVar(&set, "set", nil, "key=value over the file, with dotted keys; repeatable")
 	cmd.Flags().BoolVar(&list, "list-failpoints", false, "print the points at which a build for tests can be made to fail")
-	cmd.AddCommand(webhook())
+	cmd.AddCommand(webhook(), certificates())
 	return cmd
 }
 

@@ -25,6 +25,7 @@ func Config(kubeconfig, userAgent string) (*rest.Config, error) {
 	}
 	cfg.UserAgent = userAgent
 	cfg.QPS, cfg.Burst = 50, 100
+	readToken(cfg)
 	return cfg, nil
 }
 

@@ -168,7 +168,7 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func failure(w http.ResponseWriter, code int) {
-	reason := map[int]string{404: "NotFound", 409: "Conflict", 422: "Invalid", 400: "BadRequest", 500: "InternalError", 503: "ServiceUnavailable"}[code]
+	reason := map[int]string{401: "Unauthorized", 404: "NotFound", 409: "Conflict", 422: "Invalid", 400: "BadRequest", 500: "InternalError", 503: "ServiceUnavailable"}[code]
 	answer(w, code, map[string]any{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": reason, "code": code, "message": "no"})
 }
 

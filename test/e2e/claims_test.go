@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/patchbay-cni/patchbay/ipam"
+	"github.com/patchbay-cni/patchbay/meta/kube"
 	"github.com/patchbay-cni/patchbay/test/e2e/cluster"
 )
 
@@ -55,6 +58,35 @@ func anAddressBelongsToItsIPAMClaim(t *testing.T) {
 	remove(t, ns, "a")
 	eventually(t, mine+" is free", func() error { return free(t, c.Nodes[0], mine) })
 	clean(t)
+}
+
+// TestAnIPAMClaimIsWrittenOnceByItsVersion has two nodes write the status of an IPAMClaim that both have read: the
+// API server takes the first only.
+func TestAnIPAMClaimIsWrittenOnceByItsVersion(t *testing.T) {
+	ctx := context.Background()
+	ns := namespace(t)
+	apply(t, ns, claim("keep", "data", "net1"))
+	cfg, err := kube.Config(c.Dir+"/admin.kubeconfig", "e2e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, err := kube.NewIPAMClaims(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := claims.IPAMClaim(ctx, ns, "keep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := claims.SetIPs(ctx, ns, "keep", read.Version, []string{"10.12.1.2/24"}); err != nil {
+		t.Error(err)
+	}
+	if err := claims.SetIPs(ctx, ns, "keep", read.Version, []string{"10.12.2.2/24"}); !errors.Is(err, ipam.ErrIPAMClaimChanged) {
+		t.Errorf("the second: %v", err)
+	}
+	if now, err := claims.IPAMClaim(ctx, ns, "keep"); err != nil || len(now.IPs) != 1 || now.IPs[0] != "10.12.1.2/24" {
+		t.Errorf("%+v, %v", now, err)
+	}
 }
 
 // free reports who has an address.

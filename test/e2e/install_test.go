@@ -113,6 +113,24 @@ func TestEveryOverlayIsInItsNamespace(t *testing.T) {
 	}
 }
 
+// TestEachNodeMayHaveItsOwnCertificate renders an overlay of the reader's own with the component for that: the
+// certificate is a file of the node, and there is no Secret.
+func TestEachNodeMayHaveItsOwnCertificate(t *testing.T) {
+	own := t.TempDir()
+	from, err := filepath.Rel(own, filepath.Join(c.Root, "deploy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kustomization := "resources: [" + from + "/overlays/native]\ncomponents: [" + from + "/components/etcd-per-node]\n"
+	if err := os.WriteFile(filepath.Join(own, "kustomization.yaml"), []byte(kustomization), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Kubectl("kustomize", own)
+	if err != nil || !strings.Contains(out, "path: /etc/patchbay-etcd") || strings.Contains(out, "secretName") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // deploy applies an overlay and waits until the daemons are ready and have given the runtime its
 // configuration. The custom resources, which are there, are left alone.
 func deploy(t *testing.T, dir string) string {
@@ -341,10 +359,65 @@ func TestTheTrialEtcdStaysOnItsNode(t *testing.T) {
 		}
 		return err
 	})
-	out, err := c.Nodes[0].Run("etcdctl", "--endpoints=http://127.0.0.1:12379", "get", "--prefix", "--print-value-only", "/patchbay/v1/sandboxes/n2/")
+	out, err := trialEtcdctl(t, trialClient(t), "get", "--prefix", "--print-value-only", "/patchbay/v1/sandboxes/n2/")
 	if err != nil || !strings.Contains(out, ns) {
 		t.Errorf("%v, the records are %q", err, out)
 	}
 	remove(t, ns, "a")
 	clean(t)
+}
+
+// TestTheTrialEtcdServesItsClientsOnly: it speaks TLS, with those that have a certificate of its authority, at the
+// address of its node.
+func TestTheTrialEtcdServesItsClientsOnly(t *testing.T) {
+	client := trialClient(t)
+	if out, err := trialEtcdctl(t, client, "get", "x"); err != nil {
+		t.Errorf("a client: %v: %s", err, out)
+	}
+	for what, with := range map[string][]string{
+		"without a certificate":  client[:1],
+		"without TLS":            {},
+		"another's certificate":  {client[0], "--cert=" + c.Dir + "/pki/apiserver.crt", "--key=" + c.Dir + "/pki/apiserver.key"},
+		"an address of the loop": append(slices.Clone(client), "--endpoints=https://127.0.0.1:12379"),
+		"the peers' port, plain": {"--endpoints=http://127.0.0.1:12380"},
+	} {
+		if out, err := trialEtcdctl(t, with, "get", "x"); err == nil {
+			t.Errorf("%s: %s", what, out)
+		}
+	}
+	// The Secrets are made again by the etcd's Pod when they are gone, and the daemons take the new ones.
+	shell(t, "kubectl delete secret -n patchbay-system patchbay-trial-etcd patchbay-trial-etcd-server; kubectl delete pod -n patchbay-system patchbay-etcd-0")
+	ns := namespace(t)
+	run(t, ns, "a", "n1", "data")
+	run(t, ns, "b", "n2", "data")
+	clean(t)
+}
+
+// trialClient are etcdctl's flags for a client of the trial's etcd, with the certificates of its Secret: the authority
+// first.
+func trialClient(t *testing.T) []string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, f := range []string{"ca.crt", "tls.crt", "tls.key"} {
+		shell(t, `kubectl get secret -n patchbay-system patchbay-trial-etcd -o jsonpath='{.data.`+strings.Replace(f, ".", `\.`, 1)+`}' | base64 -d >`+dir+"/"+f)
+	}
+	return []string{"--cacert=" + dir + "/ca.crt", "--cert=" + dir + "/tls.crt", "--key=" + dir + "/tls.key"}
+}
+
+// trialEtcdctl asks the trial's etcd, on its node, at the node's address unless the flags name another.
+func trialEtcdctl(t *testing.T, flags []string, args ...string) (string, error) {
+	t.Helper()
+	n, err := c.Client.CoreV1().Nodes().Get(context.Background(), "n1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })
+	scheme := "https"
+	if len(flags) == 0 {
+		scheme = "http"
+	}
+	if !strings.Contains(strings.Join(flags, " "), "--endpoints") {
+		flags = append(slices.Clone(flags), "--endpoints="+scheme+"://"+n.Status.Addresses[i].Address+":12379")
+	}
+	return c.Nodes[0].Run("etcdctl", slices.Concat([]string{"--command-timeout=5s"}, flags, args)...)
 }

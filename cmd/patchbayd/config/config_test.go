@@ -40,6 +40,7 @@ func TestMistakesNameKeyAndLine(t *testing.T) {
 		"node: n1\ngc: {interval: 1ms}\n":                                   "1s or more",
 		"node: N1\n":                                                        `node "N1"`,
 		"node: n1\nlog: {level: loud}\n":                                    `log.level "loud"`,
+		"node: n1\netcd: {username: u}\n":                                   "etcd.passwordFile belong together",
 		"node: n1\netcd: {prefix: x}\n":                                     `etcd.prefix "x"`,
 		"node: n1\novs: {bridges: {data: {}}}\n":                            "ovs.bridges.data: name",
 		"node: n1\novs: {bridges: {a: {name: b}, c: {name: b}}}":            "a and c are both bridge b",

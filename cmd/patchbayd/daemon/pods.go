@@ -34,7 +34,7 @@ type podSource struct {
 	ipamClaims ipam.IPAMClaims // nil: there are none
 	// unaskedGrace is how long a pod's namespace must be gone if no runtime can be asked for the pod.
 	unaskedGrace time.Duration
-	trusted    []string        // namespaces whose networks may reach the node itself, unless it is configured
+	trusted      []string // namespaces whose networks may reach the node itself, unless it is configured
 	// tasks follow the source, and tell it what has become of its pods.
 	tasks func() []Task
 	// await waits for the first answers, as long as it is worth it; nil: all is known from the start.
