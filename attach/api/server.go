@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
@@ -132,6 +134,9 @@ func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
+	if err := failpoint.Hit("rest-attach"); err != nil {
+		return nil, problem(err)
+	}
 	plan := func(have *attach.Sandbox) (meta.Wanted, error) { return s.plan(ctx, p, r, have) }
 	do := s.Engine.Attach
 	if r.DryRun {
@@ -143,6 +148,9 @@ func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made
 		s.audit("attach", p, r.Interface, r.Network, err)
 	}
 	if err != nil {
+		return nil, problem(err)
+	}
+	if err := failpoint.Hit("rest-attached"); err != nil {
 		return nil, problem(err)
 	}
 	status := http.StatusOK
@@ -194,6 +202,9 @@ func (s *server) detach(ctx context.Context, in *detachInput) error {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
+	if err := failpoint.Hit("rest-detach"); err != nil {
+		return problem(err)
+	}
 	verb := "detach"
 	var unmade, err error
 	if in.Force {
