@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/fault"
@@ -239,6 +241,9 @@ func (s *Service) Release(ctx context.Context, claims []Claim) error {
 	t := s.Releasing(claims)
 	if t == nil {
 		return nil
+	}
+	if err := failpoint.Hit("ipam-release"); err != nil {
+		return err
 	}
 	if err := s.Commit(ctx, t); err != nil {
 		return fmt.Errorf("release %d addresses: %w", len(claims), err)

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
@@ -31,9 +33,15 @@ func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 // rules already, but nothing is claimed by them: the revision that the pool is settled by is no longer that
 // of the specification in etcd.
 func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
+	if err := failpoint.Hit("pool-define"); err != nil {
+		return err
+	}
 	revision, err := a.ledger.Define(ctx, p.Name, p.Spec)
 	if err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
+	}
+	if err := failpoint.Hit("pool-defined"); err != nil {
+		return err
 	}
 	subnets := make([]*ipam.Subnet, len(p.Networks))
 	for i, n := range p.Networks {
@@ -46,6 +54,9 @@ func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
 			return err
 		}
 		subnets[i] = st.keep(p, prefix, owners)
+	}
+	if err := failpoint.Hit("subnets-claimed"); err != nil {
+		return err
 	}
 	st.spec, st.revision, st.subnets = p.Value(), revision, subnets
 	return nil
@@ -83,6 +94,9 @@ func (a *Allocator) subnet(ctx context.Context, n ipam.Network, st *pool, revisi
 		if n.Offers(had.Prefix) && taken[had.Prefix] == "" {
 			s = had.Prefix
 		}
+	}
+	if err := failpoint.Hit("subnet-claim"); err != nil {
+		return s, err
 	}
 	return s, a.ledger.ClaimSubnet(ctx, st.name, s, revision)
 }
