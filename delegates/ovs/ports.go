@@ -43,6 +43,9 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 			if err := unbound(ctx, t, p); err != nil {
 				return err
 			}
+			if err := failpoint.Hit("ovs-port-insert"); err != nil {
+				return err
+			}
 			if err := insert(ctx, t, p); err != nil {
 				return err
 			}
