@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/internal/fault"
@@ -61,6 +63,9 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 func (d *Daemon) load(ctx context.Context, hadRecords bool) (lost bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := failpoint.Hit("boot-load"); err != nil {
+		return false, err
+	}
 	if err := d.engine.Load(ctx); err != nil {
 		return false, err
 	}
@@ -69,6 +74,9 @@ func (d *Daemon) load(ctx context.Context, hadRecords bool) (lost bool, err erro
 		return false, err
 	}
 	lost = lost || hadRecords && len(d.engine.Sandboxes())+len(d.engine.Unreadable()) == 0
+	if err := failpoint.Hit("boot-loaded"); err != nil {
+		return lost, err
+	}
 	return lost, d.register(ctx, lost)
 }
 
