@@ -31,9 +31,10 @@ func TestMain(m *testing.M) { testnode.Main(m) }
 
 // elsewhere are the points that no operation of this test comes to, and why.
 var elsewhere = map[string]string{
-	"kube-status-patched": "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
-	"kube-status-write":   "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
-	"kube-event-write":    "needs an API server: test/e2e, TestMendedInterfacesAreReported",
+	"kube-status-write":    "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
+	"kube-status-written":  "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
+	"kube-event-write":     "needs an API server: test/e2e, TestMendedInterfacesAreReported",
+	"kube-ipamclaim-write": "needs an API server: test/e2e, claims_test.go",
 }
 
 // TestKilledAtEveryStep looks which failpoints each operation comes to, and then kills the daemon with SIGKILL at

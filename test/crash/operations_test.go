@@ -13,6 +13,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
+	"github.com/patchbay-cni/patchbay/delegates/ovs"
 	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
@@ -86,6 +87,32 @@ var operations = []operation{
 		c.Launch(c.t, c.env...)
 		c.await(func() bool { return c.Runtime.Check(context.Background(), c.s) == nil })
 	}, (*crash).whole, true},
+	{"DEL while it starts", addPod("data"), func(c *crash) {
+		c.Daemon.Kill()
+		c.toEtcd.Hang()
+		defer c.toEtcd.Pass()
+		c.Launch(c.t, c.env...)
+		c.await(func() bool {
+			return exec.Command("curl", "-sS", "--unix-socket", c.CNI, "http://patchbay/").Run() == nil
+		})
+		c.tryDel()
+	}, (*crash).del, true},
+	{"DEL of a leftover", func(c *crash) {
+		newPod("data")(c)
+		name := ovs.HostName(c.s.ContainerID, "net1")
+		c.OVS.Vsctl(c.t, "--no-wait", "add-port", "br-data", name, "--", "set", "port", name,
+			"external_ids:patchbay-sandbox="+c.s.ContainerID, "external_ids:patchbay-if=net1")
+	}, (*crash).tryDel, (*crash).del, true},
+	{"ADD in a pool that is not there", func(c *crash) {
+		if err := c.Client.RemovePool(context.Background(), "10.12.0.0-16"); err != nil {
+			c.t.Fatal(err)
+		}
+		newPod("data")(c)
+	}, (*crash).add, (*crash).del, false},
+	{"rules that are removed", addPod("data"), func(c *crash) {
+		testnode.Sh(c.t, "nft", "delete", "table", "inet", "patchbay")
+		c.await(func() bool { return exec.Command("nft", "list", "table", "inet", "patchbay").Run() == nil })
+	}, (*crash).whole, false},
 	{"reload", func(*crash) {}, func(c *crash) {
 		c.Daemon.Signal(syscall.SIGHUP)
 		c.await(func() bool { return strings.Contains(c.LogTail(), "configuration read again") })
