@@ -27,6 +27,16 @@ var (
 	only   = flag.String("crash.only", "", "the one point")
 )
 
+// told is a network whose plugins are told of a GC, as those of CNI 1.1.0 are.
+const told = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: told}
+spec:
+  config: '{"cniVersion": "1.1.0", "name": "told", "plugins": [{"type": "macvlan", "master": "lan0", "mode": "bridge",
+    "ipam": {"type": "patchbay-ipam", "network": "10.22.0.0/16", "subnetLen": 24, "cooldown": "0s"}}]}'
+`
+
 func TestMain(m *testing.M) { testnode.Main(m) }
 
 // elsewhere are the points that no operation of this test comes to, and why.
@@ -106,7 +116,7 @@ func newCrash(t *testing.T) *crash {
 	ovs := testnode.StartOVS(t)
 	c.toOVS = testnode.StartProxy(t, "unix", dir+"/ovs", strings.TrimPrefix(ovs.DB, "unix:"))
 	testnode.Lan(t)
-	c.Node = testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": testnode.Networks}, OVS: ovs,
+	c.Node = testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}, OVS: ovs,
 		Set: []string{"etcd.endpoints=[http://" + c.toEtcd.Addr() + "]", "ovs.db=unix:" + dir + "/ovs"}})
 	c.env = []string{"PATCHBAY_FAILPOINTS_FILE=" + c.arming, "PATCHBAY_FAILPOINTS_TRACE=" + c.tracing}
 	c.Daemon.Stop()

@@ -46,7 +46,7 @@ var operations = []operation{
 		c.del()
 	}, false},
 	{"STATUS", func(*crash) {}, (*crash).status, func(*crash) {}, false},
-	{"GC", addPod("data,bridge"), func(c *crash) { _ = c.Runtime.GC(context.Background()) }, func(c *crash) {
+	{"GC", addPod("data,bridge,told"), func(c *crash) { _ = c.Runtime.GC(context.Background()) }, func(c *crash) {
 		if err := c.Runtime.GC(context.Background()); err != nil {
 			c.t.Errorf("GC: %v", err)
 		}
@@ -68,10 +68,10 @@ var operations = []operation{
 				c.t.Fatal(err)
 			}
 		}
-	}, func(c *crash) {
-		_ = c.Client.Detach(context.Background(), "default", c.s.Pod, "hot-data")
-		_ = c.Client.Detach(context.Background(), "default", c.s.Pod, "hot-bridge")
-	}, (*crash).whole, false},
+	}, (*crash).detach, func(c *crash) {
+		c.detach() // again, as whoever was not answered does
+		c.whole()
+	}, false},
 	{"a port that is removed", addPod("data"), func(c *crash) {
 		c.OVS.Vsctl(c.t, "--no-wait", "del-port", c.OVS.Ports(c.t)[0])
 		c.await(func() bool { return c.Runtime.Check(context.Background(), c.s) == nil })
@@ -120,7 +120,8 @@ var operations = []operation{
 	{"a pool that is removed", func(*crash) {}, func(c *crash) { _ = c.Client.RemovePool(context.Background(), "10.12.0.0-16") }, func(*crash) {}, false},
 	{"end", addPod("data"), func(c *crash) {
 		c.Daemon.Stop()
-		c.Start(c.t, c.env...)
+		c.Launch(c.t, c.env...)
+		c.await(func() bool { _, err := c.Client.Version(context.Background()); return err == nil })
 	}, (*crash).whole, false},
 }
 
@@ -159,6 +160,12 @@ func (c *crash) removeNamespaces() {
 }
 
 func (c *crash) add() { _, c.addErr = c.Runtime.Add(context.Background(), c.s) }
+
+func (c *crash) detach() {
+	for _, network := range []string{"data", "bridge"} {
+		_ = c.Client.Detach(context.Background(), "default", c.s.Pod, "hot-"+network) // one that is gone is not found
+	}
+}
 
 // tryDel is a DEL. One that is not answered is queued: a success.
 func (c *crash) tryDel() {

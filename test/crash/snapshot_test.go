@@ -33,7 +33,7 @@ func (c *crash) snapshot(t *testing.T) []string {
 	run("link", "sh", "-c", "ip -o link show | awk '{print $1, $2}'")
 	run("address", "sh", "-c", "ip -o address show | grep -v link | awk '{print $2, $4}'")
 	run("rule", "nft", "list", "ruleset")
-	run("etcd", "sh", "-c", "etcdctl --endpoints "+c.etcd.Endpoint+" get --prefix /patchbay/ --keys-only | grep -Ev '/(live|subnets|nodes)/'")
+	run("etcd", "sh", "-c", "etcdctl --endpoints "+c.etcd.Endpoint+" get --prefix /patchbay/ --keys-only | grep -Ev '/(live|subnets|nodes)/|/spec$'")
 	for _, table := range []string{"Bridge", "Port", "Interface", "QoS", "Mirror", "Queue"} {
 		column := map[bool]string{true: "other_config", false: "name"}[table == "QoS" || table == "Queue"]
 		lines(table, c.OVS.Vsctl(t, "--bare", "--no-heading", "--columns="+column, "list", table))
