@@ -213,6 +213,7 @@ func (c *crash) pair(op operation, point, armed, action string, trouble func() (
 func (c *crash) try(op operation, armed string, trouble func() (over func())) {
 	c.t.Helper()
 	c.s, c.addErr = nil, nil
+	c.revive() // what failed before may have left it dead
 	op.prepare(c)
 	_ = os.Remove(c.tracing)
 	over := func() {}
