@@ -27,15 +27,15 @@ var (
 	only   = flag.String("crash.only", "", "the one point")
 )
 
-// told is a network whose plugins are told of a GC, as those of CNI 1.1.0 are.
+// told is a network of a plugin that is told of a GC, as those of CNI 1.1.0 are. It makes nothing.
 const told = `
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: told}
-spec:
-  config: '{"cniVersion": "1.1.0", "name": "told", "plugins": [{"type": "macvlan", "master": "lan0", "mode": "bridge",
-    "ipam": {"type": "patchbay-ipam", "network": "10.22.0.0/16", "subnetLen": 24, "cooldown": "0s"}}]}'
+spec: {config: '{"cniVersion": "1.1.0", "name": "told", "type": "told"}'}
 `
+
+const toldPlugin = "#!/bin/sh\n[ \"$CNI_COMMAND\" != ADD ] || echo '{\"cniVersion\": \"1.1.0\"}'\n"
 
 func TestMain(m *testing.M) { testnode.Main(m) }
 
@@ -116,8 +116,12 @@ func newCrash(t *testing.T) *crash {
 	ovs := testnode.StartOVS(t)
 	c.toOVS = testnode.StartProxy(t, "unix", dir+"/ovs", strings.TrimPrefix(ovs.DB, "unix:"))
 	testnode.Lan(t)
+	if err := os.WriteFile(dir+"/told", []byte(toldPlugin), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	c.Node = testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}, OVS: ovs,
-		Set: []string{"etcd.endpoints=[http://" + c.toEtcd.Addr() + "]", "ovs.db=unix:" + dir + "/ovs"}})
+		Set: []string{"etcd.endpoints=[http://" + c.toEtcd.Addr() + "]", "ovs.db=unix:" + dir + "/ovs",
+			"meta.cniBinDirs=[" + dir + "," + testnode.Bin() + "," + testnode.PluginDirs + "]"}})
 	c.env = []string{"PATCHBAY_FAILPOINTS_FILE=" + c.arming, "PATCHBAY_FAILPOINTS_TRACE=" + c.tracing}
 	c.Daemon.Stop()
 	c.Start(t, c.env...)

@@ -46,7 +46,10 @@ var operations = []operation{
 		c.del()
 	}, false},
 	{"STATUS", func(*crash) {}, (*crash).status, func(*crash) {}, false},
-	{"GC", addPod("data,bridge,told"), func(c *crash) { _ = c.Runtime.GC(context.Background()) }, func(c *crash) {
+	{"GC", addPod("data,bridge,told"), func(c *crash) {
+		_ = c.Runtime.GC(context.Background(), c.s) // its plugins are told
+		_ = c.Runtime.GC(context.Background())
+	}, func(c *crash) {
 		if err := c.Runtime.GC(context.Background()); err != nil {
 			c.t.Errorf("GC: %v", err)
 		}
