@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
@@ -233,6 +234,7 @@ func (c *crash) try(op operation, armed string, trouble func() (over func())) {
 	}
 	over()
 	c.revive()
+	c.settle()
 	op.end(c)
 	c.revive()
 	c.removeNamespaces()
@@ -279,6 +281,17 @@ func (c *crash) revive() {
 		answers = c.Alive(c.t)
 	}
 	c.converged = max(c.converged, time.Since(begin))
+}
+
+// settle waits until the bridges, the rules and etcd are as they should be: what failed is tried again every second.
+func (c *crash) settle() {
+	c.t.Helper()
+	testnode.Eventually(c.t, "etcd, the rules and the bridges are well", func() bool {
+		findings, err := c.Client.Doctor(context.Background())
+		return err == nil && !slices.ContainsFunc(findings, func(f client.Finding) bool {
+			return !f.OK && (strings.HasPrefix(f.Check, "bridge") || slices.Contains([]string{"openvswitch", "etcd", "shield"}, f.Check))
+		})
+	})
 }
 
 // await waits until something is, or the daemon has ended.

@@ -187,11 +187,11 @@ func (c *crash) del() {
 	}
 }
 
-// whole checks that what is recorded is there, and ends the pod.
+// whole waits until what is recorded is there, as GC mends what failed to be mended, and ends the pod.
 func (c *crash) whole() {
 	c.t.Helper()
+	testnode.Eventually(c.t, "what is recorded is there", func() bool { return c.Runtime.Check(context.Background(), c.s) == nil })
 	c.AssertClean(c.t)
-	c.Check(c.t, c.s)
 	c.del()
 }
 
