@@ -48,6 +48,11 @@ var elsewhere = map[string]string{
 	"kube-ipamclaim-write": "needs an API server: test/e2e, claims_test.go",
 }
 
+// killOnly are the points at which nothing can fail but the daemon, and why.
+var killOnly = map[string]string{
+	"undo-begin": "a roll-back has no step before its first one: what is recorded waits for DEL, or the next start",
+}
+
 // TestKilledAtEveryStep looks which failpoints each operation comes to, and then kills the daemon with SIGKILL at
 // each of them, starts it again, and compares the node with what it was.
 func TestKilledAtEveryStep(t *testing.T) {
@@ -170,7 +175,7 @@ func (c *crash) everywhere(arm func(point string) string, action string) {
 				ops = append(ops, op)
 			}
 		}
-		if len(ops) == 0 || *only != "" && *only != point {
+		if len(ops) == 0 || *only != "" && *only != point || action == "error" && killOnly[point] != "" {
 			continue
 		}
 		if *rounds == 0 {
