@@ -21,7 +21,7 @@ KUBEFLAGS   = -X $(GITVERSION).gitVersion=$(KUBEVERSION) -X $(GITVERSION).gitMaj
 	-X $(GITVERSION).gitTreeState=clean -X $(GITVERSION).gitCommit=module
 MODULES     = . test/ovscni test/e2e test/e2e/kube test/e2e/containerd
 
-.PHONY: help deps build install demo test sim testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz clean
+.PHONY: help deps build install demo test sim testbin peers e2e e2ebin bench-e2e cluster bench lint fuzz crash mutants soak clean
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -87,14 +87,26 @@ cluster: e2ebin ## such a cluster to play with; make cluster STOP=1 ends it
 bench: deps build ## speed, as ratios within one run; also bench.json
 	@PATCHBAY_TEST_BIN=$(CURDIR)/$(BIN) BENCH_JSON=$(CURDIR)/bench.json $(GO) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m ./test/bench
 
-fuzz: ## each fuzz test for a minute
-	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do for n in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' $$f); do \
-	  $(GO) test -run '^$$' -fuzz "^$$n\$$" -fuzztime 60s ./$$(dirname $$f) || exit 1; done; done
+# Those of the reliability plan, F1 to F10, and the others. One package at a time, as each uses all cores.
+FUZZTIME   ?= 60s
+fuzz: ## each fuzz test for a minute: make fuzz FUZZTIME=30m
+	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do for n in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$f); do \
+	  echo "$$n in $$(dirname $$f)"; $(GO) test -run '^$$' -fuzz "^$$n\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f) || exit 1; done; done
+
+crash: testbin ## the daemon fails at each of its failpoints in each operation, ROUNDS times
+	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -count=1 -timeout 6h -v ./test/crash -crash.rounds $(or $(ROUNDS),1) -crash.seed $(or $(SEED),0)
+
+mutants: ## plants faults, each of which a named test must catch
+	@$(STATIC) run ./test/mutants
+
+soak: testbin ## pods come and go, with faults, for SOAK=1h; soak.svg and soak.csv show what the daemon needs
+	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -count=1 -timeout 0 -v ./test/soak -soak.for $(or $(SOAK),1h) -soak.to $(CURDIR)
 
 lint: ## gofmt, direction of imports, go vet, staticcheck, go mod tidy
 	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
 	@test/imports.sh
 	@$(STATIC) run ./internal/failpoint/gen -check
+	@$(STATIC) run ./test/mutants -check
 	$(STATIC) vet ./...
 	$(STATIC) vet -tags failpoints ./internal/failpoint
 	$(STATIC) run $(STATICCHECK) ./...
@@ -102,4 +114,4 @@ lint: ## gofmt, direction of imports, go vet, staticcheck, go mod tidy
 	@for m in $(MODULES); do echo "go mod tidy -diff in $$m"; (cd $$m && $(GO) mod tidy -diff) || exit 1; done
 
 clean: ## remove what was built
-	rm -rf $(BIN) .cache bench.json
+	rm -rf $(BIN) .cache bench.json soak.csv soak.svg

@@ -160,6 +160,9 @@ func (e *Engine) attachPlanned(ctx context.Context, slot *slot, plan func(*Sandb
 	if err != nil || s.has(w) {
 		return s.Find(w.Interface), false, err
 	}
+	if err := failpoint.Hit("attach-planned"); err != nil {
+		return nil, false, err
+	}
 	d, err := e.enter(s)
 	if err != nil {
 		return nil, false, fmt.Errorf("pod %s/%s: %w", s.Namespace, s.Pod, err)
@@ -321,6 +324,9 @@ func (m *making) reserve(ctx context.Context, p *part) (err error) {
 	if !m.e.Delegates.Asks(p.Spec.Config) {
 		return nil
 	}
+	if err := failpoint.Hit("add-address"); err != nil {
+		return err
+	}
 	owner := ipam.Owner{ContainerID: m.sandbox.ContainerID, IfName: p.Spec.Interface, Pod: m.sandbox.Namespace + "/" + m.sandbox.Pod}
 	p.reservation, err = m.e.IPAM.Reserve(ctx, ipam.Ask{Config: p.Spec.Config.Plugins[0].IPAM, Network: p.Spec.networkName(), ConfigName: p.Spec.Config.Name,
 		Owner: owner, Requested: p.Spec.Requests.IPs, IPAMClaim: p.Spec.IPAMClaim}, m.e)
@@ -368,6 +374,9 @@ func (m *making) make(ctx context.Context) (*Sandbox, error) {
 	if err := m.e.Delegates.Add(ctx, m.sandbox, work); err != nil {
 		return nil, err
 	}
+	if err := failpoint.Hit("add-delegates-done"); err != nil {
+		return nil, err
+	}
 	if err := m.sandbox.Recorded(); err != nil {
 		return nil, err
 	}
@@ -387,6 +396,9 @@ func (m *making) accept(ctx context.Context, p *part) (err error) {
 	if err := m.honoured(p); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("add-accepted"); err != nil {
+		return err
+	}
 	if err := m.e.IPAM.Publish(ctx, p.reservation); err != nil {
 		return err
 	}
@@ -396,6 +408,9 @@ func (m *making) accept(ctx context.Context, p *part) (err error) {
 }
 
 func (m *making) finish(ctx context.Context, record *Sandbox) error {
+	if err := failpoint.Hit("add-record"); err != nil {
+		return err
+	}
 	if err := m.e.Records.Save(ctx, record, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/delegates"
@@ -61,6 +63,9 @@ func (e *Engine) mend(ctx context.Context, slot *slot, interfaces ...string) err
 // saveChanged records an attachment that has changed.
 func (e *Engine) saveChanged(ctx context.Context, slot *slot, a Attachment) error {
 	next := slot.record.with(a)
+	if err := failpoint.Hit("mend-record"); err != nil {
+		return err
+	}
 	if err := e.Records.Save(ctx, next, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", slot.id, err)
 	}
@@ -83,6 +88,9 @@ func (e *Engine) checkLocked(ctx context.Context, slot *slot) error {
 		return err
 	}
 	defer d.Netns.Close()
+	if err := failpoint.Hit("check-begin"); err != nil {
+		return err
+	}
 	var work []*delegates.Attachment
 	var claims []ipam.Claim
 	for _, a := range s.Attachments {
@@ -95,6 +103,9 @@ func (e *Engine) checkLocked(ctx context.Context, slot *slot) error {
 	}
 	if err := e.Delegates.Check(ctx, d, work); err != nil {
 		return fmt.Errorf("check %s/%s: %w", s.Namespace, s.Pod, err)
+	}
+	if err := failpoint.Hit("check-claims"); err != nil {
+		return err
 	}
 	missing, err := e.IPAM.Missing(ctx, claims)
 	if err == nil && len(missing) > 0 {

@@ -102,6 +102,9 @@ func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do
 		if a.Spec.Source == meta.SourceCluster {
 			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrPodsOwn)
 		}
+		if err := failpoint.Hit("detach-begin"); err != nil {
+			return err
+		}
 		if err := do(ctx, slot, *a); err != nil {
 			return e.Failed(ReasonFailedDetach, s.metaPod(), err)
 		}
@@ -179,6 +182,9 @@ func releasable(as []Attachment) []ipam.Claim {
 // same transaction. A sandbox that is ending goes with its last attachment.
 func (e *Engine) forget(ctx context.Context, slot *slot, rest *Sandbox, gone []Attachment) error {
 	claims := releasable(gone)
+	if err := failpoint.Hit("forget-begin"); err != nil {
+		return err
+	}
 	write, next := e.Records.Save, rest
 	if rest.Ending && len(rest.Attachments) == 0 {
 		write, next = e.Records.Remove, nil
@@ -290,6 +296,9 @@ const askWait = time.Second
 // removeLeftoversOf frees what a sandbox without a record has on Open vSwitch, found by the name it
 // bears there.
 func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) error {
+	if err := failpoint.Hit("del-unknown"); err != nil {
+		return err
+	}
 	brief, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
 	names, err := e.Delegates.Leftovers(brief, func(o delegates.Owner) bool { return o.ContainerID != containerID }, nil)

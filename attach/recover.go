@@ -18,6 +18,9 @@ import (
 // Load reads the records; call it once, before Recover and before any other call. What a record that
 // can't be read may account for is left alone.
 func (e *Engine) Load(ctx context.Context) error {
+	if err := failpoint.Hit("recover-load"); err != nil {
+		return err
+	}
 	records, unreadable, err := e.Records.Load(ctx)
 	if err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
@@ -102,6 +104,9 @@ func families(a Attachment) []int {
 
 // displace takes the default routes of those families from an attachment.
 func displace(h *netlink.Handle, a *Attachment, families []int) error {
+	if err := failpoint.Hit("routes-displace"); err != nil {
+		return err
+	}
 	a.Status.Result = withoutDefaults(a.Status.Result, families)
 	routes, err := defaultRoutes(h, a.Spec.Interface, families)
 	if err != nil {
@@ -136,6 +141,9 @@ func withoutDefaults(had *types100.Result, families []int) *types100.Result {
 
 // takeOver gives an attachment the default routes that it asked for.
 func takeOver(h *netlink.Handle, a *Attachment) error {
+	if err := failpoint.Hit("routes-take-over"); err != nil {
+		return err
+	}
 	for _, gw := range *a.Spec.DefaultRoute {
 		if err := addDefault(h, a.Spec.Interface, defaultVia(gw)); err != nil {
 			return err

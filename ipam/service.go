@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/patchbay-cni/patchbay/internal/fault"
@@ -258,6 +260,9 @@ func (s *Service) Release(ctx context.Context, claims []Claim) error {
 	t, err := s.Releasing(ctx, claims)
 	if t == nil && err == nil {
 		return nil
+	}
+	if err == nil {
+		err = failpoint.Hit("ipam-release")
 	}
 	if err == nil {
 		err = s.Commit(ctx, t)

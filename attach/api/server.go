@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
@@ -135,6 +137,9 @@ func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
+	if err := failpoint.Hit("rest-attach"); err != nil {
+		return nil, problem(err)
+	}
 	plan := func(have *attach.Sandbox) (meta.Wanted, error) { return s.plan(ctx, p, r, have) }
 	do := s.Engine.Attach
 	if r.DryRun {
@@ -146,6 +151,9 @@ func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made
 		s.audit("attach", p, r.Interface, r.Network, err)
 	}
 	if err != nil {
+		return nil, problem(err)
+	}
+	if err := failpoint.Hit("rest-attached"); err != nil {
 		return nil, problem(err)
 	}
 	status := http.StatusOK
@@ -197,6 +205,9 @@ func (s *server) detach(ctx context.Context, in *detachInput) error {
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
+	if err := failpoint.Hit("rest-detach"); err != nil {
+		return problem(err)
+	}
 	verb := "detach"
 	var unmade, err error
 	if in.Force {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -34,11 +36,17 @@ func (s *Server) podCall(ctx context.Context, c *call) (any, error) {
 	case "CHECK":
 		return nil, s.Engine.Check(ctx, c.ContainerID)
 	default: // GC; others are refused by Validate
+		if err := failpoint.Hit("cni-gc"); err != nil {
+			return nil, err
+		}
 		return nil, s.Engine.GC(ctx, c.conf.Name, c.valid())
 	}
 }
 
 func (s *Server) addPod(ctx context.Context, c *call) (result any, err error) {
+	if err := failpoint.Hit("cni-add"); err != nil {
+		return nil, err
+	}
 	pod, err := s.annotated(ctx, c)
 	if err == nil {
 		result, err = s.attachAll(ctx, c, pod)
@@ -62,10 +70,16 @@ func (s *Server) attachAll(ctx context.Context, c *call, pod meta.Pod) (any, err
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "an earlier plugin of the list has made "+c.IfName+", which is the cluster network's",
 			"leave meta.clusterNetwork empty, or put patchbay first")
 	}
+	if err := failpoint.Hit("cni-planned"); err != nil {
+		return nil, err
+	}
 	sandbox := c.sandbox()
 	sandbox.CNINetwork = c.conf.Name
 	made, err := s.Engine.Add(ctx, sandbox, wanted)
 	if err != nil {
+		return nil, err
+	}
+	if err := failpoint.Hit("cni-added"); err != nil {
 		return nil, err
 	}
 	if c.conf.PrevResult != nil {
@@ -170,6 +184,9 @@ func (c *call) chained(own *types100.Result) (any, error) {
 func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 	if c.conf.IPAM == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
+	}
+	if err := failpoint.Hit("cni-ipam"); err != nil {
+		return nil, err
 	}
 	boot, err := netns.BootID()
 	if err != nil {

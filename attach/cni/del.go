@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
@@ -35,8 +37,14 @@ func (s *Server) del(plugin string, c *call) error {
 }
 
 func (s *Server) enqueue(plugin string, c *call) error {
+	if err := failpoint.Hit("del-enqueue"); err != nil {
+		return err
+	}
 	if err := delqueue.Put(s.Queue, delqueue.Call{Plugin: plugin, Request: *c.Request}); err != nil {
 		return types.NewError(types.ErrTryAgainLater, "the DEL can't be done now, and not be queued", err.Error())
+	}
+	if err := failpoint.Hit("del-enqueued"); err != nil {
+		return err
 	}
 	s.Log.Info("DEL is queued", "sandbox", c.ContainerID, "interface", c.IfName)
 	return nil
@@ -72,6 +80,9 @@ func (s *Server) Drain(ctx context.Context, queued delqueue.Call) (err error) {
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
+	if err := failpoint.Hit("del-drain"); err != nil {
+		return err
+	}
 	c, err := newCall(&queued.Request)
 	if err == nil {
 		_, err = s.dispatch(ctx, queued.Plugin, c)

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 	cniversion "github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sync/semaphore"
@@ -155,6 +157,9 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 	case "STATUS": // of the node, whoever is called
 		if !s.isReady() {
 			return nil, s.starting(ctx)
+		}
+		if err := failpoint.Hit("cni-status"); err != nil {
+			return nil, err
 		}
 		return nil, s.Probe(ctx)
 	}

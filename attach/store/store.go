@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/attach"
@@ -68,6 +70,9 @@ const page = 100
 // Load reads the node's sandboxes. A record that can't be read stays as it is; its container ID, the
 // key's end, is returned.
 func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []string, err error) {
+	if err := failpoint.Hit("store-load"); err != nil {
+		return nil, nil, err
+	}
 	for from, end := s.sandboxes(), clientv3.GetPrefixRangeEnd(s.sandboxes()); ; {
 		resp, err := s.KV.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(page))
 		if err != nil {
@@ -92,6 +97,9 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 
 // Save implements attach.Records.
 func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) error {
+	if err := failpoint.Hit("store-save"); err != nil {
+		return err
+	}
 	value, err := json.Marshal(record{RecordVersion, sb})
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
@@ -107,6 +115,9 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 
 // Remove implements attach.Records.
 func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with txn.Txn) error {
+	if err := failpoint.Hit("store-remove"); err != nil {
+		return err
+	}
 	return s.Commit.Commit(ctx, txn.Join(s.freeName(etcd.Txn{}.Delete(s.key(sb)), sb), with))
 }
 
@@ -121,6 +132,9 @@ func (s *Store) freeName(t etcd.Txn, sb *attach.Sandbox) etcd.Txn {
 // Lost reports whether records of this node are missing from etcd: the node's own is, as at the very
 // first start, or it says so.
 func (s *Store) Lost(ctx context.Context) (bool, error) {
+	if err := failpoint.Hit("store-lost"); err != nil {
+		return false, err
+	}
 	resp, err := s.KV.Get(ctx, path.Join(s.Prefix, "nodes", s.Node))
 	if err != nil {
 		return false, fmt.Errorf("read node %s: %w: %w", s.Node, txn.ErrUnavailable, err)
@@ -138,6 +152,9 @@ func (s *Store) Lost(ctx context.Context) (bool, error) {
 
 // Register writes the node's record.
 func (s *Store) Register(ctx context.Context, n Node) error {
+	if err := failpoint.Hit("store-register"); err != nil {
+		return err
+	}
 	value, err := json.Marshal(n)
 	if err != nil {
 		return err

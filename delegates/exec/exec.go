@@ -51,6 +51,9 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	for _, a := range as {
 		a.Tried = true
 		for i, p := range a.Config.Plugins {
+			if err := failpoint.Hit("exec-add"); err != nil {
+				return err
+			}
 			out, err := d.plugin(ctx, "ADD", p.Type, s, a, i)
 			if err != nil {
 				return err
@@ -93,6 +96,9 @@ func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegat
 			continue
 		}
 		for i, p := range a.Config.Plugins {
+			if err := failpoint.Hit("exec-check"); err != nil {
+				return err
+			}
 			if _, err := d.plugin(ctx, "CHECK", p.Type, s, a, i); err != nil {
 				return err
 			}
@@ -110,6 +116,9 @@ func (d *Delegate) Status(ctx context.Context, list *cniconf.List) error {
 func (d *Delegate) GC(ctx context.Context, list *cniconf.List, valid []types.GCAttachment) error {
 	if list.DisableGC {
 		return nil
+	}
+	if err := failpoint.Hit("exec-gc"); err != nil {
+		return err
 	}
 	attachments, err := json.Marshal(valid)
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
@@ -38,6 +40,9 @@ func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]by
 	case <-ctx.Done():
 		return nil, types.NewError(types.ErrTryAgainLater, fmt.Sprintf("plugin %s was not started: too many delegates are running", typ), "")
 	}
+	if err := failpoint.Hit("exec-run"); err != nil {
+		return nil, err
+	}
 	stdout, stderr := output{max: maxResult, refuses: true}, output{max: maxDetail}
 	cmd := exec.CommandContext(ctx, bin)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(r.Config), &stdout, &stderr
@@ -52,6 +57,9 @@ func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]by
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		return nil, types.NewError(types.ErrTryAgainLater, context.Cause(ctx).Error(), stderr.text())
+	}
+	if err := failpoint.Hit("exec-ran"); err != nil {
+		return nil, err
 	}
 	if stdout.more { // it may have failed for that
 		return nil, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("plugin %s: %s printed more than %d MiB", typ, r.Command, maxResult>>20), stderr.text())

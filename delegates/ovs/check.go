@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/vishvananda/netlink"
 
@@ -17,6 +19,9 @@ import (
 func (d *Delegate) Check(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	c, err := d.db.Client(ctx)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("ovs-check"); err != nil {
 		return err
 	}
 	for _, a := range as {

@@ -76,6 +76,9 @@ func (d *Delegate) Handles(typ string) bool { return typ == Type || typ == Forei
 // all ports in one transaction, and meanwhile it configures the pod's ends.
 func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) error {
 	plans := make([]*plan, len(as))
+	if err := failpoint.Hit("ovs-add"); err != nil {
+		return err
+	}
 	for i, a := range as {
 		var err error
 		if plans[i], err = d.plan(ctx, s, a); err != nil {
@@ -115,6 +118,9 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if err := failpoint.Hit("ovs-made"); err != nil {
+		return err
+	}
 	for _, p := range plans {
 		p.announcer.announce(p.result.IPs)
 		if err := p.gateway(); err != nil {
@@ -129,6 +135,9 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 // the same time, as the kernel takes 20 ms for the links.
 func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates.Attachment) []error {
 	names := make([]string, len(as))
+	if err := failpoint.Hit("ovs-del"); err != nil {
+		return slices.Repeat([]error{err}, len(as))
+	}
 	for i, a := range as {
 		names[i] = HostName(s.ContainerID, a.Interface)
 	}

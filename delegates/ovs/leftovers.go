@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 )
@@ -55,6 +57,9 @@ func (d *Delegate) Leftovers(ctx context.Context, accounted func(delegates.Owner
 // RemoveLeftovers removes ports, their limits, and links. It leaves out names that HostName can't have made: they are
 // other delegates'.
 func (d *Delegate) RemoveLeftovers(ctx context.Context, names []string) error {
+	if err := failpoint.Hit("ovs-leftovers-remove"); err != nil {
+		return err
+	}
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !hostNamePattern.MatchString(n) })
 	return d.removePlugs(ctx, names, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] != "" })
 }

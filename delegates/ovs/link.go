@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -74,6 +76,9 @@ func (l *links) create(p *plan, ns *netns.Handle) error {
 	}
 	if err != nil {
 		return fmt.Errorf("make veth pair %s, %s: %w", p.port, p.a.Interface, err)
+	}
+	if err := failpoint.Hit("ovs-veth-added"); err != nil {
+		return err
 	}
 	// The host is to have no address on a pod's network. The kernel has made none yet, as the end has no carrier.
 	err = netlink.LinkSetIP6AddrGenMode(veth, addrGenModeNone)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
@@ -68,6 +69,9 @@ func (d *Delegate) replug(ctx context.Context, s delegates.Sandbox, a *delegates
 		return err
 	}
 	if err := d.removePorts(ctx, []string{p.port}, func(port *vswitch.Port) bool { return port.ExternalIDs[idSandbox] == s.ContainerID }); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("ovs-mend-port-removed"); err != nil {
 		return err
 	}
 	if err := d.awaitClosed(ctx, []*plan{p}); err != nil {

@@ -52,6 +52,9 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 			if err := unused(ctx, t, p); err != nil {
 				return err
 			}
+			if err := failpoint.Hit("ovs-port-insert"); err != nil {
+				return err
+			}
 			if err := insert(ctx, t, p); err != nil {
 				return err
 			}

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
@@ -50,7 +52,16 @@ func NewCommitter(c *clientv3.Client) *Committer {
 // etcd's own error. It does not return before the outcome is known or commitTimeout has passed, whatever the context:
 // the context only keeps a transaction from being begun.
 func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
-	return k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)})
+	if err := failpoint.Hit("etcd-commit"); err != nil {
+		return err
+	}
+	if err := k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)}); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("etcd-committed"); err != nil { // as if the answer were lost
+		return fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
+	}
+	return nil
 }
 
 // Away reports whether etcd has not answered the last transaction, in all its tries. The next one is tried

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -134,6 +136,9 @@ const (
 func (l *Ledger) RemovePool(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 	defer cancel()
+	if err := failpoint.Hit("pool-remove"); err != nil {
+		return err
+	}
 	for again := false; ; again = true {
 		err := l.tryRemovePool(ctx, name)
 		switch {

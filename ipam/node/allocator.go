@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/ledger"
@@ -70,6 +72,9 @@ type hold struct {
 // Reserve implements ipam.Mode.
 func (a *Allocator) Reserve(ctx context.Context, p *ipam.Pool, o ipam.Owner, requested []ipam.Request) (*ipam.Reservation, error) {
 	o.Node = a.ledger.Node()
+	if err := failpoint.Hit("ipam-reserve"); err != nil {
+		return nil, err
+	}
 	st, err := a.open(ctx, p)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 )
@@ -30,11 +32,17 @@ func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 // rules already, but nothing is claimed by them: the revision that the pool is settled by is no longer that
 // of the specification in etcd.
 func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
+	if err := failpoint.Hit("pool-define"); err != nil {
+		return err
+	}
 	revision, err := a.ledger.Define(ctx, p.Name, p.Spec)
 	if err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
 	if err := a.ledger.Verify(ctx, p.Name); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("pool-defined"); err != nil {
 		return err
 	}
 	subnets := make([]*ipam.Subnet, len(p.Networks))
@@ -52,6 +60,9 @@ func (a *Allocator) settle(ctx context.Context, p *ipam.Pool, st *pool) error {
 	a.mu.Lock()
 	a.cooldowns[p.Name] = p.Cooldown
 	a.mu.Unlock()
+	if err := failpoint.Hit("subnets-claimed"); err != nil {
+		return err
+	}
 	st.spec, st.revision, st.subnets = p.Value(), revision, subnets
 	return nil
 }
@@ -83,6 +94,9 @@ func (a *Allocator) subnet(ctx context.Context, n ipam.Network, st *pool, revisi
 		if err := a.ledger.ClaimSubnet(ctx, st.name, had.Prefix, revision); !errors.Is(err, txn.ErrConflict) {
 			return had.Prefix, err
 		}
+	}
+	if err := failpoint.Hit("subnet-claim"); err != nil {
+		return netip.Prefix{}, err
 	}
 	return a.ledger.TakeSubnet(ctx, st.name, n, revision)
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -58,6 +60,9 @@ func (c *IPAMClaims) IPAMClaim(ctx context.Context, namespace, name string) (*ip
 func (c *IPAMClaims) SetIPs(ctx context.Context, namespace, name, version string, ips []string) error {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()
+	if err := failpoint.Hit("kube-ipamclaim-write"); err != nil {
+		return err
+	}
 	patch, _ := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": version}, "status": map[string]any{"ips": ips}}) // texts always marshal
 	_, err := c.client.Resource(ipamClaims).Namespace(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
 	switch {

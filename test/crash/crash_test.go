@@ -1,148 +1,334 @@
-// Package crash kills patchbayd at every step of what it does.
+// Package crash has patchbayd fail at every step of what it does: it is killed there, panics, or gets an error,
+// while etcd and Open vSwitch are well, or not.
 package crash
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"text/tabwriter"
+	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
-	"github.com/patchbay-cni/patchbay/meta"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
+var (
+	rounds = flag.Int("crash.rounds", 0, "how often every point of every operation is come to; 0: once in one of the operations")
+	seed   = flag.Uint64("crash.seed", 0, "of what is random; 0: another one each time")
+	only   = flag.String("crash.only", "", "the one point")
+)
+
+// told is a network of a plugin that is told of a GC, as those of CNI 1.1.0 are. It makes nothing.
+const told = `
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: told}
+spec: {config: '{"cniVersion": "1.1.0", "name": "told", "type": "told"}'}
+`
+
+const toldPlugin = "#!/bin/sh\n[ \"$CNI_COMMAND\" != ADD ] || echo '{\"cniVersion\": \"1.1.0\"}'\n"
+
 func TestMain(m *testing.M) { testnode.Main(m) }
 
-// TestKilledAtEveryStep kills the daemon with SIGKILL at every failpoint of ADD, failed ADD, DEL,
-// attach and detach, starts it again, and looks for anything without an owner. The runtime's part is
-// played as containerd does: a failed ADD is followed by a DEL, or by nothing at all.
+// elsewhere are the points that no operation of this test comes to, and why.
+var elsewhere = map[string]string{
+	"kube-status-write":    "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
+	"kube-status-written":  "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
+	"kube-event-write":     "needs an API server: test/e2e, TestMendedInterfacesAreReported",
+	"kube-ipamclaim-write": "needs an API server: test/e2e, claims_test.go",
+}
+
+// killOnly are the points at which nothing can fail but the daemon, and why.
+var killOnly = map[string]string{
+	"undo-begin": "a roll-back has no step before its first one: what is recorded waits for DEL, or the next start",
+}
+
+// TestKilledAtEveryStep looks which failpoints each operation comes to, and then kills the daemon with SIGKILL at
+// each of them, starts it again, and compares the node with what it was.
 func TestKilledAtEveryStep(t *testing.T) {
-	n := testnode.Standard(t)
+	c := newCrash(t)
+	c.everywhere(func(point string) string { return point + "=kill@1" }, "kill")
+	c.report()
+}
+
+// TestErrorsAndPanicsAtEveryStep is the same with errors, which must be undone and told, and, at some of the
+// points, panics.
+func TestErrorsAndPanicsAtEveryStep(t *testing.T) {
+	c := newCrash(t)
+	c.everywhere(func(point string) string { return point + "=error@1" }, "error")
+	c.somewhere(10, func(point string) string { return point + "=panic@1" }, "panic", nil)
+	c.report()
+}
+
+// TestTroubleAtTheSameMoment kills the daemon, twice, while etcd or Open vSwitch is slow, cut off, hangs or is
+// stopped.
+func TestTroubleAtTheSameMoment(t *testing.T) {
+	c := newCrash(t)
+	c.somewhere(6, func(point string) string { return fmt.Sprintf("%s=kill@%d", point, 1+c.rand.IntN(2)) }, "kill", c.trouble())
+	c.report()
+}
+
+// A crash is a node whose daemon fails at a point, once that is armed.
+type crash struct {
+	*testnode.Node
+	t         *testing.T
+	etcd      *testnode.Etcd
+	toEtcd    *testnode.Proxy
+	toOVS     *testnode.Proxy
+	env       []string // of the daemon
+	arming    string   // the file that arms points
+	tracing   string   // the file of points that were come to
+	rand      *rand.Rand
+	empty     []string            // the snapshot of the empty node
+	reached   map[string][]string // points by operation
+	all       []string            // points
+	results   map[string]int
+	failures  int
+	converged time.Duration // the longest time from a kill until the daemon answered again
+
+	// Of the operation that goes on:
+	s          *sandbox.Sandbox
+	namespaces []string
+	addErr     error
+	action     string
+	serial     int
+}
+
+func newCrash(t *testing.T) *crash {
+	t.Helper()
 	out, err := exec.Command(filepath.Join(testnode.Bin(), "patchbayd"), "--list-failpoints").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	points := strings.Fields(string(out))
-	if len(points) < 15 {
-		t.Fatalf("failpoints: %v", points)
+	number := *seed
+	if number == 0 {
+		number = rand.Uint64()
 	}
-	hit := map[string]bool{}
-	for i, point := range points {
-		t.Run(point, func(t *testing.T) {
-			c := &crash{Node: n, t: t, point: point, hit: hit}
-			for op, do := range operations {
-				c.arm()
-				do(c, fmt.Sprintf("%s%d", op, i))
-				c.revive()
-				n.AssertEmpty(t)
-			}
-		})
+	t.Logf("-crash.seed %d", number)
+	dir := testnode.ShortDir(t)
+	c := &crash{t: t, all: strings.Fields(string(out)), arming: dir + "/armed", tracing: dir + "/trace", rand: rand.New(rand.NewPCG(number, 0)),
+		reached: map[string][]string{}, results: map[string]int{}, etcd: testnode.StartEtcd(t, dir)}
+	c.toEtcd = testnode.StartProxy(t, "tcp", "127.0.0.1:0", strings.TrimPrefix(c.etcd.Endpoint, "http://"))
+	ovs := testnode.StartOVS(t)
+	c.toOVS = testnode.StartProxy(t, "unix", dir+"/ovs", strings.TrimPrefix(ovs.DB, "unix:"))
+	testnode.Lan(t)
+	if err := os.WriteFile(dir+"/told", []byte(toldPlugin), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	for _, p := range points {
-		if !hit[p] {
-			t.Errorf("no operation came to failpoint %s", p)
-		}
+	c.Node = testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}, OVS: ovs,
+		Set: []string{"etcd.endpoints=[http://" + c.toEtcd.Addr() + "]", "ovs.db=unix:" + dir + "/ovs",
+			"meta.cniBinDirs=[" + dir + "," + testnode.Bin() + "," + testnode.PluginDirs + "]"}})
+	c.env = []string{"PATCHBAY_FAILPOINTS_FILE=" + c.arming, "PATCHBAY_FAILPOINTS_TRACE=" + c.tracing}
+	c.Daemon.Stop()
+	c.Start(t, c.env...)
+	for _, op := range operations { // once, so that pools, subnets and bridges are there
+		c.try(op, "", nil)
 	}
+	c.empty = c.snapshot(t)
+	c.discover()
+	return c
 }
 
-// operations each begin and end with an empty node.
-var operations = map[string]func(c *crash, id string){
-	"add": func(c *crash, id string) {
-		s := c.pod(id, "data,macvlan")
-		_, _ = c.Runtime.Add(context.Background(), s) // failed, if it came to the point
-		c.revive()
-		c.del(s)
-	},
-	// The runtime goes away with its failed ADD and never calls DEL.
-	"failed-add": func(c *crash, id string) {
-		s := c.pod(id, "data,control,fails")
-		if _, err := c.Runtime.Add(context.Background(), s); err == nil {
-			c.t.Error("it did not fail")
-		}
-	},
-	"del": func(c *crash, id string) {
-		s := c.pod(id, "data,control")
-		_, err := c.Runtime.Add(context.Background(), s)
-		c.revive()
-		if err != nil { // the point was in ADD
-			c.del(s)
-			return
-		}
-		c.arm()
-		c.del(s)
-	},
-	"attach": func(c *crash, id string) {
-		s := c.pod(id, "control")
-		_, err := c.Runtime.Add(context.Background(), s)
-		c.revive()
-		if err != nil {
-			c.del(s)
-			return
-		}
-		c.armed = false // start once more: recovery has something to do
-		for _, step := range []func(){
-			func() {
-				_, _ = c.Client.Attach(context.Background(), "default", id, client.Request{Network: "data", Interface: "hot0"})
-			},
-			func() { _ = c.Client.Detach(context.Background(), "default", id, "hot0") },
-		} {
-			c.arm()
-			step()
-			c.revive()
-			c.AssertClean(c.t)
-			c.Check(c.t, s) // what is recorded is there, whole
-		}
-		c.revive()
-		c.del(s)
-	},
-}
-
-// A crash is a node whose daemon kills itself at a point, once it is armed.
-type crash struct {
-	*testnode.Node
-	t     *testing.T
-	point string
-	hit   map[string]bool
-	armed bool
-}
-
-func (c *crash) arm() {
+// discover notes which points each operation comes to.
+func (c *crash) discover() {
 	c.t.Helper()
-	if c.armed {
-		return
+	seen := map[string]bool{}
+	for _, op := range operations {
+		c.try(op, "", nil)
+		c.reached[op.name] = c.trace()
+		for _, p := range c.reached[op.name] {
+			seen[p] = true
+		}
 	}
-	c.Daemon.Kill()
-	c.Launch(c.t, "PATCHBAY_FAILPOINTS="+c.point+"=kill")
-	c.armed = true
-	c.revive()
+	for _, p := range c.all {
+		if !seen[p] && elsewhere[p] == "" {
+			c.t.Errorf("no operation came to failpoint %s", p)
+		}
+	}
+	if len(c.all) < 15 {
+		c.t.Fatalf("failpoints: %v", c.all)
+	}
 }
 
-// revive starts a daemon that has killed itself again, with no point armed.
+// trace are the points that were come to since the operation was armed, without repetitions.
+func (c *crash) trace() []string {
+	b, _ := os.ReadFile(c.tracing) // none was come to if it is not there
+	return slices.Compact(slices.Sorted(slices.Values(strings.Fields(string(b)))))
+}
+
+// everywhere tries each point in one of the operations that come to it; with rounds, in each of them, so often.
+func (c *crash) everywhere(arm func(point string) string, action string) {
+	for _, point := range c.all {
+		var ops []operation
+		for _, op := range operations {
+			if slices.Contains(c.reached[op.name], point) {
+				ops = append(ops, op)
+			}
+		}
+		if len(ops) == 0 || *only != "" && *only != point || action == "error" && killOnly[point] != "" {
+			continue
+		}
+		if *rounds == 0 {
+			c.pair(ops[c.rand.IntN(len(ops))], point, arm(point), action, nil)
+		}
+		for range *rounds {
+			for _, op := range ops {
+				c.pair(op, point, arm(point), action, nil)
+			}
+		}
+	}
+}
+
+// somewhere tries some pairs of an operation and a point that it comes to; with rounds, so many times as many.
+func (c *crash) somewhere(n int, arm func(point string) string, action string, trouble func() (over func())) {
+	for range n * max(1, *rounds) {
+		op := operations[c.rand.IntN(len(operations))]
+		if points := c.reached[op.name]; len(points) > 0 && (trouble == nil || !op.switched) {
+			point := points[c.rand.IntN(len(points))]
+			c.pair(op, point, arm(point), action, trouble)
+		}
+	}
+}
+
+func (c *crash) pair(op operation, point, armed, action string, trouble func() (over func())) {
+	outer := c.t
+	defer func() { c.t = outer }()
+	ok := outer.Run(strings.ReplaceAll(op.name, " ", "_")+"/"+armed, func(t *testing.T) {
+		c.t, c.action = t, action
+		c.try(op, armed, trouble)
+		if diff := difference(c.empty, c.snapshot(t)); len(diff) > 0 {
+			t.Errorf("the node is not as it was:\n%s", strings.Join(diff, "\n"))
+		}
+		if threads := c.foreign(); len(threads) > 0 {
+			t.Errorf("threads in other network namespaces: %v", threads)
+		}
+	})
+	c.results[op.name+"\t"+action]++
+	if !ok {
+		c.failures++
+	}
+}
+
+// try plays an operation with points armed, from an empty node to an empty node.
+func (c *crash) try(op operation, armed string, trouble func() (over func())) {
+	c.t.Helper()
+	c.s, c.addErr = nil, nil
+	c.revive() // what failed before may have left it dead
+	op.prepare(c)
+	_ = os.Remove(c.tracing)
+	over := func() {}
+	if trouble != nil {
+		over = trouble()
+	}
+	c.arm(armed)
+	begin := time.Now()
+	op.do(c)
+	c.launch()
+	if c.arm(""); time.Since(begin) > 100*time.Second { // I7
+		c.t.Errorf("it took %s", time.Since(begin))
+	}
+	over()
+	c.revive()
+	c.settle()
+	op.end(c)
+	c.revive()
+	c.removeNamespaces()
+	c.quiet()
+	c.AssertEmpty(c.t)
+}
+
+// arm makes points do what the text says, from now on.
+func (c *crash) arm(text string) {
+	c.t.Helper()
+	if err := os.WriteFile(c.arming+".new", []byte(text), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(c.arming+".new", c.arming); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// dead reports whether the daemon has ended.
+func (c *crash) dead() bool {
+	select {
+	case <-c.Daemon.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// launch starts a daemon that has ended. Points stay armed if they are for a later hit.
+func (c *crash) launch() {
+	c.t.Helper()
+	if c.dead() {
+		c.Launch(c.t, c.env...)
+	}
+}
+
+// revive starts a daemon that has ended, with nothing armed, and waits until it answers.
 func (c *crash) revive() {
 	c.t.Helper()
-	if c.Alive(c.t) {
-		return
+	c.arm("")
+	begin, answers := time.Now(), false
+	for !answers {
+		c.launch()
+		answers = c.Alive(c.t)
 	}
-	c.hit[c.point] = true
-	c.armed = false
-	c.Start(c.t)
+	c.converged = max(c.converged, time.Since(begin))
 }
 
-// pod makes a namespace with a pod that no runtime remembers.
-func (c *crash) pod(id, networks string) *sandbox.Sandbox {
+// settle waits until the bridges, the rules and etcd are as they should be: what failed is tried again every second.
+func (c *crash) settle() {
 	c.t.Helper()
-	return &sandbox.Sandbox{ContainerID: id, Netns: testnode.Netns(c.t, id), Namespace: "default", Pod: id,
-		Annotations: map[string]string{meta.NetworksAnnotation: networks}}
+	testnode.Eventually(c.t, "etcd, the rules and the bridges are well", func() bool {
+		findings, err := c.Client.Doctor(context.Background())
+		return err == nil && !slices.ContainsFunc(findings, func(f client.Finding) bool {
+			return !f.OK && (strings.HasPrefix(f.Check, "bridge") || slices.Contains([]string{"openvswitch", "etcd", "shield"}, f.Check))
+		})
+	})
 }
 
-func (c *crash) del(s *sandbox.Sandbox) {
+// await waits until something is, or the daemon has ended.
+func (c *crash) await(is func() bool) {
 	c.t.Helper()
-	if err := c.Runtime.Del(context.Background(), s); err != nil {
-		c.t.Errorf("DEL: %v", err) // one that is not answered is queued: a success
+	testnode.Eventually(c.t, "what the operation is to bring about", func() bool {
+		if b, err := os.ReadFile(c.arming); err == nil && strings.Contains(string(b), "=error") && slices.Contains(c.trace(), strings.Split(string(b), "=")[0]) {
+			return true // it is for the operation's end to see that it is tried again
+		}
+		return c.dead() || is()
+	})
+}
+
+// quiet waits until nothing is left of any sandbox: GC does what nobody asked for.
+func (c *crash) quiet() {
+	c.t.Helper()
+	testnode.Eventually(c.t, "no sandbox is left", func() bool { return len(c.sandboxes()) == 0 })
+	testnode.Eventually(c.t, "no port or link is left", func() bool {
+		l, err := c.Client.Leftovers(context.Background())
+		return err == nil && len(l) == 0 && len(c.OVS.Ports(c.t)) == 0
+	})
+}
+
+// report prints what was done, and what came of it.
+func (c *crash) report() {
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "operation\tdone to it\ttimes")
+	total := 0
+	for _, k := range slices.Sorted(maps.Keys(c.results)) {
+		fmt.Fprintf(w, "%s\t%d\n", k, c.results[k])
+		total += c.results[k]
 	}
-	c.revive()
+	_ = w.Flush()
+	fmt.Printf("%d times, %d failures; the daemon answered %s after its start at the latest\n", total, c.failures, c.converged.Round(time.Millisecond))
 }

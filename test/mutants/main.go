@@ -18,10 +18,10 @@ import (
 	"time"
 )
 
-// A mutant is a fault: in file, which has old once, old becomes new.
+// A mutant is a fault: in the code of a package, which has old once, old becomes new.
 type mutant struct {
 	name     string
-	file     string
+	pkg      string
 	old, new string
 	test     test
 }
@@ -83,7 +83,7 @@ func checkAll() error {
 	var errs []error
 	names := map[string]bool{}
 	for _, m := range mutants {
-		if _, err := m.plant(); err != nil {
+		if _, _, err := m.plant(); err != nil {
 			errs = append(errs, err)
 		}
 		if !m.test.exists() {
@@ -107,21 +107,31 @@ func (t test) exists() bool {
 	})
 }
 
-// plant returns the file's text with the fault in it.
-func (m mutant) plant() ([]byte, error) {
-	text, err := os.ReadFile(m.file)
+// plant returns the file that gets the fault, and its text with the fault in it.
+func (m mutant) plant() (file string, text []byte, err error) {
+	files, err := filepath.Glob(filepath.Join(m.pkg, "*.go"))
 	if err != nil {
-		return nil, fmt.Errorf("mutant %s is stale: %w", m.name, err)
+		return "", nil, err
 	}
-	if n := bytes.Count(text, []byte(m.old)); n != 1 {
-		return nil, fmt.Errorf("mutant %s is stale: %s has %q %d times, not once", m.name, m.file, m.old, n)
+	count := 0
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "", nil, err
+		}
+		if n := bytes.Count(b, []byte(m.old)); n > 0 && !strings.HasSuffix(f, "_test.go") {
+			file, text, count = f, bytes.Replace(b, []byte(m.old), []byte(m.new), 1), count+n
+		}
 	}
-	return bytes.Replace(text, []byte(m.old), []byte(m.new), 1), nil
+	if count != 1 {
+		return "", nil, fmt.Errorf("mutant %q is stale: %s has %q %d times, not once", m.name, m.pkg, m.old, count)
+	}
+	return file, text, nil
 }
 
 // caught returns an error unless the test fails with the fault.
 func (m mutant) caught(dir string) error {
-	text, err := m.plant()
+	file, text, err := m.plant()
 	if err != nil {
 		return err
 	}
@@ -129,8 +139,7 @@ func (m mutant) caught(dir string) error {
 	if err := os.WriteFile(changed, text, 0o600); err != nil {
 		return err
 	}
-	file, err := filepath.Abs(m.file)
-	if err != nil {
+	if file, err = filepath.Abs(file); err != nil {
 		return err
 	}
 	overlay := filepath.Join(dir, "overlay.json")
@@ -145,7 +154,7 @@ func (m mutant) caught(dir string) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%s %s passes with the fault %q in %s", m.test.pkg, m.test.run, m.new, m.file)
+	return fmt.Errorf("%s %s passes with the fault %q in %s", m.test.pkg, m.test.run, m.new, m.pkg)
 }
 
 // testFailed says that a test ran, and what it said.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -196,11 +198,17 @@ func (r *Reporter) patch(ctx context.Context, k key, uid, status string, last *s
 	if err != nil {
 		return err
 	}
+	if err := failpoint.Hit("kube-status-write"); err != nil {
+		return err
+	}
 	o, err := r.pods.Resource(metakube.Pods).Namespace(k.namespace).Patch(ctx, k.name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
 		return nil // the pod is gone, or another one of its name is there
 	}
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit("kube-status-written"); err != nil {
 		return err
 	}
 	last.uid, last.status, last.version = uid, status, o.ResourceVersion

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +24,9 @@ type sink struct {
 
 // Create implements record.EventSink.
 func (s *sink) Create(e *corev1.Event) (*corev1.Event, error) {
+	if err := failpoint.Hit("kube-event-write"); err != nil {
+		return nil, err
+	}
 	made, err := s.EventSink.Create(e)
 	if e.InvolvedObject.Kind != "Pod" || !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) && !apierrors.IsNotFound(err) {
 		return made, err

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sync/semaphore"
 
@@ -105,6 +107,9 @@ func (q *queue) finish(ctx context.Context, w delqueue.Entry) {
 	}
 	defer q.slots.Release(1)
 	err := q.do(ctx, w.Call)
+	if err == nil {
+		err = failpoint.Hit("queue-drained")
+	}
 	if err == nil {
 		err = w.Done()
 	}

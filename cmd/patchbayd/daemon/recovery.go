@@ -8,6 +8,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/ipam/ledger"
 )
@@ -71,6 +72,9 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 func (d *Daemon) load(ctx context.Context) (lost bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	if err := failpoint.Hit("boot-load"); err != nil {
+		return false, err
+	}
 	if err := d.guard.Verify(ctx); err != nil {
 		return false, err
 	}
@@ -83,6 +87,9 @@ func (d *Daemon) load(ctx context.Context) (lost bool, err error) {
 	// Until it is known which interfaces have no record, the node says that records may be lost.
 	if lost, err = d.store.Lost(ctx); err != nil {
 		return false, err
+	}
+	if err := failpoint.Hit("boot-loaded"); err != nil {
+		return lost, err
 	}
 	return lost, d.register(ctx, lost)
 }

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/patchbay-cni/patchbay/cmd/patchbayd/config"
 )
 
@@ -20,6 +22,9 @@ func Reload(ctx context.Context, signals <-chan os.Signal, now config.Config, lo
 			return
 		}
 		next, err := load()
+		if err == nil {
+			err = failpoint.Hit("reload-read")
+		}
 		if err != nil {
 			log.Error("configuration is not taken over", "error", err)
 			continue

@@ -11,6 +11,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
@@ -55,6 +57,9 @@ func ensure(ctx context.Context, c client.Client, want Declared, log *slog.Logge
 		return err
 	}
 	if err := diff.apply(ctx, c, want, have); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("bridge-applied"); err != nil {
 		return err
 	}
 	log.Info("bridge set up", "bridge", want.Name, "created", diff.create, "uplinks", want.Uplinks)
@@ -162,6 +167,9 @@ func (want Declared) datapathType(kernel bool) string {
 
 // apply sets the uplinks up and makes the rest in one transaction.
 func (d difference) apply(ctx context.Context, c client.Client, want Declared, have found) error {
+	if err := failpoint.Hit("bridge-apply"); err != nil {
+		return err
+	}
 	for _, name := range d.uplinks {
 		link, err := netlink.LinkByName(name)
 		if err == nil {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/mdlayher/netlink"
 	rtnetlink "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -124,6 +126,9 @@ func (s *Shield) keep(ctx context.Context, placed func()) error {
 			return fmt.Errorf("read rules of nftables: %w", err)
 		}
 		if !there {
+			if err := failpoint.Hit("shield-place"); err != nil {
+				return err
+			}
 			if err := s.rules.place(); err != nil {
 				return fmt.Errorf("set rules of nftables: %w", err)
 			}

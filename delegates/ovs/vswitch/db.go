@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/ovn-kubernetes/libovsdb/cache"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
@@ -149,6 +151,9 @@ func (d *DB) connect(ctx context.Context, c client.Client) (err error) {
 			err = fmt.Errorf("what ovsdb-server has answered can't be read: %v", v)
 		}
 	}()
+	if err := failpoint.Hit("ovsdb-connect"); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
 	if err := c.Connect(ctx); err != nil {
@@ -165,6 +170,9 @@ func (d *DB) connect(ctx context.Context, c client.Client) (err error) {
 			d.rowWent(row)
 		},
 	})
+	if err := failpoint.Hit("ovsdb-monitor"); err != nil {
+		return err
+	}
 	if _, err := c.Monitor(ctx, monitored(c)); err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
+
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
@@ -60,6 +62,9 @@ func (t *Transaction) Apply(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if err := failpoint.Hit("ovsdb-transact"); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWait)
 	defer cancel()
 	results, err := t.Transact(ctx, t.operations...)
@@ -72,6 +77,9 @@ func (t *Transaction) Apply(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("OVSDB refused the transaction: %w", err)
+	}
+	if err := failpoint.Hit("ovsdb-transacted"); err != nil {
+		return err
 	}
 	if len(t.removed) == 0 {
 		return nil
