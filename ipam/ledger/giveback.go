@@ -75,10 +75,11 @@ func (l *Ledger) giveBack(ctx context.Context, pool string, s netip.Prefix, refu
 	if err := l.deleteAll(ctx, still, claims); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	err = l.Commit(ctx, still.IfEmpty(l.claimsIn(pool, s)).Delete(l.subnet(pool, s)).Delete(l.indexed(node, pool, s)))
-	if err != nil {
+	if err := l.Commit(ctx, still.IfEmpty(l.claimsIn(pool, s)).Delete(l.subnet(pool, s))); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
+	// Where etcd has a role for each node, only that node may write its index, and does so when it is back.
+	_ = l.Commit(ctx, etcd.Txn{}.IfAbsent(l.subnet(pool, s)).Delete(l.indexed(node, pool, s)))
 	return nil
 }
 

@@ -217,7 +217,7 @@ func (l *Ledger) Holder(ctx context.Context, pool string, a netip.Addr) (ipam.Cl
 func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
 	var pools []ipam.PoolInfo
 	var claims map[netip.Addr]ipam.Claim // of the last pool: most are there twice
-	close := func() {
+	finish := func() {
 		if n := len(pools); n > 0 {
 			pools[n-1].Claims = slices.AppendSeq(pools[n-1].Claims, maps.Values(claims))
 			slices.SortFunc(pools[n-1].Claims, ipam.Claim.Compare)
@@ -225,7 +225,7 @@ func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
 	}
 	err := l.pages(ctx, "pools", l.root, func(r record) error { // in the order of their keys: a pool's follow each other
 		if n := len(pools); n == 0 || pools[n-1].Name != r.pool {
-			close()
+			finish()
 			pools = append(pools, ipam.PoolInfo{Name: r.pool, Subnets: map[string]string{}, Claims: []ipam.Claim{}})
 			claims = map[netip.Addr]ipam.Claim{}
 		}
@@ -244,7 +244,7 @@ func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
 		}
 		return nil
 	})
-	close()
+	finish()
 	return pools, err
 }
 

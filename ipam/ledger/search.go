@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	probes  = 64 // how many subnets are looked at in one transaction
-	windows = 8  // how many such transactions there are before all subnets are read
+	firstProbes = 8  // how many subnets are looked at in the first transaction; twice as many in each further one,
+	mostProbes  = 64 // up to this
+	windows     = 10 // how many such transactions there are before all subnets are read
 )
 
 // TakeSubnet claims a free subnet of a network for this node, for a pool whose specification is that of the revision.
@@ -30,12 +31,12 @@ func (l *Ledger) TakeSubnet(ctx context.Context, pool string, n ipam.Network, re
 	count := n.Subnets()
 	begin := place(l.node) % count
 	looked := uint64(0)
-	for range windows {
+	for window := range windows {
 		if looked == count {
 			return netip.Prefix{}, exhausted(pool, n)
 		}
 		var some []netip.Prefix
-		for ; looked < count && len(some) < probes; looked++ {
+		for ; looked < count && len(some) < min(firstProbes<<window, mostProbes); looked++ {
 			some = append(some, n.Subnet((begin+looked)%count))
 		}
 		free, err := l.probe(ctx, pool, some)

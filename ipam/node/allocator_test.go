@@ -224,6 +224,8 @@ func TestPoolsThatOverlapAreRefused(t *testing.T) {
 		{"the first takes it back", `{"network": "10.12.0.0/16", "subnetLen": 24}`, "pool 10.12.0.0-16 (10.12.0.0/16 in subnets of /24) overlaps pool lab"},
 		{"a part of a network that is left out by subnetMax", `{"network": "10.14.0.0/16", "subnetLen": 24, "subnetMax": "10.14.99.0"}`, ""},
 		{"the part that was left out", `{"network": "10.14.128.0/17", "subnetLen": 24}`, ""},
+		{"named after its network", `{"network": "10.77.0.0/16", "subnetLen": 24}`, ""},
+		{"named after a network with the same address", `{"network": "10.77.0.0/20", "subnetLen": 24}`, "pool 10.77.0.0-20 (10.77.0.0/20 in subnets of /24) overlaps pool 10.77.0.0-16"},
 		{"IPv6", `{"network": "fd00:14::/48", "subnetLen": 64}`, ""},
 		{"a part of the IPv6 network", `{"network": "fd00:14:0:8000::/49", "subnetLen": 64}`, "overlaps pool fd00:14::-48"},
 	} {

@@ -55,3 +55,21 @@ func TestAPodWithSixtyAddressesFitsIntoOneTransaction(t *testing.T) {
 	}
 	n.AssertEmpty(t)
 }
+
+// A pod has lost its address a moment ago, and patchbayd is killed: the next pod is not given it at once.
+func TestAFreedAddressRestsOverAKill(t *testing.T) {
+	n := newNode(t)
+	n.nad("five", `{"cniVersion": "1.1.0", "name": "five", "type": "patchbay-ovs", "network": "data", "ipam": {"type": "patchbay-ipam", "network": "10.82.0.0/29", "subnetLen": 29}}`)
+	pods := []string{"a", "b", "c", "d", "e"}
+	for _, pod := range pods {
+		n.Run(t, pod, "five")
+	}
+	if err := n.Remove("e"); err != nil {
+		t.Fatal(err)
+	}
+	n.Daemon.Kill()
+	n.Start(t)
+	if _, err := n.TryRun("f", "five"); err == nil || !strings.Contains(err.Error(), "no free address") || !strings.Contains(err.Error(), "resting after release 1") {
+		t.Errorf("the address was given out again at once: %v", err)
+	}
+}
