@@ -30,6 +30,7 @@ const (
 	ReasonUpdated       = "InterfaceUpdated"
 	ReasonDamaged       = "InterfaceDamaged"
 	ReasonInvalid       = "InvalidAnnotation"
+	ReasonStatusRefused = "NetworkStatusRefused"
 )
 
 // delayed are the reasons of failures that pass by themselves: nobody has to mend anything.

@@ -17,11 +17,13 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/attach/store"
 	"github.com/patchbay-cni/patchbay/delegates"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -29,6 +31,8 @@ import (
 const (
 	callTimeout = 90 * time.Second
 	maxBody     = 256 << 10
+	// maxChanges is how many attaches and detaches may be in flight.
+	maxChanges = 64
 )
 
 // Options are what the API is made of.
@@ -53,11 +57,17 @@ type Options struct {
 	Ending <-chan struct{}
 }
 
-type server struct{ Options }
+type server struct {
+	Options
+	changes *semaphore.Weighted
+}
+
+// errBusy is the answer to one attach or detach too many: the pods that start and end need the node, too.
+var errBusy = fault.New(fault.RetryLater, fmt.Sprintf("%d attaches and detaches are in flight already", maxChanges))
 
 // New returns the API's handler.
 func New(o Options) http.Handler {
-	s := &server{o}
+	s := &server{o, semaphore.NewWeighted(maxChanges)}
 	mux := http.NewServeMux()
 	cfg := huma.DefaultConfig("Patchbay", o.Version)
 	cfg.CreateHooks = nil // answers are what the documents say, without $schema
@@ -134,6 +144,10 @@ func (s *server) register(api huma.API) {
 }
 
 func (s *server) attach(ctx context.Context, p PodPath, r client.Request) (*made, error) {
+	if !s.changes.TryAcquire(1) {
+		return nil, problem(errBusy)
+	}
+	defer s.changes.Release(1)
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()
@@ -202,6 +216,10 @@ func (s *server) inline(config json.RawMessage, sel meta.Selection, have *attach
 }
 
 func (s *server) detach(ctx context.Context, in *detachInput) error {
+	if !s.changes.TryAcquire(1) {
+		return problem(errBusy)
+	}
+	defer s.changes.Release(1)
 	begin := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("not finished within %s", callTimeout))
 	defer cancel()

@@ -255,10 +255,24 @@ func (a *apiServer) one(w http.ResponseWriter, r *http.Request, collection, name
 		if collection == podsAt {
 			a.patches[namespace+"/"+name]++
 		}
-		have = merged(have, body).(object)
+		next := merged(have, body).(object)
+		if annotations, _ := next["metadata"].(map[string]any)["annotations"].(map[string]any); size(annotations) > 256<<10 {
+			answer(w, http.StatusUnprocessableEntity, map[string]any{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "Invalid", "code": http.StatusUnprocessableEntity,
+				"message": "metadata.annotations: Too long: may not be more than 262144 bytes",
+				"details": map[string]any{"causes": []any{map[string]any{"reason": "FieldValueTooLong", "message": "Too long: may not be more than 262144 bytes", "field": "metadata.annotations"}}}})
+			return
+		}
+		have = next
 		a.keep(collection, have, "")
 	}
 	answer(w, http.StatusOK, a.shown(collection, have))
+}
+
+func size(annotations map[string]any) (n int) {
+	for k, v := range annotations {
+		n += len(k) + len(fmt.Sprint(v))
+	}
+	return n
 }
 
 // merged is a merge patch of an object.

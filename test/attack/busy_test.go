@@ -110,3 +110,31 @@ func TestAPluginThatHangsInADELHoldsUpNeitherTheStartNorGC(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// So many detaches hang that no more are let in: the others are answered at once, and pods come and go.
+func TestChangesOverRESTAreBounded(t *testing.T) {
+	const limit, calls = 64, 80
+	n := newNode(t, "gc.interval=1h", "meta.delegateTimeout=60s")
+	n.Run(t, "a", "data,good")
+	n.set("slowdel")
+	answers := make(chan error, calls)
+	for range calls {
+		go func() { answers <- n.Client.Detach(context.Background(), "default", "a", "net2") }()
+	}
+	for range calls - limit {
+		if err := <-answers; err == nil || !strings.Contains(err.Error(), "in flight already") {
+			t.Errorf("a call over the limit is answered: %v", err)
+		}
+	}
+	n.meanwhile("an ADD", func() bool { return len(answers) == 0 }, func() { n.starts("b", "data") })
+	n.unset("slowdel")
+	done := 0
+	for range limit {
+		if err := <-answers; err == nil {
+			done++
+		}
+	}
+	if done != 1 {
+		t.Errorf("%d detaches of one interface are done", done)
+	}
+}

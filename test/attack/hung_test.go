@@ -51,7 +51,7 @@ func TestOvsdbServerHangs(t *testing.T) {
 // each other.
 func TestTheDaemonHangs(t *testing.T) {
 	n := newNode(t)
-	pods := n.many("web", "data")[:20]
+	pods := n.many("web", "data")[:50]
 	if err := errors.Join(each(pods, n.add)...); err != nil {
 		t.Fatal(err)
 	}

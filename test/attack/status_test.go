@@ -112,3 +112,27 @@ func same(t *testing.T, a, b string) bool {
 	_ = json.Unmarshal([]byte(b), &y)
 	return a != "" && fmt.Sprint(x) == fmt.Sprint(y)
 }
+
+// The pod's annotations are so long that network-status has no room: its owner is told, once, and it is written
+// when there is room.
+func TestNetworkStatusThatHasNoRoomIsTold(t *testing.T) {
+	a := newAPIServer(t)
+	a.nad("good", good)
+	n := clusterNode(t, a)
+	s := n.pod("a", "good")
+	s.UID = "uid-a"
+	pod := func(padding int) {
+		a.put(podsAt, object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": "a", "uid": "uid-a",
+			"annotations": map[string]any{"padding": strings.Repeat("x", padding)}}}, "")
+	}
+	pod(256<<10 - 20)
+	n.mustAdd(s)
+	testnode.Eventually(t, "an Event says so", func() bool { return strings.Contains(a.told("a")["NetworkStatusRefused"], "256 KiB") })
+	pod(256<<10 - 30)
+	pod(1000)
+	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.status("a"), "net1") })
+	if told := a.told("a")["NetworkStatusRefused"]; !strings.HasPrefix(told, "1 ") {
+		t.Errorf("told more than once: %s", told)
+	}
+	n.mustDel(s)
+}

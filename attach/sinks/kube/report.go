@@ -5,8 +5,10 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -62,6 +64,7 @@ type key struct{ namespace, name string }
 type sent struct {
 	uid, status, version string
 	checked              string // the annotation that was looked at last
+	refused              string // the status that was too long
 }
 
 // New returns a reporter. Run works off what it is told. With all, the interfaces of pods that start
@@ -202,6 +205,15 @@ func (r *Reporter) patch(ctx context.Context, k key, uid, status string, last *s
 		return err
 	}
 	o, err := r.pods.Resource(metakube.Pods).Namespace(k.namespace).Patch(ctx, k.name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
+	if tooLong(err) {
+		if last.refused != status {
+			r.log.Error("network-status is not written", "pod", k.namespace+"/"+k.name, "error", err)
+			r.Notify(attach.Notice{Namespace: k.namespace, Pod: k.name, UID: uid, Warning: true, Reason: attach.ReasonStatusRefused,
+				Message: fmt.Sprintf("%s of %d bytes can't be written: the pod's annotations may have 256 KiB in all; it is written when others are shorter", meta.StatusAnnotation, len(status))})
+		}
+		last.refused = status
+		return nil // the pod's next change leads here again
+	}
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || apierrors.IsInvalid(err) {
 		return nil // the pod is gone, or another one of its name is there
 	}
@@ -211,8 +223,15 @@ func (r *Reporter) patch(ctx context.Context, k key, uid, status string, last *s
 	if err := failpoint.Hit("kube-status-written"); err != nil {
 		return err
 	}
-	last.uid, last.status, last.version = uid, status, o.ResourceVersion
+	last.uid, last.status, last.version, last.refused = uid, status, o.ResourceVersion, ""
 	return nil
+}
+
+// tooLong reports whether the API server refuses annotations for their length.
+func tooLong(err error) bool {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	return ok && apierrors.IsInvalid(err) && status.ErrStatus.Details != nil &&
+		slices.ContainsFunc(status.ErrStatus.Details.Causes, func(c metav1.StatusCause) bool { return c.Field == "metadata.annotations" })
 }
 
 // Notify implements sinks.Sink: an Event on the pod.
