@@ -20,9 +20,6 @@ func (m *making) undo(ctx context.Context, cause error) error {
 		return err
 	}
 	gone, stuck := m.takeBack(ctx, cause)
-	if err := failpoint.Hit("undo-taken-back"); err != nil {
-		return err
-	}
 	m.restoreDefaultRoutes()
 	rest := m.before
 	for _, o := range stuck {

@@ -89,6 +89,5 @@ var points = []point{
 	{"subnet-claim", "ipam/node/settle.go"},
 	{"subnets-claimed", "ipam/node/settle.go"},
 	{"undo-begin", "attach/undo.go"},
-	{"undo-taken-back", "attach/undo.go"},
 	{"undo-unmade", "attach/undo.go"},
 }

@@ -128,7 +128,19 @@ func TestT6OnlyNetworkNamespacesOfPodsAreEntered(t *testing.T) {
 	if err := os.Symlink(ours(t), lead); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"/proc/self/ns/net", "/proc/self/ns/mnt", plain, lead, dir, filepath.Join(dir, "none"), filepath.Join(plain, "below"), "", "/dev/null"} {
+	host := filepath.Join(dir, "host")
+	if err := os.WriteFile(host, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("/proc/thread-self/ns/net", host, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(host, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, path := range []string{host, "/proc/self/ns/net", "/proc/self/ns/mnt", plain, lead, dir, filepath.Join(dir, "none"), filepath.Join(plain, "below"), "", "/dev/null"} {
 		if h, err := Open(path); err == nil {
 			h.Close()
 			t.Errorf("%q was opened", path)

@@ -50,7 +50,8 @@ var elsewhere = map[string]string{
 
 // killOnly are the points at which nothing can fail but the daemon, and why.
 var killOnly = map[string]string{
-	"undo-begin": "a roll-back has no step before its first one: what is recorded waits for DEL, or the next start",
+	"undo-begin":  "a roll-back has no step before its first one: what is recorded waits for DEL, or the next start",
+	"undo-unmade": "the step after it is etcd's, whose own failures are etcd-commit and store-save",
 }
 
 // TestKilledAtEveryStep looks which failpoints each operation comes to, and then kills the daemon with SIGKILL at
