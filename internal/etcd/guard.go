@@ -55,7 +55,7 @@ type Guard struct {
 	node   string
 	log    *slog.Logger
 
-	mu      sync.Mutex // one examination at a time
+	mu      sync.Mutex             // one examination at a time
 	doubts  atomic.Int64           // counts the reasons to look at etcd
 	looked  atomic.Int64           // how many of them there were before the last look that found nothing wrong
 	refused atomic.Pointer[error]  // why the node is suspended
