@@ -13,7 +13,7 @@ var mutants = []mutant{
 	{"a claim in a pool that was redefined", "internal/etcd", "func (t Txn) IfRevision(key string, revision int64) Txn {", "func (t Txn) IfRevision(string, int64) Txn { return t }\n\nfunc (t Txn) was(key string, revision int64) Txn {", conditions},
 	{"a claim that is another's by now is kept", "internal/etcd", "func (t Txn) IfHolds(key, value string) Txn {", "func (t Txn) IfHolds(key, value string) Txn { return t }\n\nfunc (t Txn) was(key, value string) Txn {", conditions},
 	{"a pool with claims is removed", "internal/etcd", "func (t Txn) IfEmpty(prefix string) Txn {", "func (t Txn) IfEmpty(string) Txn { return t }\n\nfunc (t Txn) was(prefix string) Txn {", conditions},
-	{"a release that frees whoever has the address", "internal/etcd", "clientv3.OpTxn([]clientv3.Cmp{holds(key, value)}, ", "clientv3.OpTxn(nil, ", conditions},
+	{"a release that frees whoever has the address", "internal/etcd", "clientv3.OpTxn([]clientv3.Cmp{condition{key: key, of: content, value: value}.compare()}, ", "clientv3.OpTxn(nil, ", conditions},
 	{"a lost answer taken for a conflict", "internal/etcd", "if !lost || len(found) == 0 {", "if true {",
 		test{pkg: "internal/etcd", run: "TestTheOutcomeOfATransactionWhoseAnswerIsLost"}},
 	{"a conflict taken for a lost answer's", "internal/etcd", "if len(kvs) != 1 || !bytes.Equal(", "if len(kvs) > 1 && !bytes.Equal(",
