@@ -105,12 +105,32 @@ func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do
 		if err := failpoint.Hit("detach-begin"); err != nil {
 			return err
 		}
-		if err := do(ctx, slot, *a); err != nil {
+		begun, err := e.beginDetach(ctx, slot, *a)
+		if err == nil {
+			err = do(ctx, slot, begun)
+		}
+		if err != nil {
 			return e.Failed(ReasonFailedDetach, s.metaPod(), err)
 		}
 		e.notify(s, ReasonDetached, a.describe())
 		return nil
 	})
+}
+
+// beginDetach records that an interface which plugins have made is to go, before they are executed: after a crash
+// nothing tells whether they were, and the pod goes on. What is made natively is made again instead.
+func (e *Engine) beginDetach(ctx context.Context, slot *slot, a Attachment) (Attachment, error) {
+	if len(e.Delegates.Executed(a.Spec.Config)) == 0 || a.Status.Phase != Ready {
+		return a, nil
+	}
+	now := time.Now().UTC()
+	a.Status.Phase, a.Status.Message, a.Status.Deletion = Failed, "being detached", &Deletion{Since: now, Last: now}
+	next := slot.record.with(a)
+	if err := e.Records.Save(ctx, next, nil); err != nil {
+		return a, fmt.Errorf("record sandbox %s: %w", next.ContainerID, err)
+	}
+	e.put(slot, next)
+	return a, nil
 }
 
 // removeAll unmakes a recorded sandbox. What was given up before is left alone, and stays in the record.

@@ -71,10 +71,7 @@ var operations = []operation{
 				c.t.Fatal(err)
 			}
 		}
-	}, (*crash).detach, func(c *crash) {
-		c.detach() // again, as whoever was not answered does
-		c.whole()
-	}, false},
+	}, (*crash).detach, (*crash).whole, false},
 	{"a port that is removed", addPod("data"), func(c *crash) {
 		c.OVS.Vsctl(c.t, "--no-wait", "del-port", c.OVS.Ports(c.t)[0])
 		c.await(func() bool { return c.Runtime.Check(context.Background(), c.s) == nil })
