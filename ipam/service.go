@@ -79,6 +79,13 @@ type PoolInfo struct {
 	Claims  []Claim           `json:"claims"`
 }
 
+// An Orphan is a subnet whose node's daemon is not up.
+type Orphan struct {
+	Pool   string
+	Subnet netip.Prefix
+	Node   string
+}
+
 // Holders says which pods of this node, other than that of a container ID, use what; "" for none.
 type Holders interface {
 	// HolderOf is the pod that has an address on a network.

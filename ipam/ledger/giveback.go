@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
@@ -125,4 +126,31 @@ func (l *Ledger) deleteAll(ctx context.Context, conditions etcd.Txn, claims []re
 		claims = claims[len(some):]
 	}
 	return nil
+}
+
+// EachOrphan passes on the subnets of nodes whose daemon is not up. Of all daemons that are, it does so for one only:
+// the first by name.
+func (l *Ledger) EachOrphan(ctx context.Context, do func(ipam.Orphan) error) error {
+	first, err := l.get(ctx, "the nodes that are up", l.live, clientv3.WithRange(clientv3.GetPrefixRangeEnd(l.live)), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+	if err != nil || len(first) == 0 || string(first[0].Key) != l.live+l.node {
+		return err
+	}
+	up := map[string]bool{}
+	err = l.eachKey(ctx, "the nodes that are up", l.live, func(kv *mvccpb.KeyValue) error {
+		up[strings.TrimPrefix(string(kv.Key), l.live)] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return l.eachPool(ctx, func(pool string) error {
+		return l.pages(ctx, "the subnets of pool "+pool, l.subnets(pool), func(r record) error {
+			s, err := netip.ParsePrefix(r.id)
+			node, nodeErr := r.node()
+			if err != nil || nodeErr != nil || up[node] || node == l.node {
+				return nil // what can't be read is left alone
+			}
+			return do(ipam.Orphan{Pool: pool, Subnet: s, Node: node})
+		})
+	})
 }

@@ -44,11 +44,12 @@ const (
 	networksAt = "network-attachment-definitions"
 	eventsAt   = "events"
 	claimsAt   = "ipamclaims"
+	nodesAt    = "nodes"
 )
 
 func newAPIServer(t *testing.T) *apiServer {
 	t.Helper()
-	a := &apiServer{objects: map[string]map[string]object{podsAt: {}, networksAt: {}, eventsAt: {}, claimsAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
+	a := &apiServer{objects: map[string]map[string]object{podsAt: {}, networksAt: {}, eventsAt: {}, claimsAt: {}, nodesAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
 	server := httptest.NewServer(a)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -147,7 +148,9 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	i := slices.IndexFunc(parts, func(p string) bool { return p == podsAt || p == networksAt || p == eventsAt || p == claimsAt })
+	i := slices.IndexFunc(parts, func(p string) bool {
+		return p == podsAt || p == networksAt || p == eventsAt || p == claimsAt || p == nodesAt
+	})
 	if i < 0 {
 		failure(w, http.StatusNotFound)
 		return
@@ -239,7 +242,8 @@ func (a *apiServer) one(w http.ResponseWriter, r *http.Request, collection, name
 	}
 	have := a.objects[collection][namespace+"/"+name]
 	if have == nil {
-		failure(w, http.StatusNotFound)
+		answer(w, http.StatusNotFound, map[string]any{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": http.StatusNotFound,
+			"message": collection + " " + name + " not found", "details": map[string]any{"name": name, "kind": collection}})
 		return
 	}
 	if r.Method == http.MethodPatch {

@@ -39,6 +39,36 @@ func TestSubnetsOfARemovedNodeAreGivenBack(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
+// In a cluster a daemon that is up gives back what nodes that are gone had, as long as nothing of it is in use.
+func TestSubnetsOfNodesThatAreGoneAreGivenBackByThemselves(t *testing.T) {
+	a := newAPIServer(t)
+	a.put(nodesAt, object{"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"namespace": "v1", "name": "asleep"}}, "")
+	n := clusterNode(t, a)
+	a.nad("data", `{"cniVersion": "1.1.0", "name": "data", "type": "patchbay-ovs", "network": "data", "ipam": {"type": "patchbay-ipam", "network": "10.12.0.0/16", "subnetLen": 24}}`)
+	a.pod("a", "u")
+	s := n.pod("a", "data")
+	testnode.Eventually(t, "the pod is added", func() bool { return n.add(t.Context(), s) == nil })
+	key := func(subnet string) string { return "/patchbay/v1/ipam/10.12.0.0-16/subnets/" + subnet }
+	n.etcdctl("put", key("10.12.6.0/24"), `{"node":"asleep"}`)
+	n.etcdctl("put", key("10.12.8.0/24"), `{"node":"used"}`)
+	n.etcdctl("put", "/patchbay/v1/ipam/10.12.0.0-16/ips/10.12.8.0/24/10.12.8.9", `{"node":"used","containerID":"c","ifname":"net1"}`)
+	n.etcdctl("put", key("10.12.9.0/24"), `{"node":"up"}`)
+	n.etcdctl("put", "/patchbay/v1/live/up", "{}")
+	n.etcdctl("put", key("10.12.7.0/24"), `{"node":"gone"}`)
+	left := func() string {
+		return strings.Join(strings.Fields(n.etcdctl("get", "--prefix", "--keys-only", "/patchbay/v1/ipam/10.12.0.0-16/subnets/")), " ")
+	}
+	testnode.Eventually(t, "the subnet of the node that is gone is free", func() bool { return !strings.Contains(left(), "10.12.7.0/24") })
+	for _, subnet := range []string{"10.12.0.0/24", "10.12.6.0/24", "10.12.8.0/24", "10.12.9.0/24"} {
+		if !strings.Contains(left(), subnet) {
+			t.Errorf("%s is given back, too: %s", subnet, left())
+		}
+	}
+	if err := n.Runtime.Del(t.Context(), s); err != nil {
+		t.Error(err)
+	}
+}
+
 // etcd allows 128 operations in a transaction by default, and all of a pod's addresses are claimed in one.
 func TestAPodWithSixtyAddressesFitsIntoOneTransaction(t *testing.T) {
 	n := newNode(t)

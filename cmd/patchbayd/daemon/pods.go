@@ -109,6 +109,7 @@ func (d *Daemon) cluster(cfg *rest.Config) (s podSource, err error) {
 				}
 			})},
 		}
+		tasks = append(tasks, d.reclaiming(kube.NodeGone(clients)))
 		if d.cfg.OVS.Marker {
 			tasks = append(tasks, d.marking(clients))
 		}
