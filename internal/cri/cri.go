@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -36,13 +37,15 @@ type Runtime struct {
 }
 
 // New returns the runtime at an endpoint, a socket's path with or without "unix://". If it is empty it is the
-// first one whose socket is there.
-func New(endpoint string) *Runtime {
+// first one whose socket is there, below root: where the node's files are, "" for /.
+func New(endpoint, root string) *Runtime {
 	r := &Runtime{conns: map[string]*grpc.ClientConn{}}
 	switch endpoint {
 	case None:
 	case "":
-		r.sockets = sockets
+		for _, s := range sockets {
+			r.sockets = append(r.sockets, filepath.Join(root, s))
+		}
 	default:
 		r.sockets, r.named = []string{strings.TrimPrefix(endpoint, "unix://")}, true
 	}

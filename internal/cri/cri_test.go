@@ -62,7 +62,7 @@ func TestTheRuntimeSaysWhichSandboxesHaveEnded(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "s")
 	serve(t, socket)
-	r := New("unix://" + socket)
+	r := New("unix://"+socket, "")
 	t.Cleanup(r.Close)
 	for _, c := range []struct {
 		id            string
@@ -81,6 +81,27 @@ func TestTheRuntimeSaysWhichSandboxesHaveEnded(t *testing.T) {
 	}
 }
 
+// In a container the node's files are below a directory.
+func TestARuntimeIsLookedForBelowTheNodesRoot(t *testing.T) {
+	root, err := os.MkdirTemp("", "cri")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	r := New("", root)
+	t.Cleanup(r.Close)
+	if _, asked, err := r.Ended(t.Context(), "unknown"); asked || err != nil {
+		t.Errorf("there is none: asked %v, error %v", asked, err)
+	}
+	if err := os.MkdirAll(root+"/run/crio", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, root+"/run/crio/crio.sock")
+	if ended, asked, err := r.Ended(t.Context(), "unknown"); !ended || !asked || err != nil {
+		t.Errorf("ended %v, asked %v, error %v", ended, asked, err)
+	}
+}
+
 func TestARuntimeThatDoesNotAnswerHasSaidNothing(t *testing.T) {
 	dir, err := os.MkdirTemp("", "cri")
 	if err != nil {
@@ -88,7 +109,7 @@ func TestARuntimeThatDoesNotAnswerHasSaidNothing(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "s")
-	r := New(socket)
+	r := New(socket, "")
 	t.Cleanup(r.Close)
 	if ended, asked, err := r.Ended(t.Context(), "unknown"); ended || !asked || err == nil {
 		t.Errorf("nothing listens: ended %v, asked %v, error %v", ended, asked, err)
@@ -101,7 +122,7 @@ func TestARuntimeThatDoesNotAnswerHasSaidNothing(t *testing.T) {
 }
 
 func TestWhereThereIsNoRuntimeNoneIsAsked(t *testing.T) {
-	for _, r := range []*Runtime{New(None), {sockets: []string{"/nowhere/containerd.sock"}}} {
+	for _, r := range []*Runtime{New(None, ""), {sockets: []string{"/nowhere/containerd.sock"}}} {
 		if ended, asked, err := r.Ended(t.Context(), "unknown"); ended || asked || err != nil {
 			t.Errorf("ended %v, asked %v, error %v", ended, asked, err)
 		}

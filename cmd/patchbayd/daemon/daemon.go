@@ -94,7 +94,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		return err
 	}
 	defer end()
-	d.runtime = cri.New(cfg.CRI.Endpoint)
+	d.runtime = cri.New(cfg.CRI.Endpoint, cfg.Meta.DelegateRoot)
 	defer d.runtime.Close()
 	if err := d.build(kv); err != nil {
 		return err
