@@ -107,8 +107,9 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 	t := etcd.Txn{}.Put(s.key(sb), s.Key.seal(s.key(sb), value))
 	if sb.Ending { // the name may lead to the pod's next sandbox by now
 		t = s.freeName(t, sb)
-	} else if sb.Pod != "" {
-		t = t.Put(s.podName(sb))
+	} else if sb.Pod != "" { // a later change of the pod's earlier sandbox does not take the name back
+		name, leads := s.podName(sb)
+		t = t.PutWithNew(s.key(sb), name, leads)
 	}
 	return s.Commit.Commit(ctx, txn.Join(t, with))
 }

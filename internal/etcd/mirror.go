@@ -113,14 +113,19 @@ func (m *Mirror) path(key string) string {
 }
 
 // note has what a transaction has put written down.
-func (m *Mirror) note(t Txn, revision int64) {
-	var all []Copy
-	for _, op := range t.operations {
-		if op.IsPut() {
+func (m *Mirror) note(t Txn, revision int64) { m.add(puts(t.operations, revision)) }
+
+func puts(ops []clientv3.Op, revision int64) (all []Copy) {
+	for _, op := range ops {
+		switch {
+		case op.IsPut():
 			all = append(all, Copy{Key: string(op.KeyBytes()), Value: string(op.ValueBytes()), Revision: revision})
+		case op.IsTxn():
+			_, then, _ := op.Txn()
+			all = append(all, puts(then, revision)...)
 		}
 	}
-	m.add(all)
+	return all
 }
 
 // add has copies written down.
