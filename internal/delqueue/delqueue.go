@@ -103,6 +103,15 @@ func Waiting(dir string) ([]Entry, error) {
 	return waiting, errors.Join(errs...)
 }
 
+// Waits reports whether the call is still in its queue.
+func (e Entry) Waits() (bool, error) {
+	_, err := os.Stat(filepath.Join(e.dir, e.Name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Done takes the call out of its queue. It may be done twice.
 func (e Entry) Done() error {
 	if err := os.Remove(filepath.Join(e.dir, e.Name)); err != nil {
