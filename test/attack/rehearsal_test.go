@@ -51,6 +51,25 @@ func TestARehearsalRemovesNothing(t *testing.T) {
 	testnode.Eventually(t, "the pod that is gone is collected in earnest", func() bool { return n.logged("never deleted: collected") })
 }
 
+// With gc.dryRun a GC of patchbay-ipam, called as a plugin of its own, frees nothing either.
+func TestARehearsalFreesNoAddressOfPatchbayIPAM(t *testing.T) {
+	n := newNode(t, "gc.dryRun=true")
+	plain := `{"cniVersion": "1.1.0", "name": "plain", "type": "patchbay-ipam", "socket": "` + n.CNI + `", "cni.dev/valid-attachments": [],
+ "ipam": {"type": "patchbay-ipam", "network": "10.80.0.0/16", "subnetLen": 24, "cooldown": "0s"}}`
+	if e := n.shim("patchbay-ipam", plain, "CNI_COMMAND=ADD", "CNI_CONTAINERID=other", "CNI_NETNS="+testnode.Netns(t, "other"), "CNI_IFNAME=net1"); e != nil {
+		t.Fatal(e)
+	}
+	if e := n.shim("patchbay-ipam", plain, "CNI_COMMAND=GC"); e != nil {
+		t.Error(e)
+	}
+	if claims := n.claims("10.80.0.0-16"); len(claims) != 1 {
+		t.Errorf("the address was freed: %+v", claims)
+	}
+	if !n.logged("the runtime no longer knows this address: gc.dryRun keeps it") {
+		t.Error("the log does not tell of the address")
+	}
+}
+
 // logged reports whether the daemon's log has a text.
 func (n *node) logged(text string) bool {
 	n.t.Helper()
