@@ -29,3 +29,20 @@ func TestAQoSThatPortsShareKeepsNoPodFromEnding(t *testing.T) {
 		t.Errorf("the rows of QoS are %q", rows)
 	}
 }
+
+// A bridge that is made again, and one of a database that was lost, is the gateway that it was.
+func TestABridgeThatIsMadeAgainIsTheGatewayItWas(t *testing.T) {
+	n := newNode(t, "ovs.trustedNamespaces=[default]")
+	n.nad("gateway", `{"cniVersion": "1.1.0", "name": "gateway", "type": "patchbay-ovs", "network": "data", "isDefaultGateway": true,
+ "ipam": {"type": "patchbay-ipam", "network": "10.82.0.0/24", "subnetLen": 24, "gateway": "10.82.0.1", "cooldown": "0s"}}`)
+	a := n.Run(t, "a", "gateway")
+	has := func() string { return testnode.Sh(t, "ip", "-br", "address") }
+	if !strings.Contains(has(), "10.82.0.1/24") {
+		t.Fatalf("the bridge is no gateway: %s", has())
+	}
+	n.OVS.Vsctl(t, "--no-wait", "del-br", "br-data")
+	port := ovs.HostName(a.ContainerID, "net1")
+	testnode.Eventually(t, "the port is there again", func() bool { return strings.Contains(n.OVS.Vsctl(t, "list-ports", "br-data"), port) })
+	testnode.Eventually(t, "the bridge has the gateway's address", func() bool { return strings.Contains(has(), "10.82.0.1/24") })
+	testnode.Exec(t, a, "ping", "-c1", "-W5", "10.82.0.1")
+}
