@@ -193,7 +193,7 @@ func (d *Daemon) vet(s *attach.Sandbox) error {
 			return fmt.Errorf("attachment %s: %w", a.Spec.Interface, err)
 		}
 		if namespace, _, ok := strings.Cut(a.Spec.Network, "/"); ok {
-			if err := d.planner.Allowed(s.Namespace, namespace); err != nil {
+			if err := d.planner.Could(s.Namespace, a.Spec.Source, namespace); err != nil {
 				return fmt.Errorf("attachment %s: %w", a.Spec.Interface, err)
 			}
 		}
