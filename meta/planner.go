@@ -393,6 +393,20 @@ func (p *Planner) Allowed(podNamespace, networkNamespace string) error {
 		ErrForbidden, podNamespace, strings.Join(p.cfg.GlobalNamespaces, ", "))
 }
 
+// Could fails with ErrForbidden if a pod can't have been given networks of a namespace by that source. All pods are
+// given those that the configuration names, and may choose their cluster network in the system namespaces.
+func (p *Planner) Could(podNamespace string, source Source, networkNamespace string) error {
+	if source == SourceDefault || source == SourceCluster {
+		named := slices.ContainsFunc(append([]string{p.cfg.ClusterNetwork}, p.cfg.DefaultNetworks...), func(n string) bool {
+			return p.reference(n).Namespace == networkNamespace
+		})
+		if named || slices.Contains(p.cfg.SystemNamespaces, networkNamespace) {
+			return nil
+		}
+	}
+	return p.Allowed(podNamespace, networkNamespace)
+}
+
 func (p *Planner) lookUp(ctx context.Context, s Selection, source Source) (Wanted, error) {
 	n, err := p.networks.Network(ctx, s.Namespace, s.Name)
 	if err != nil {

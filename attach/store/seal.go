@@ -13,11 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/internal/cniresult"
+	"github.com/patchbay-cni/patchbay/internal/etcd"
 )
 
 // RecordVersion is that of the records which this release writes. Those of releases before it have none.
@@ -26,6 +28,8 @@ const RecordVersion = 1
 // A record is a sandbox as etcd has it. Its signature is the last of its fields.
 type record struct {
 	Version int `json:"version"`
+	// Written is when it was, since the node was booted. Records of the releases before have no such time.
+	Written time.Duration `json:"written,omitempty"`
 	*attach.Sandbox
 }
 
@@ -76,9 +80,12 @@ func (k Key) sealed(at string, value []byte) bool {
 }
 
 // read reads a record. One that this node has not written, as those of the release before, is checked as if it
-// were asked for now.
-func (s *Store) read(key string, value []byte) (*attach.Sandbox, error) {
+// were asked for now; one that it can't have written is refused.
+func (s *Store) read(key string, value []byte, written map[string]etcd.Copy) (*attach.Sandbox, error) {
 	sb, err := decode(strings.TrimPrefix(key, s.sandboxes()), value)
+	if err == nil {
+		err = s.genuine(key, value, written)
+	}
 	if err != nil || s.Key.sealed(key, value) || s.Vet == nil {
 		return sb, err
 	}

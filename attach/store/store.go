@@ -9,6 +9,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path"
@@ -36,7 +37,9 @@ type Options struct {
 	Key    Key // signs this node's records
 	// Vet checks a record that this node has not written; nil: such are taken as they are.
 	Vet func(*attach.Sandbox) error
-	Log *slog.Logger
+	// Written returns what this node has written to etcd or found there in this boot, by key.
+	Written func() (map[string]etcd.Copy, error)
+	Log     *slog.Logger
 }
 
 // A Store is one node's part of the records.
@@ -73,14 +76,20 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 	if err := failpoint.Hit("store-load"); err != nil {
 		return nil, nil, err
 	}
+	written, err := s.Written()
+	if err != nil {
+		return nil, nil, err
+	}
 	for from, end := s.sandboxes(), clientv3.GetPrefixRangeEnd(s.sandboxes()); ; {
 		resp, err := s.KV.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(page))
 		if err != nil {
 			return nil, nil, fmt.Errorf("read sandboxes: %w: %w", txn.ErrUnavailable, err)
 		}
-		s.Commit.Seen(resp.Kvs...)
 		for _, kv := range resp.Kvs {
-			sb, err := s.read(string(kv.Key), kv.Value)
+			sb, err := s.read(string(kv.Key), kv.Value, written)
+			if !errors.Is(err, errForged) && !errors.Is(err, errReplayed) {
+				s.Commit.Seen(kv)
+			}
 			if err != nil {
 				s.Log.Error("sandbox record can't be read: it and what it accounts for are left alone", "key", string(kv.Key), "error", err)
 				unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), s.sandboxes()))
@@ -100,7 +109,7 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 	if err := failpoint.Hit("store-save"); err != nil {
 		return err
 	}
-	value, err := json.Marshal(record{RecordVersion, sb})
+	value, err := json.Marshal(record{RecordVersion, sinceBoot(), sb})
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
 	}

@@ -73,7 +73,7 @@ func run(plugin string) ([]byte, error) {
 	if err != nil {
 		return nil, types.NewError(types.ErrIOFailure, "read standard input", err.Error())
 	}
-	conf := netconf{Socket: cmp.Or(os.Getenv(cniwire.SocketEnv), cniwire.DefaultSocket), DelQueue: cmp.Or(os.Getenv(cniwire.QueueEnv), delqueue.DefaultDir)}
+	var conf netconf
 	if len(bytes.TrimSpace(stdin)) > 0 {
 		if err := json.Unmarshal(stdin, &conf); err != nil {
 			return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input: "+explain.JSON(stdin, err), "")
@@ -81,6 +81,16 @@ func run(plugin string) ([]byte, error) {
 		req.Config = stdin
 	} else if req.Command != "VERSION" {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration on standard input is missing", "")
+	}
+	// Whoever writes a network does not choose where the daemon is that executes it.
+	conf.Socket = cmp.Or(os.Getenv(cniwire.SocketEnv), conf.Socket, cniwire.DefaultSocket)
+	conf.DelQueue = cmp.Or(os.Getenv(cniwire.QueueEnv), conf.DelQueue, delqueue.DefaultDir)
+	if filepath.Base(conf.DelQueue) != delqueue.Name { // nor into which directory root writes
+		if req.Command == "DEL" {
+			conf.DelQueue = delqueue.DefaultDir // it must not fail for that
+			return forward(plugin, conf, req)
+		}
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("delQueue %q: a daemon's queue is the directory %s of its stateDir", conf.DelQueue, delqueue.Name), "")
 	}
 	return forward(plugin, conf, req)
 }

@@ -18,7 +18,10 @@ import (
 )
 
 // DefaultDir is where the queue is.
-const DefaultDir = "/var/lib/patchbay/del-queue"
+const DefaultDir = "/var/lib/patchbay/" + Name
+
+// Name is that of every queue's directory.
+const Name = "del-queue"
 
 // Max is how many calls the queue holds.
 const Max = 256

@@ -300,6 +300,13 @@ func (g *Guard) lost(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	before, err := g.relieved(ctx, copies)
+	if err == nil && before {
+		err = g.mirror.keep(nil)
+	}
+	if err != nil || before {
+		return "", err
+	}
 	for key, c := range copies {
 		if !strings.HasPrefix(key, own) || have[key] != 0 && have[key] >= c.Revision {
 			continue
@@ -309,6 +316,29 @@ func (g *Guard) lost(ctx context.Context) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// relieved reports whether the release before has run on this node since the mirror was written, and in this boot. It
+// has no mirror, and may have changed and removed records.
+func (g *Guard) relieved(ctx context.Context, copies map[string]Copy) (bool, error) {
+	key := g.prefix + "/nodes/" + g.node
+	mine, is := copies[key]
+	if !is {
+		return false, nil
+	}
+	resp, err := g.get(ctx, key)
+	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision <= mine.Revision {
+		return false, err
+	}
+	var n struct {
+		BootID string `json:"bootID"`
+		Layout int    `json:"layout"` // which it does not write
+	}
+	ran := json.Unmarshal(resp.Kvs[0].Value, &n) == nil && n.BootID == mine.Boot && n.Layout == 0
+	if ran {
+		g.log.Warn("the release before has run on this node meanwhile: what etcd has is right")
+	}
+	return ran, nil
 }
 
 // confirm looks again at a record that etcd seems to have lost: a call may have written or removed it since.

@@ -341,6 +341,7 @@ func TestAForgedRecordIsNotExecuted(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.etcdctl("put", key, string(b))
+		n.asTheReleaseBefore() // which signed nothing, so that it may have written this
 		n.Start(t)
 		if ok, why := n.healthy("records"); ok {
 			t.Errorf("%s: doctor finds nothing (%s)", what, why)

@@ -15,7 +15,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/delqueue"
 )
 
-func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, "del-queue") }
+func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, delqueue.Name) }
 
 // delQueue is the task that does the DELs which wait on disk. The start does not wait for it.
 func (d *Daemon) delQueue() Task {
