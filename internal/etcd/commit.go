@@ -81,7 +81,7 @@ func (k *Committer) commitAll(items []item) []error {
 			live = append(live, i)
 		}
 	}
-	done, lost := slices.Clone(live), false
+	lost := false
 	if len(live) > 1 {
 		live, lost = k.commitGroup(items, live, errs)
 	}
@@ -91,15 +91,22 @@ func (k *Committer) commitAll(items []item) []error {
 			if !resp.Succeeded {
 				k.guard.suspect() // the condition that did not hold may have been its own
 			}
-			errs[i] = outcome(items[i].Txn, resp, lost || again)
-		}
-	}
-	for _, i := range done {
-		if errs[i] == nil {
-			k.guard.after(items[i].Txn)
+			errs[i] = k.conclude(items[i].Txn, resp, resp.Header.Revision, lost || again)
 		}
 	}
 	return errs
+}
+
+// conclude returns the outcome of a transaction, and has the guard note what was written.
+func (k *Committer) conclude(t Txn, resp *clientv3.TxnResponse, revision int64, lost bool) error {
+	err := outcome(t, resp, lost)
+	if !resp.Succeeded {
+		revision = 0 // if an earlier try has succeeded it is not known at which
+	}
+	if err == nil {
+		k.guard.after(t, revision)
+	}
+	return err
 }
 
 // commitGroup nests the transactions in one, so that each has its own outcome. If etcd refuses the group as a
@@ -120,7 +127,7 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []
 	for n, i := range live {
 		if errs[i] = err; err == nil {
 			sub := resp.Responses[n].GetResponseTxn()
-			errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub), lost)
+			errs[i] = k.conclude(items[i].Txn, (*clientv3.TxnResponse)(sub), resp.Header.Revision, lost)
 		}
 	}
 	return nil, lost

@@ -174,6 +174,9 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	case revision < before:
 		return fmt.Sprintf("it was restored from a backup: it is at revision %d, and was at %d", revision, before), nil
 	}
+	// It answers: whoever waits for it no longer wants an answer within the time of one try.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
 	if lost, err := g.lost(ctx); err != nil || lost != "" {
 		return lost, err
 	}
@@ -296,19 +299,16 @@ func (g *Guard) lost(ctx context.Context) (string, error) {
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
-	copies, err := g.mirror.Copies()
-	if err != nil {
-		return "", err
-	}
-	before, err := g.relieved(ctx, copies)
+	written := g.mirror.Revisions()
+	before, err := g.relieved(ctx, written)
 	if err == nil && before {
 		err = g.mirror.keep(nil)
 	}
 	if err != nil || before {
 		return "", err
 	}
-	for key, c := range copies {
-		if !strings.HasPrefix(key, own) || have[key] != 0 && have[key] >= c.Revision {
+	for key, revision := range written {
+		if !strings.HasPrefix(key, own) || have[key] != 0 && have[key] >= revision {
 			continue
 		}
 		if why, err := g.confirm(ctx, key); err != nil || why != "" {
@@ -320,21 +320,21 @@ func (g *Guard) lost(ctx context.Context) (string, error) {
 
 // relieved reports whether the release before has run on this node since the mirror was written, and in this boot. It
 // has no mirror, and may have changed and removed records.
-func (g *Guard) relieved(ctx context.Context, copies map[string]Copy) (bool, error) {
+func (g *Guard) relieved(ctx context.Context, written map[string]int64) (bool, error) {
 	key := g.prefix + "/nodes/" + g.node
-	mine, is := copies[key]
+	mine, is := written[key]
 	if !is {
 		return false, nil
 	}
 	resp, err := g.get(ctx, key)
-	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision <= mine.Revision {
+	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision <= mine {
 		return false, err
 	}
 	var n struct {
 		BootID string `json:"bootID"`
 		Layout int    `json:"layout"` // which it does not write
 	}
-	ran := json.Unmarshal(resp.Kvs[0].Value, &n) == nil && n.BootID == mine.Boot && n.Layout == 0
+	ran := json.Unmarshal(resp.Kvs[0].Value, &n) == nil && n.BootID == g.mirror.boot && n.Layout == 0
 	if ran {
 		g.log.Warn("the release before has run on this node meanwhile: what etcd has is right")
 	}
@@ -343,18 +343,16 @@ func (g *Guard) relieved(ctx context.Context, copies map[string]Copy) (bool, err
 
 // confirm looks again at a record that etcd seems to have lost: a call may have written or removed it since.
 func (g *Guard) confirm(ctx context.Context, key string) (string, error) {
-	resp, err := g.get(ctx, key)
+	resp, err := g.get(ctx, key, clientv3.WithKeysOnly())
 	if err != nil {
 		return "", err
 	}
-	copies, err := g.mirror.Copies()
-	c, is := copies[key]
-	switch {
-	case err != nil || !is:
-		return "", err
+	switch revision, is := g.mirror.Revisions()[key]; {
+	case !is:
+		return "", nil
 	case len(resp.Kvs) == 0:
 		return fmt.Sprintf("it has lost what this node has written (key %s): it was restored from a backup, or emptied in part", key), nil
-	case resp.Kvs[0].ModRevision < c.Revision && string(resp.Kvs[0].Value) != c.Value:
+	case resp.Kvs[0].ModRevision < revision:
 		return fmt.Sprintf("it has an older record than this node has written (key %s): it was restored from a backup", key), nil
 	}
 	return "", nil
@@ -414,9 +412,9 @@ func (g *Guard) before(ctx context.Context, t Txn) error {
 	return nil
 }
 
-// after is called when a transaction was committed.
-func (g *Guard) after(t Txn) {
+// after is called when a transaction was committed, at a revision; 0 if it is not known.
+func (g *Guard) after(t Txn, revision int64) {
 	if g != nil {
-		g.mirror.note(t, g.highest.Load())
+		g.mirror.note(t, revision)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,9 +28,10 @@ type Mirror struct {
 	dir, boot string
 	log       *slog.Logger
 
-	mu      sync.Mutex
-	pending []Copy // what is to be written
-	wake    chan struct{}
+	mu        sync.Mutex
+	pending   []Copy           // what is to be written
+	revisions map[string]int64 // of all copies
+	wake      chan struct{}
 }
 
 // A Copy is a key as it was written.
@@ -43,7 +45,7 @@ type Copy struct {
 
 // OpenMirror opens the mirror in a directory, which it makes if need be. What is of an earlier boot goes.
 func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
-	m := &Mirror{dir: dir, boot: boot, log: log, wake: make(chan struct{}, 1)}
+	m := &Mirror{dir: dir, boot: boot, log: log, revisions: map[string]int64{}, wake: make(chan struct{}, 1)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -53,11 +55,11 @@ func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
 	}
 	for _, n := range names {
 		path := filepath.Join(dir, n.Name())
-		if c, err := readCopy(path); err != nil || c.Boot != boot {
-			err = os.Remove(path)
-			if err != nil {
-				return nil, err
-			}
+		c, err := readCopy(path)
+		if err == nil && c.Boot == boot {
+			m.revisions[c.Key] = c.Revision
+		} else if err := os.Remove(path); err != nil {
+			return nil, err
 		}
 	}
 	return m, nil
@@ -134,7 +136,7 @@ func (m *Mirror) add(all []Copy) {
 	defer m.mu.Unlock()
 	for _, c := range all {
 		c.Boot = m.boot
-		m.pending = append(m.pending, c)
+		m.pending, m.revisions[c.Key] = append(m.pending, c), c.Revision
 	}
 	select {
 	case m.wake <- struct{}{}:
@@ -171,8 +173,10 @@ func (m *Mirror) remove(key, end string) error {
 	is := func(c Copy) bool { return c.Key == key || end != "" && key <= c.Key && c.Key < end }
 	m.pending = slices.DeleteFunc(m.pending, is)
 	if end == "" {
+		delete(m.revisions, key)
 		return ignoreAbsent(os.Remove(m.path(key)))
 	}
+	maps.DeleteFunc(m.revisions, func(k string, _ int64) bool { return is(Copy{Key: k}) })
 	all, err := m.written()
 	if err != nil {
 		return err
@@ -198,6 +202,7 @@ func (m *Mirror) keep(keys map[string]Copy) error {
 	defer m.mu.Unlock()
 	gone := func(c Copy) bool { _, is := keys[c.Key]; return !is }
 	m.pending = slices.DeleteFunc(m.pending, gone)
+	maps.DeleteFunc(m.revisions, func(k string, _ int64) bool { return gone(Copy{Key: k}) })
 	all, err := m.written()
 	for _, c := range all {
 		if gone(c) {
@@ -205,6 +210,13 @@ func (m *Mirror) keep(keys map[string]Copy) error {
 		}
 	}
 	return err
+}
+
+// Revisions returns the revision at which each key was written that there is a copy of, 0 where that is not known.
+func (m *Mirror) Revisions() map[string]int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.revisions)
 }
 
 // Copies returns all copies, by key.
