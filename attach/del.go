@@ -99,7 +99,7 @@ func (e *Engine) detachBy(ctx context.Context, namespace, pod, ifName string, do
 		if a == nil {
 			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrNoAttachment)
 		}
-		if a.Spec.Source == meta.SourceCluster {
+		if a.Spec.Source == meta.SourceCluster || a.Spec.Source == meta.SourceDirect && ifName == "eth0" {
 			return fmt.Errorf("interface %s of pod %s/%s: %w", ifName, namespace, pod, ErrPodsOwn)
 		}
 		if err := failpoint.Hit("detach-begin"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -17,39 +18,55 @@ func (p *Planner) allot(ctx context.Context, pod Pod, all []Wanted) error {
 		return nil
 	}
 	var devices map[string][]string
-	for i := range all {
-		w := &all[i]
-		if w.Resource == "" || w.DeviceID != "" {
-			continue
-		}
-		if p.cfg.Devices == nil {
-			return needsDevice(w, "there is no kubelet to ask", "")
-		}
-		if devices == nil {
-			var err error
-			if devices, err = p.cfg.Devices.Devices(ctx, pod.Namespace, pod.Name); err != nil {
-				return err
-			}
-		}
-		left, has := devices[w.Resource]
-		if !has {
-			handed, err := p.handed(ctx, w)
-			if err != nil {
-				return err
-			}
-			if !handed {
+	for _, named := range []bool{true, false} { // what the pod has named is no other network's
+		for i := range all {
+			w := &all[i]
+			if w.Resource == "" || (w.DeviceID != "") != named {
 				continue
 			}
+			if p.cfg.Devices == nil {
+				if named {
+					continue
+				}
+				return needsDevice(w, "there is no kubelet to ask", "")
+			}
+			if devices == nil {
+				var err error
+				if devices, err = p.cfg.Devices.Devices(ctx, pod.Namespace, pod.Name); err != nil {
+					return err
+				}
+			}
+			var err error
+			if devices[w.Resource], err = p.take(ctx, w, devices[w.Resource]); err != nil {
+				return err
+			}
 		}
-		if len(left) == 0 {
-			return needsDevice(w, "the pod has none left", fmt.Sprintf("request one %q in the pod's resources for each such network", w.Resource))
-		}
-		w.DeviceID, devices[w.Resource] = left[0], left[1:]
 	}
 	for i := range all {
 		all[i].useDevice()
 	}
 	return nil
+}
+
+// take gives a network one of the pod's devices: that which the pod has named, or the first. It returns what is left.
+func (p *Planner) take(ctx context.Context, w *Wanted, left []string) ([]string, error) {
+	if w.DeviceID != "" {
+		i := slices.Index(left, w.DeviceID)
+		if i < 0 {
+			return nil, needsDevice(w, w.DeviceID+" is not one of the pod's", "leave deviceID out: the pod's devices are used in turn")
+		}
+		return slices.Delete(slices.Clone(left), i, i+1), nil
+	}
+	if left == nil {
+		if handed, err := p.handed(ctx, w); err != nil || !handed {
+			return nil, err
+		}
+	}
+	if len(left) == 0 {
+		return nil, needsDevice(w, "the pod has none left", fmt.Sprintf("request one %q in the pod's resources for each such network", w.Resource))
+	}
+	w.DeviceID = left[0]
+	return left[1:], nil
 }
 
 // noDevice refuses a network that needs a device to a pod that runs.

@@ -91,6 +91,9 @@ func TestTheNthNetworkOfAResourceHasTheNthDevice(t *testing.T) {
 		want     string
 	}{
 		"one too many":      {"n,n,n", Config{Devices: src}, "the pod has none left"},
+		"another pod's":     {`[{"name": "n", "deviceID": "d7"}]`, Config{Devices: src}, `d7 is not one of the pod's`},
+		"one of nobody":     {`[{"name": "n", "deviceID": "d7"}]`, Config{Devices: nics{unhanded: true}}, `d7 is not one of the pod's`},
+		"the same twice":    {`[{"name": "n", "deviceID": "d1"}, {"name": "n", "deviceID": "d1"}]`, Config{Devices: src}, `d1 is not one of the pod's`},
 		"no kubelet":        {"n", Config{}, "no kubelet to ask"},
 		"kubelet is away":   {"n", Config{Devices: nics{err: ErrUnavailable}}, ErrUnavailable.Error()},
 		"only to be judged": {"n,n,n", Config{AnyDevice: true}, ""},
@@ -101,6 +104,10 @@ func TestTheNthNetworkOfAResourceHasTheNthDevice(t *testing.T) {
 				t.Errorf("%v, want %q", err, c.want)
 			}
 		})
+	}
+	ws, err = planned(src, `[{"name": "n"}, {"name": "n", "deviceID": "d0"}]`, Config{Devices: src})
+	if err != nil || ws[0].DeviceID != "d1" || ws[1].DeviceID != "d0" {
+		t.Errorf("a device that the pod has named is another network's too: %+v, %v", ws, err)
 	}
 	var e *types.Error
 	if _, err := NewPlanner(src, Config{Devices: src}).One(context.Background(), "default", Selection{Name: "n"}, nil); !errors.As(err, &e) || !strings.Contains(e.Msg, "pods that start only") {

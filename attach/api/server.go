@@ -207,10 +207,16 @@ func (s *server) inline(config json.RawMessage, sel meta.Selection, have *attach
 	if err != nil {
 		return w, err
 	}
-	for _, t := range w.Config.Types() {
-		if len(s.InlineTypes) > 0 && !slices.Contains(s.InlineTypes, t) {
-			return w, huma.Error422UnprocessableEntity("plugin type not allowed", &huma.ErrorDetail{Location: "body.config.type", Message: fmt.Sprintf("%q is not in api.inlineTypes", t)})
+	allowed := func(t string) bool { return len(s.InlineTypes) == 0 || slices.Contains(s.InlineTypes, t) }
+	for _, plugin := range w.Config.Plugins {
+		where, t := "body.config.type", plugin.Type
+		if allowed(t) {
+			if t = plugin.IPAMType; t == "" || t == ipam.Type || allowed(t) {
+				continue
+			}
+			where = "body.config.ipam.type" // it is executed, too
 		}
+		return w, huma.Error422UnprocessableEntity("plugin type not allowed", &huma.ErrorDetail{Location: where, Message: fmt.Sprintf("%q is not in api.inlineTypes", t)})
 	}
 	return w, nil
 }

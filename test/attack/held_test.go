@@ -238,4 +238,16 @@ func TestThePodsOwnInterfaceCannotBeDetached(t *testing.T) {
 	if out, err := n.patchctl("detach", "pod/web", "--interface", "net1"); err != nil {
 		t.Error(out)
 	}
+	// A runtime may have no meta-plugin.
+	config := `{"cniVersion": "1.0.0", "name": "main", "type": "patchbay-ovs", "socket": "` + n.CNI + `", "network": "data"}`
+	env := []string{"CNI_CONTAINERID=alone", "CNI_NETNS=" + testnode.Netns(t, "alone"), "CNI_IFNAME=eth0", "CNI_ARGS=K8S_POD_NAMESPACE=default;K8S_POD_NAME=alone"}
+	if e := n.shim("patchbay-ovs", config, append(env, "CNI_COMMAND=ADD")...); e != nil {
+		t.Fatal(e)
+	}
+	if out, err := n.patchctl("detach", "pod/alone", "--interface", "eth0"); err == nil || !strings.Contains(out, "goes with the pod") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if e := n.shim("patchbay-ovs", config, append(env, "CNI_COMMAND=DEL")...); e != nil {
+		t.Error(e)
+	}
 }

@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -17,10 +18,21 @@ func keepsPorts(t *testing.T, lose func(n *node, containerID string)) {
 	ports := fmt.Sprint(n.OVS.Ports(t))
 	n.Daemon.Stop()
 	lose(n, a.ContainerID)
-	n.Start(t)
+	n.judged()
 	if have := fmt.Sprint(n.OVS.Ports(t)); have != ports {
 		t.Errorf("ports %s, there were %s: a running pod has lost its interface", have, ports)
 	}
+}
+
+// judged starts the daemon and waits until it knows what to think of etcd: it serves, or is suspended.
+func (n *node) judged() {
+	n.t.Helper()
+	n.Launch(n.t)
+	testnode.Eventually(n.t, "it serves, or is suspended", func() bool {
+		r, err := n.Client.Recovery(context.Background())
+		_, starting := n.Client.Version(context.Background())
+		return err == nil && (r.Suspended || starting == nil)
+	})
 }
 
 // etcd was restored from a snapshot that knows the node and not its pods.
@@ -61,7 +73,7 @@ func TestRmAllSparesWhatIsKeptForRunningPods(t *testing.T) {
 	ports := fmt.Sprint(n.OVS.Ports(t))
 	n.Daemon.Stop()
 	n.etcdctl("del", "--prefix", "/patchbay/")
-	n.Start(t)
+	n.judged()
 	if have := fmt.Sprint(n.OVS.Ports(t)); have != ports {
 		t.Fatalf("ports %s, there were %s", have, ports)
 	}
