@@ -209,11 +209,11 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*cli
 }
 
 // transient reports whether the same transaction may do later. An etcd that does not know us or our rights is one that
-// is away: a password, certificate or role is being replaced.
+// is away: a password, certificate or role is being replaced. So is one whose space is used up: it takes deletions only.
 func transient(err error) bool {
 	known := []error{
 		context.DeadlineExceeded, context.Canceled, rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
-		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
+		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests, rpctypes.ErrNoSpace,
 	}
 	return errors.Is(err, txn.ErrUnavailable) || slices.ContainsFunc(known, func(e error) bool { return errors.Is(err, e) }) ||
 		slices.Contains([]codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unauthenticated, codes.PermissionDenied}, status.Code(err))

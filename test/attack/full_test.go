@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
@@ -42,4 +46,34 @@ func TestTheStatesDiskIsFull(t *testing.T) {
 	if _, err := os.Stat(state + "/resting.new"); err == nil {
 		t.Error("what rests is not written once there is space")
 	}
+}
+
+// An etcd whose quota is used up takes deletions only: an ADD is to be tried again, and a DEL is done.
+func TestAnEtcdThatIsFull(t *testing.T) {
+	n := newNode(t)
+	ctx := context.Background()
+	ends, stays := n.pod("ends", "data,headed"), n.pod("stays", "data")
+	n.mustAdd(ends)
+	n.mustAdd(stays)
+	_, member, _ := strings.Cut(n.etcdctl("endpoint", "status", "-w", "json"), `"member_id":`)
+	member, _, _ = strings.Cut(member, ",")
+	alarm := func(action string) {
+		testnode.Sh(t, "curl", "-sSf", n.etcd.Endpoint+"/v3/maintenance/alarm", "-d", `{"action":"`+action+`","memberID":"`+member+`","alarm":"NOSPACE"}`)
+	}
+	alarm("ACTIVATE")
+	err := n.add(ctx, n.pod("young", "data"))
+	if e := (*types.Error)(nil); !errors.As(err, &e) || e.Code != types.ErrTryAgainLater {
+		t.Errorf("ADD: %v", err)
+	}
+	if _, err := n.Client.Attach(ctx, "default", "stays", client.Request{Network: "control"}); err == nil || !strings.Contains(err.Error(), "space exceeded") {
+		t.Errorf("attach: %v", err)
+	}
+	if err := n.Client.Detach(ctx, "default", "stays", "net1"); err == nil {
+		t.Error("a detach is said to be recorded")
+	}
+	n.mustDel(ends)
+	alarm("DEACTIVATE")
+	n.AwaitQueue(t)
+	n.mustDel(stays)
+	n.quiet()
 }
