@@ -64,6 +64,15 @@ func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	return nil
 }
 
+// Examine says whether etcd is the one that the node has written to: what another one has means nothing. The error is
+// ErrSuspended, or txn.ErrUnavailable.
+func (k *Committer) Examine(ctx context.Context) error {
+	if k.guard == nil {
+		return nil
+	}
+	return k.guard.Verify(ctx)
+}
+
 // Away reports whether etcd has not answered the last transaction, in all its tries. The next one is tried
 // once.
 func (k *Committer) Away() bool { return k.away.Load() }
