@@ -38,3 +38,90 @@ func TestQuestionsWhileItIsSuspended(t *testing.T) {
 		t.Errorf("it has %v", subnets)
 	}
 }
+
+// restore puts back what etcd had when it was backed up.
+func (n *node) restore(backup string) {
+	n.t.Helper()
+	n.etcd.Stop()
+	remove(n.t, n.etcd.Data())
+	testnode.Sh(n.t, "cp", "-a", backup+"/data", n.etcd.Data())
+	n.etcd.Start(n.t)
+}
+
+// A decision that is cut off costs no running pod anything.
+func TestADecisionIsCutOff(t *testing.T) {
+	for _, how := range []string{"--accept", "--from-node"} {
+		t.Run(how, func(t *testing.T) {
+			n := newNode(t)
+			n.Run(t, "first", "data")
+			backup := n.backup()
+			second := n.Run(t, "second", "data,headed")
+			before, had := ifindex(t, second, "net1"), addresses(t, second)
+			n.Daemon.Stop()
+			n.restore(backup)
+			n.Launch(t, "PATCHBAY_FAILPOINTS=store-register=kill")
+			n.suspended()
+			_, _ = n.patchctl("recover", how) // it may be killed before it answers
+			<-n.Daemon.Done()
+			n.Start(t)
+			n.resumed()
+			n.Vanish(t, n.Run(t, "third", "good").Pod) // all was looked after at least once since
+			if now := ifindex(t, second, "net1"); now != before || addresses(t, second) != had {
+				t.Errorf("interface %s was %s, %s was %s", now, before, addresses(t, second), had)
+			}
+		})
+	}
+}
+
+// An address that was an earlier pod's when etcd was backed up is the running pod's.
+func TestAnAddressThatABackupHasAsAnEarlierPods(t *testing.T) {
+	n := newNode(t)
+	const wanted = `[{"name": "data", "ips": ["10.12.0.77"]}]`
+	n.Run(t, "keeps", "data")
+	n.Run(t, "old", wanted)
+	backup := n.backup()
+	if err := n.Remove("old"); err != nil {
+		t.Fatal(err)
+	}
+	young := n.Run(t, "young", wanted)
+	n.restore(backup)
+	for _, p := range n.suspended().Pods {
+		if p.Conflict != "" {
+			t.Errorf("%s is refused: %s", p.Pod, p.Conflict)
+		}
+	}
+	if out, err := n.patchctl("recover", "--from-node"); err != nil {
+		t.Error(err, out)
+	}
+	n.resumed()
+	testnode.Eventually(t, "old is gone", func() bool {
+		l, err := n.Client.Sandboxes(context.Background())
+		return err == nil && len(l) == 2
+	})
+	if s, err := n.TryRun("third", wanted); err == nil {
+		t.Errorf("10.12.0.77 has two owners: %s, %s", addresses(t, s), addresses(t, young))
+	}
+	n.Check(t, young)
+	n.AssertClean(t)
+}
+
+// A pod whose namespace can't be seen may run.
+func TestAHiddenNamespaceIsWrittenBack(t *testing.T) {
+	n := newNode(t)
+	n.Run(t, "a", "data,headed")
+	keys := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/")
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.suspended()
+	testnode.Sh(t, "mount", "-t", "tmpfs", "none", "/run/netns")
+	out, err := n.patchctl("recover", "--from-node")
+	testnode.Sh(t, "umount", "/run/netns")
+	if err != nil {
+		t.Fatal(err, out)
+	}
+	n.resumed()
+	if have := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/"); have != keys {
+		t.Errorf("etcd has\n%s\nand had\n%s", have, keys)
+	}
+}
