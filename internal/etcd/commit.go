@@ -178,7 +178,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		resp, err := k.send(ctx, t, orElse)
+		resp, err := k.send(ctx, t, orElse, lost)
 		cancel()
 		switch {
 		case err == nil:
@@ -203,9 +203,10 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 }
 
-// send sends the transaction once, if etcd is the one that the guard knows.
-func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
-	if err := k.guard.before(ctx, t); err != nil {
+// send sends the transaction once, if etcd is the one that the guard knows. Lost says that it may have been committed.
+func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op, lost bool) (*clientv3.TxnResponse, error) {
+	forgotten, err := k.guard.before(ctx, t)
+	if err != nil {
 		return nil, err
 	}
 	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
@@ -213,6 +214,9 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*cli
 		k.guard.suspect()
 	} else {
 		k.guard.heard(resp.Header)
+	}
+	if err == nil && !resp.Succeeded && !lost {
+		k.guard.unchanged(forgotten)
 	}
 	return resp, err
 }

@@ -125,3 +125,101 @@ func TestAHiddenNamespaceIsWrittenBack(t *testing.T) {
 		t.Errorf("etcd has\n%s\nand had\n%s", have, keys)
 	}
 }
+
+// The release before knows no copies: what it deletes is not lost by etcd.
+func TestTheReleaseBeforeRanAndDeletedAPod(t *testing.T) {
+	n := newNode(t)
+	ctx := context.Background()
+	s := n.pod("a", "good")
+	if err := n.add(ctx, s); err != nil {
+		t.Fatal(err)
+	}
+	n.Daemon.Stop()
+	// What the release before does: it registers, and the pod's DEL comes.
+	n.etcdctl("put", "/patchbay/v1/nodes/n1", `{"node":"n1","bootID":"`+strings.TrimSpace(testnode.Sh(t, "cat", "/proc/sys/kernel/random/boot_id"))+`","version":"0.2.0","bridges":{}}`)
+	n.etcdctl("del", "/patchbay/v1/sandboxes/n1/a")
+	n.etcdctl("del", "/patchbay/v1/pods/default/a")
+	n.Start(t)
+	n.Run(t, "b", "data")
+	n.AssertClean(t)
+}
+
+// A claim that only patchbay-ipam has made, for a runtime without us, is missed as a record is.
+func TestAClaimOfAnotherRuntimeIsLost(t *testing.T) {
+	n := newNode(t)
+	n.Run(t, "a", "data")
+	config := `{"cniVersion": "1.0.0", "name": "plain", "type": "bridge", "socket": "` + n.CNI + `",
+ "ipam": {"type": "patchbay-ipam", "network": "10.84.0.0/16", "subnetLen": 24, "cooldown": "0s"}}`
+	add := func(id string) {
+		t.Helper()
+		if e := n.shim("patchbay-ipam", config, "CNI_COMMAND=ADD", "CNI_CONTAINERID="+id, "CNI_NETNS="+testnode.Netns(t, id), "CNI_IFNAME=eth0"); e != nil {
+			t.Fatal(e)
+		}
+	}
+	add("zero")
+	backup := n.backup()
+	add("one")
+	key := strings.TrimSpace(n.keyOf("one"))
+	n.Daemon.Stop()
+	n.restore(backup)
+	n.Launch(t)
+	n.suspended()
+	if out, err := n.patchctl("recover", "--from-node"); err != nil {
+		t.Error(err, out)
+	}
+	n.resumed()
+	if now := strings.TrimSpace(n.keyOf("one")); now != key {
+		t.Errorf("it has %s, and had %s", now, key)
+	}
+	// What was written back is not taken for what an etcd at a later revision had.
+	n.Daemon.Stop()
+	n.Start(t)
+	add("two")
+	if now := strings.TrimSpace(n.keyOf("two")); now == key {
+		t.Errorf("one and two have %s", key)
+	}
+}
+
+// The name of a pod leads to its sandbox, also in an etcd that was written back.
+func TestANameIsWrittenBack(t *testing.T) {
+	n := newNode(t)
+	old, young := n.pod("old", "good"), n.pod("young", "good")
+	old.Pod, young.Pod = "p-0", "p-0"
+	n.mustAdd(old)
+	n.mustAdd(young)
+	n.mustDel(old)
+	have := n.etcdctl("get", "/patchbay/v1/pods/default/p-0")
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.suspended()
+	if out, err := n.patchctl("recover", "--from-node"); err != nil {
+		t.Fatal(err, out)
+	}
+	n.resumed()
+	if now := n.etcdctl("get", "/patchbay/v1/pods/default/p-0"); now != have {
+		t.Errorf("it is %q and was %q", now, have)
+	}
+}
+
+// A pool that another node has defined is written back with what this node has of it.
+func TestAPoolThatAnotherNodeDefinedIsWrittenBack(t *testing.T) {
+	n := newNode(t)
+	n.Run(t, "a", "data")
+	spec := "/patchbay/v1/ipam/10.81.0.0-16/spec"
+	have := strings.TrimSpace(n.etcdctl("get", "--print-value-only", "/patchbay/v1/ipam/10.12.0.0-16/spec"))
+	n.etcdctl("put", spec, strings.ReplaceAll(have, "10.12.", "10.81."))
+	n.Run(t, "b", "headed")
+	keys := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/")
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.suspended()
+	if out, err := n.patchctl("recover", "--from-node"); err != nil {
+		t.Fatal(err, out)
+	}
+	n.resumed()
+	if have := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/"); have != keys {
+		t.Errorf("etcd has\n%s\nand had\n%s", have, keys)
+	}
+}
