@@ -64,6 +64,15 @@ func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	return nil
 }
 
+// Examine says whether etcd is the one that the node has written to: what another one has means nothing. The error is
+// ErrSuspended, or txn.ErrUnavailable.
+func (k *Committer) Examine(ctx context.Context) error {
+	if k.guard == nil {
+		return nil
+	}
+	return k.guard.Verify(ctx)
+}
+
 // Away reports whether etcd has not answered the last transaction, in all its tries. The next one is tried
 // once.
 func (k *Committer) Away() bool { return k.away.Load() }
@@ -176,7 +185,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		resp, err := k.send(ctx, t, orElse)
+		resp, err := k.send(ctx, t, orElse, lost)
 		cancel()
 		switch {
 		case err == nil:
@@ -201,9 +210,10 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 }
 
-// send sends the transaction once, if etcd is the one that the guard knows.
-func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
-	if err := k.guard.before(ctx, t); err != nil {
+// send sends the transaction once, if etcd is the one that the guard knows. Lost says that it may have been committed.
+func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op, lost bool) (*clientv3.TxnResponse, error) {
+	forgotten, err := k.guard.before(ctx, t)
+	if err != nil {
 		return nil, err
 	}
 	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
@@ -212,15 +222,18 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*cli
 	} else {
 		k.guard.heard(resp.Header)
 	}
+	if err == nil && !resp.Succeeded && !lost {
+		k.guard.unchanged(forgotten)
+	}
 	return resp, err
 }
 
 // transient reports whether the same transaction may do later. An etcd that does not know us or our rights is one that
-// is away: a password, certificate or role is being replaced.
+// is away: a password, certificate or role is being replaced. So is one whose space is used up: it takes deletions only.
 func transient(err error) bool {
 	known := []error{
 		context.DeadlineExceeded, context.Canceled, rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
-		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
+		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests, rpctypes.ErrNoSpace,
 	}
 	return errors.Is(err, txn.ErrUnavailable) || slices.ContainsFunc(known, func(e error) bool { return errors.Is(err, e) }) ||
 		slices.Contains([]codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unauthenticated, codes.PermissionDenied}, status.Code(err))

@@ -150,6 +150,14 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 		return "", err
 	}
 	before := g.highest.Load() // what is written while this reads counts no more
+	if g.birth.Load() == nil { // at the start
+		if before, err = g.mirror.highest(); err != nil {
+			return "", err
+		}
+		if err := g.outdate(ctx); err != nil {
+			return "", err
+		}
+	}
 	have, revision, err := g.Read(ctx)
 	if err != nil {
 		return "", err
@@ -279,10 +287,27 @@ func (g *Guard) known() (*Identity, error) {
 	return &id, nil
 }
 
+// outdate forgets what the daemon has written, if the release before has run on this node since: it writes without
+// noting, and a record of the node that tells no layout. What is there is noted again as it is read.
+func (g *Guard) outdate(ctx context.Context) error {
+	resp, err := g.get(ctx, g.prefix+"/nodes/"+g.node)
+	if err != nil || len(resp.Kvs) == 0 {
+		return err
+	}
+	var n struct {
+		Layout int `json:"layout"`
+	}
+	if json.Unmarshal(resp.Kvs[0].Value, &n) != nil || n.Layout != 0 {
+		return nil
+	}
+	return g.mirror.keep(nil)
+}
+
 // page is how many keys are read at a time.
 const page = 500
 
-// lost says which sandboxes' records etcd lacks, or has as they were before, that the mirror has.
+// lost says which sandboxes' records etcd lacks, or has as they were before, that the mirror has, or which claims that
+// are in no record.
 func (g *Guard) lost(ctx context.Context) (string, error) {
 	own := g.prefix + "/sandboxes/" + g.node + "/"
 	have := map[string]int64{}
@@ -307,15 +332,46 @@ func (g *Guard) lost(ctx context.Context) (string, error) {
 	if err != nil || before {
 		return "", err
 	}
+	claims := map[string]Copy{}
 	for key, revision := range written {
-		if !strings.HasPrefix(key, own) || have[key] != 0 && have[key] >= revision {
+		if strings.HasPrefix(key, g.prefix+"/ipam/") {
+			if c, ok := g.mirror.Copy(key); ok && g.isPlugins(c) {
+				claims[key] = c
+			}
+		}
+		if !strings.HasPrefix(key, own) {
+			continue
+		}
+		if have[key] != 0 && have[key] >= revision {
 			continue
 		}
 		if why, err := g.confirm(ctx, key); err != nil || why != "" {
 			return why, err
 		}
 	}
-	return "", nil
+	return g.lostOf(ctx, claims)
+}
+
+// isPlugins reports whether a copy is a claim of this node that no record of ours tells of: a plugin's.
+func (g *Guard) isPlugins(c Copy) bool {
+	var v struct {
+		Node string `json:"node"`
+		Via  string `json:"via"`
+	}
+	return json.Unmarshal([]byte(c.Value), &v) == nil && v.Via != "" && v.Node == g.node
+}
+
+// lostOf says which of the copies etcd lacks.
+func (g *Guard) lostOf(ctx context.Context, copies map[string]Copy) (string, error) {
+	reading, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	missing, _, err := g.Missing(reading, copies)
+	for _, c := range missing {
+		if why, err := g.confirm(ctx, c.Key); err != nil || why != "" {
+			return why, err
+		}
+	}
+	return "", err
 }
 
 // relieved reports whether the release before has run on this node since the mirror was written, and in this boot. It
@@ -398,18 +454,26 @@ func (g *Guard) conditions() []clientv3.Cmp {
 	return Txn{}.IfHolds(g.prefix+"/birth", *g.birth.Load()).comparisons()
 }
 
-// before is called each time before a transaction is sent.
-func (g *Guard) before(ctx context.Context, t Txn) error {
+// before is called each time before a transaction is sent. It returns what the mirror forgets as the transaction may
+// delete it.
+func (g *Guard) before(ctx context.Context, t Txn) (forgotten []Copy, err error) {
 	if g == nil {
-		return nil
+		return nil, nil
 	}
 	if err := g.Verify(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	if err := g.mirror.forget(t.operations); err != nil {
-		return fmt.Errorf("what this node has written can't be noted on disk: %w", err)
+	if forgotten, err = g.mirror.forget(t.operations); err != nil {
+		return nil, fmt.Errorf("what this node has written can't be noted on disk: %w", err)
 	}
-	return nil
+	return forgotten, nil
+}
+
+// unchanged is called when a transaction was refused as a whole: nothing was deleted.
+func (g *Guard) unchanged(forgotten []Copy) {
+	if g != nil {
+		g.mirror.add(forgotten)
+	}
 }
 
 // after is called when a transaction was committed, at a revision; 0 if it is not known.
