@@ -24,6 +24,7 @@ func TestARehearsalRemovesNothing(t *testing.T) {
 	n.unset("faildel")
 	n.Daemon.Stop()
 	n.etcdctl("del", "/patchbay/v1/sandboxes/n1/"+stray.ContainerID)
+	n.forget()
 	remove(t, n.Dir+"/state/mirror") // else etcd would be one that has lost what this node has written
 	ports, claims, dels := len(n.OVS.Ports(t)), len(n.claimKeys()), strings.Count(n.calls(), "DEL ")
 	n.Start(t)
