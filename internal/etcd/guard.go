@@ -62,6 +62,7 @@ type Guard struct {
 	birth   atomic.Pointer[string] // the value of <prefix>/birth, as every transaction finds it
 	cluster atomic.Uint64          // etcd's cluster ID, as it was examined
 	highest atomic.Int64           // the revision at which this node has written last
+	newer   atomic.Bool            // the node is suspended as the keys are a newer release's
 }
 
 // NewGuard returns a guard of what is below a prefix, which keeps the identity in a file.
@@ -109,6 +110,9 @@ func (g *Guard) Suspended() error {
 	}
 	return nil
 }
+
+// Newer reports whether the node is suspended as the keys are a newer release's: there is nothing to decide then.
+func (g *Guard) Newer() bool { return g.newer.Load() }
 
 // Verify examines etcd, if there is a doubt. The error is ErrSuspended, or txn.ErrUnavailable if etcd can't be
 // read.
@@ -166,6 +170,7 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	if err != nil {
 		return "", err
 	}
+	g.newer.Store(layout > Layout)
 	switch {
 	case layout > Layout:
 		return fmt.Sprintf("its keys have layout %d, of a newer release; this one knows %d: install that release again", layout, Layout), nil

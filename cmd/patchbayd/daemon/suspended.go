@@ -101,7 +101,23 @@ func (d *Daemon) written() (*written, error) {
 			w.claims[key] = c
 		}
 	}
+	maps.DeleteFunc(w.shared, func(key string, _ etcd.Copy) bool { return !w.needs(key) })
 	return w, nil
+}
+
+// needs reports whether there is a claim in a subnet or pool. Of others it is not known whether they are still this
+// node's, or there: nodes are not told of what others give back or remove.
+func (w *written) needs(shared string) bool {
+	subnet, err := netip.ParsePrefix(subnetOf(shared))
+	for key := range w.claims {
+		if poolOf(key) != poolOf(shared) {
+			continue
+		}
+		if addr, addrErr := netip.ParseAddr(path.Base(key)); err != nil || addrErr == nil && subnet.Contains(addr) {
+			return true
+		}
+	}
+	return false
 }
 
 // runs reports whether a sandbox's namespace is there, or can't be seen and may be.
@@ -231,6 +247,9 @@ func (d *Daemon) Recover(ctx context.Context, from string) (*client.Recovery, er
 	}
 	if !r.Suspended {
 		return nil, errNotSuspended
+	}
+	if d.guard.Newer() { // what that release has written would be written over
+		return nil, fault.New(fault.Conflict, "there is nothing to decide: "+r.Reason)
 	}
 	keep := map[string]etcd.Copy{}
 	if from == client.FromNode {
