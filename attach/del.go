@@ -347,7 +347,7 @@ func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) erro
 	brief, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
 	names, err := e.Delegates.Leftovers(brief, func(o delegates.Owner) bool { return o.ContainerID != containerID }, nil)
-	if fault.Of(err) == fault.Unavailable && len(e.Kept()) == 0 && !slices.Contains(e.unreadable, containerID) {
+	if fault.Of(err) == fault.Unavailable && len(e.Kept()) == 0 && !slices.Contains(e.Unreadable(), containerID) {
 		return nil // there may be no Open vSwitch at all; what is there, recovery finds
 	}
 	if err != nil {
