@@ -56,6 +56,7 @@ func TestBadPoolsAreRefused(t *testing.T) {
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "pool": "A/B"}`:                                    "pool name",
 		`{"network": "2000::/3", "subnetLen": 66}`:                                                      "2^62",
 		`{"network": "10.0.0.0/16", "subnetLen": 24, "mode": "cluster"}`:                                `mode "cluster"`,
+		`{"networks": ["10.1.0.0/16"` + strings.Repeat(`, "10.1.0.0/16"`, 32) + `], "subnetLen": 24}`:   "33 networks are too many",
 		`{"networks": ["10.0.0.0/16", "10.0.0.0/17"], "subnetLen": 24}`:                                 "networks 10.0.0.0/16 and 10.0.0.0/17 of the pool overlap",
 		`{"network": "10.0.0.0/16", "networks": ["10.0.0.0/16"], "subnetLen": 24}`:                      "overlap",
 		`{"network": "::ffff:10.12.0.0/112", "subnetLen": 120}`:                                         "write 10.12.0.0/16",

@@ -97,11 +97,17 @@ func checkRoutes(raw json.RawMessage) error {
 	return nil
 }
 
+// maxNetworks is how many networks a pool can have. Each node claims a subnet of each, and keeps it.
+const maxNetworks = 32
+
 // Validate returns the pool, or what is wrong with which field.
 func (c Config) Validate() (*Pool, error) {
 	mode, cut, err := c.mode()
 	if err != nil {
 		return nil, err
+	}
+	if n := len(c.networks()); n > maxNetworks {
+		return nil, Invalid("ipam: %d networks are too many: a pod has an address of each, and can have %d of a pool", n, maxNetworks)
 	}
 	p := &Pool{Spec: Spec{Mode: mode, Overlap: c.Overlap}, Routes: c.Routes, DNS: c.DNS, Cooldown: DefaultCooldown}
 	for i, text := range c.networks() {

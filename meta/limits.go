@@ -13,6 +13,8 @@ const (
 	maxNetworks = 128
 	maxConfig   = 256 << 10 // of one network, in bytes
 	maxConfigs  = 512 << 10 // of all of a pod's
+	maxPlugins  = 64        // of a list; each is given all that the pod says to its network's plugins
+	keyCost     = 64        // what a key takes in memory besides its text
 )
 
 // checkSize refuses attachments whose configurations are too much together.
@@ -21,7 +23,7 @@ func checkSize(all []Wanted) error {
 	for _, w := range all {
 		for _, p := range w.Config.Plugins {
 			for key, value := range p.Raw {
-				size += len(key) + len(value)
+				size += len(key) + len(value) + keyCost
 			}
 		}
 	}
@@ -31,9 +33,12 @@ func checkSize(all []Wanted) error {
 	return nil
 }
 
-// CheckChain refuses a list of plugins that leads back to us: to the meta-plugin, or behind another plugin to a
-// delegate of ours, which would wait for the very sandbox that is being made.
+// CheckChain refuses a list of too many plugins, and one that leads back to us: to the meta-plugin, or behind another
+// plugin to a delegate of ours, which would wait for the very sandbox that is being made.
 func (c Config) CheckChain(list *cniconf.List) error {
+	if len(list.Plugins) > maxPlugins {
+		return malformed("it has %d plugins, and can have %d", len(list.Plugins), maxPlugins)
+	}
 	for i, p := range list.Plugins {
 		switch {
 		case cniconf.IsMeta(p.Type):
