@@ -308,18 +308,22 @@ func (l *Ledger) faultsIn(ctx context.Context, pool string, s netip.Prefix) (fau
 	if err != nil {
 		return nil, err
 	}
-	if len(kvs) == 0 {
-		faults = append(faults, fmt.Sprintf("subnet %s of pool %s is nobody's by etcd, and pods of this node have addresses of it: end them, or restore key %s", s, pool, l.subnet(pool, s)))
-	} else if node, err := l.record(kvs[0]).node(); err != nil {
-		faults = append(faults, fmt.Sprintf("the record of a node's subnet can't be read (key %s: %v): no node is given the subnet; delete the key once no pod has an address of it", kvs[0].Key, err))
-	} else if node != l.node {
-		faults = append(faults, fmt.Sprintf("subnet %s of pool %s is node %s's by etcd, and there are claims of this node in it, or have been: end those pods", s, pool, node))
-	}
+	claims := 0
 	err = l.pages(ctx, "claims", l.claimsIn(pool, s), func(r record) error {
+		claims++
 		if _, err := r.claim(); err != nil {
 			faults = append(faults, fmt.Sprintf("a claim can't be read (key %s: %v): its address is given to nobody; delete the key, and %s, once no pod has the address", r.key, err, l.claims(pool)+r.id))
 		}
 		return nil
 	})
+	if len(kvs) == 0 {
+		if claims > 0 { // else the pool was removed
+			faults = append(faults, fmt.Sprintf("subnet %s of pool %s is nobody's by etcd, and pods of this node have addresses of it: end them, or restore key %s", s, pool, l.subnet(pool, s)))
+		}
+	} else if node, err := l.record(kvs[0]).node(); err != nil {
+		faults = append(faults, fmt.Sprintf("the record of a node's subnet can't be read (key %s: %v): no node is given the subnet; delete the key once no pod has an address of it", kvs[0].Key, err))
+	} else if node != l.node && claims > 0 {
+		faults = append(faults, fmt.Sprintf("subnet %s of pool %s is node %s's by etcd, and there are claims of this node in it, or have been: end those pods", s, pool, node))
+	}
 	return faults, err
 }

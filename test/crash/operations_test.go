@@ -111,8 +111,11 @@ var operations = []operation{
 	}, (*crash).add, (*crash).del, false},
 	{"rules that are removed", addPod("data"), func(c *crash) {
 		testnode.Sh(c.t, "nft", "delete", "table", "inet", "patchbay")
-		c.await(func() bool { return exec.Command("nft", "list", "table", "inet", "patchbay").Run() == nil })
-	}, (*crash).whole, false},
+		c.await(shielded)
+	}, func(c *crash) {
+		testnode.Eventually(c.t, "the rules are there again", shielded)
+		c.whole()
+	}, false},
 	{"reload", func(*crash) {}, func(c *crash) {
 		c.Daemon.Signal(syscall.SIGHUP)
 		c.await(func() bool { return strings.Contains(c.LogTail(), "configuration read again") })
@@ -123,6 +126,11 @@ var operations = []operation{
 		c.Launch(c.t, c.env...)
 		c.await(func() bool { _, err := c.Client.Version(context.Background()); return err == nil })
 	}, (*crash).whole, false},
+}
+
+// shielded reports whether the rules of nftables are there.
+func shielded() bool {
+	return exec.Command("nft", "list", "table", "inet", "patchbay").Run() == nil
 }
 
 // newPod makes a pod's namespace.

@@ -54,7 +54,7 @@ func (c *crash) snapshot(t *testing.T) []string {
 }
 
 // volatile are the things that may differ between two empty nodes.
-var volatile = regexp.MustCompile(`^(link \d+: |file /run/host-local/.*(last_reserved|lock)|file .*/state/(records|del-queue/\.lock|etcd/))`)
+var volatile = regexp.MustCompile(`^(link \d+: |file /run/host-local/.*(last_reserved|lock)|file .*/state/(mirror/|resting|del-queue/\.lock|etcd/))`)
 
 // difference is what two snapshots don't have in common.
 func difference(before, after []string) []string {

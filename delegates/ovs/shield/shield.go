@@ -23,7 +23,7 @@ import (
 )
 
 // retryPause is the pause after a failure: nothing tells when the kernel accepts rules again.
-const retryPause = 5 * time.Second
+const retryPause = time.Second
 
 // A Shield has nftables drop what comes from the links of a group. Its rules stay as long as there are such
 // links, whether the daemon runs or not.
