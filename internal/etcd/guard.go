@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,8 @@ var ErrSuspended = fault.New(fault.Unavailable, "etcd is not what it was")
 type Identity struct {
 	Cluster string `json:"clusterID"` // etcd's own, in hexadecimal
 	Birth   string `json:"birth"`     // the value of <prefix>/birth, empty if there is none
+	// Endpoints are those at which it was; none for one in this process.
+	Endpoints []string `json:"endpoints,omitempty"`
 }
 
 // birth is the value of <prefix>/birth.
@@ -174,7 +177,10 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	switch {
 	case layout > Layout:
 		return fmt.Sprintf("its keys have layout %d, of a newer release; this one knows %d: install that release again", layout, Layout), nil
-	case known == nil:
+	case known == nil || g.elsewhere(*known, have):
+		if err := g.mirror.keep(nil); err != nil {
+			return "", err
+		}
 		if have, err = g.Adopt(ctx); err != nil {
 			return "", err
 		}
@@ -203,13 +209,28 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	return "", nil
 }
 
+// elsewhere reports whether an etcd is another one as the configuration names other endpoints, by which the operator has
+// decided already: while this node has neither a running pod nor an address in the former one.
+func (g *Guard) elsewhere(known, have Identity) bool {
+	if known.Cluster == have.Cluster && known.Birth == have.Birth || slices.Equal(known.Endpoints, have.Endpoints) {
+		return false
+	}
+	for key := range g.mirror.Revisions() {
+		if strings.HasPrefix(key, g.prefix+"/sandboxes/") || strings.HasPrefix(key, g.prefix+"/ipam/") && strings.Contains(key, "/ips/") {
+			return false
+		}
+	}
+	g.log.Warn("etcd is another one, at other endpoints, and this node has nothing in the former one", "endpoints", have.Endpoints, "were", known.Endpoints)
+	return true
+}
+
 // Read returns the identity of what is there now, and etcd's revision.
 func (g *Guard) Read(ctx context.Context) (Identity, int64, error) {
 	resp, err := g.get(ctx, g.prefix+"/birth")
 	if err != nil {
 		return Identity{}, 0, err
 	}
-	id := Identity{Cluster: strconv.FormatUint(resp.Header.ClusterId, 16)}
+	id := Identity{Cluster: strconv.FormatUint(resp.Header.ClusterId, 16), Endpoints: slices.Sorted(slices.Values(g.kv.Endpoints()))}
 	if len(resp.Kvs) > 0 {
 		id.Birth = string(resp.Kvs[0].Value)
 	}

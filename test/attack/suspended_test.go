@@ -287,6 +287,37 @@ func TestTheRightEtcdComesBack(t *testing.T) {
 	}
 }
 
+// An operator who names another etcd has decided, unless there is something in the former one.
+func TestAnotherEtcdIsTakenWhereItIsNamed(t *testing.T) {
+	n := newNode(t)
+	n.Run(t, "a", "data")
+	n.Daemon.Stop()
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.Set = append(n.Set, "etcd.endpoints=[http://localhost:2379]")
+	n.Launch(t)
+	n.suspended()
+	if out, err := n.patchctl("recover", "--from-node"); err != nil {
+		t.Fatal(err, out)
+	}
+	n.resumed()
+	if err := n.Remove("a"); err != nil {
+		t.Error(err)
+	}
+	n.Daemon.Stop()
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.Set = append(n.Set, "etcd.endpoints=["+n.etcd.Endpoint+"]")
+	n.Start(t)
+	n.Run(t, "b", "data")
+	if err := n.Remove("b"); err != nil {
+		t.Error(err)
+	}
+	n.AssertEmpty(t)
+}
+
 // Keys of a newer release are not touched.
 func TestKeysOfANewerReleaseAreNotTouched(t *testing.T) {
 	n := newNode(t)
