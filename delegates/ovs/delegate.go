@@ -143,7 +143,7 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 	}
 	var g errgroup.Group
 	g.Go(func() error {
-		return d.removePorts(ctx, names, func(p *vswitch.Port) bool { return p.ExternalIDs[idSandbox] == s.ContainerID })
+		return d.removePorts(ctx, names, ownedBy(s.ContainerID))
 	})
 	g.Go(func() error {
 		return errors.Join(d.links.remove(names), failpoint.Hit("ovs-link-deleted"))

@@ -11,7 +11,6 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/patchbay-cni/patchbay/delegates"
-	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
@@ -69,7 +68,7 @@ func (d *Delegate) replug(ctx context.Context, s delegates.Sandbox, a *delegates
 	if err != nil {
 		return err
 	}
-	if err := d.removePorts(ctx, []string{p.port}, func(port *vswitch.Port) bool { return port.ExternalIDs[idSandbox] == s.ContainerID }); err != nil {
+	if err := d.removePorts(ctx, []string{p.port}, ownedBy(s.ContainerID)); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("ovs-mend-port-removed"); err != nil {

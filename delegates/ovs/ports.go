@@ -31,6 +31,15 @@ func isOurs(p *vswitch.Port) bool {
 	return marked && HostName(id, p.ExternalIDs[idIf]) == p.Name
 }
 
+// ownedBy tells whether a port of a name that HostName has made for the sandbox is its own. One that has lost its marks
+// is: nobody else uses such a name.
+func ownedBy(containerID string) func(*vswitch.Port) bool {
+	return func(p *vswitch.Port) bool {
+		id := p.ExternalIDs[idSandbox]
+		return id == "" || id == containerID
+	}
+}
+
 // addPorts adds the ports and waits until ovs-vswitchd has opened them all.
 func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 	leave, err := d.macs.enter(plans)

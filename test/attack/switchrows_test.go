@@ -46,3 +46,27 @@ func TestABridgeThatIsMadeAgainIsTheGatewayItWas(t *testing.T) {
 	testnode.Eventually(t, "the bridge has the gateway's address", func() bool { return strings.Contains(has(), "10.82.0.1/24") })
 	testnode.Exec(t, a, "ping", "-c1", "-W5", "10.82.0.1")
 }
+
+// A port of ours whose marks somebody has taken off is ours by its name: it is put right, and goes with its pod.
+func TestAPortWithoutItsMarksIsStillItsPods(t *testing.T) {
+	n := newNode(t)
+	a, b := n.Run(t, "a", "data"), n.Run(t, "b", "data")
+	ports := []string{ovs.HostName(a.ContainerID, "net1"), ovs.HostName(b.ContainerID, "net1")}
+	n.OVS.Vsctl(t, "clear", "port", ports[0], "external_ids")
+	testnode.Eventually(t, "the port is as it was", func() bool {
+		return n.Runtime.Check(t.Context(), a) == nil && len(n.OVS.Ports(t)) == len(ports) // CHECK looks for the mark
+	})
+	n.Set = append(n.Set, "gc.interval=1h")
+	n.Daemon.Stop()
+	n.Start(t)
+	n.OVS.Vsctl(t, "clear", "port", ports[1], "external_ids")
+	for _, pod := range []string{"a", "b"} {
+		if err := n.Remove(pod); err != nil {
+			t.Error(err)
+		}
+	}
+	n.AssertEmpty(t)
+	if left := n.OVS.Vsctl(t, "list-ports", "br-data"); strings.Contains(left, ports[1]) {
+		t.Errorf("a port is left: %s", left)
+	}
+}
