@@ -83,11 +83,11 @@ func TestOnlyWhatThisNodeHasWrittenIsTakenAsItIs(t *testing.T) {
 		"with something behind":  value + " ",
 		"with another signature": strings.Replace(value, signature, `,"signature":"00ff"}`, 1),
 	} {
-		if _, err := s.read("/p/sandboxes/n1/c", []byte(v)); err == nil {
+		if _, err := s.read("/p/sandboxes/n1/c", []byte(v), nil); err == nil {
 			t.Errorf("%s: it is taken: %s", what, v)
 		}
 	}
-	if _, err := s.read("/p/sandboxes/n1/c", []byte(value)); err != nil {
+	if _, err := s.read("/p/sandboxes/n1/c", []byte(value), nil); err != nil {
 		t.Errorf("as it was written: %v", err)
 	}
 	if (Key("k")).sealed("/p/sandboxes/n2/c", []byte(value)) || (Key("other")).sealed("/p/sandboxes/n1/c", []byte(value)) {
