@@ -57,12 +57,18 @@ func (e *Engine) mend(ctx context.Context, slot *slot, interfaces ...string) err
 		e.Meter.Repaired("interface")
 		e.notify(s, ReasonRepaired, a.describe()+": mended, as "+lost.Error())
 	}
+	if next := e.returnDefaultRoutes(d, slot.record); next.displaced() < slot.record.displaced() {
+		errs = append(errs, e.save(ctx, slot, next))
+	}
 	return errors.Join(errs...)
 }
 
 // saveChanged records an attachment that has changed.
 func (e *Engine) saveChanged(ctx context.Context, slot *slot, a Attachment) error {
-	next := slot.record.with(a)
+	return e.save(ctx, slot, slot.record.with(a))
+}
+
+func (e *Engine) save(ctx context.Context, slot *slot, next *Sandbox) error {
 	if err := failpoint.Hit("mend-record"); err != nil {
 		return err
 	}

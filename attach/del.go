@@ -198,9 +198,34 @@ func releasable(as []Attachment) []ipam.Claim {
 	return slices.DeleteFunc(claimsOf(as), func(c ipam.Claim) bool { return c.Owner.IPAMClaim != "" })
 }
 
+// claimsAtOnce is how many addresses are freed in a transaction, from both layouts; etcd allows 128 operations. No
+// attachment has more: they were claimed in one.
+const claimsAtOnce = 63
+
+var errNotYet = errors.New("it is forgotten after others")
+
 // forget records what is left of a sandbox when attachments are gone, and frees their addresses in the
-// same transaction. A sandbox that is ending goes with its last attachment.
+// same transaction. A sandbox that is ending goes with its last attachment. Where the addresses are too many for
+// one transaction there is one after the other, each with a record of what is yet to be forgotten.
 func (e *Engine) forget(ctx context.Context, slot *slot, rest *Sandbox, gone []Attachment) error {
+	for {
+		n, claims := 0, 0
+		for n < len(gone) && (n == 0 || claims+len(gone[n].Status.Claims) <= claimsAtOnce) {
+			claims += len(gone[n].Status.Claims)
+			n++
+		}
+		some, next := gone[:n], rest
+		if gone = gone[n:]; len(gone) > 0 {
+			next = stillRecorded(rest, gone, errNotYet)
+		}
+		if err := e.forgetAtOnce(ctx, slot, next, some); err != nil || len(gone) == 0 {
+			return err
+		}
+	}
+}
+
+// forgetAtOnce is forget in one transaction.
+func (e *Engine) forgetAtOnce(ctx context.Context, slot *slot, rest *Sandbox, gone []Attachment) error {
 	claims := releasable(gone)
 	if err := failpoint.Hit("forget-begin"); err != nil {
 		return err
@@ -322,7 +347,7 @@ func (e *Engine) removeLeftoversOf(ctx context.Context, containerID string) erro
 	brief, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
 	names, err := e.Delegates.Leftovers(brief, func(o delegates.Owner) bool { return o.ContainerID != containerID }, nil)
-	if fault.Of(err) == fault.Unavailable && len(e.Kept()) == 0 && !slices.Contains(e.unreadable, containerID) {
+	if fault.Of(err) == fault.Unavailable && len(e.Kept()) == 0 && !slices.Contains(e.Unreadable(), containerID) {
 		return nil // there may be no Open vSwitch at all; what is there, recovery finds
 	}
 	if err != nil {

@@ -63,7 +63,11 @@ func (e *Engine) Recover(ctx context.Context, lost bool) error {
 }
 
 // Unreadable are the sandboxes whose records can't be read.
-func (e *Engine) Unreadable() []string { return e.unreadable }
+func (e *Engine) Unreadable() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.unreadable
+}
 
 // Kept are the interfaces without a record that the last Recover kept.
 func (e *Engine) Kept() []string { return *e.kept.Load() }

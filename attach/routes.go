@@ -171,31 +171,49 @@ func withDefaults(had *types100.Result, gateways []netip.Addr) *types100.Result 
 // returnDefaultRoutes gives default routes back that gave way to an attachment which is gone, and returns
 // the record as it is then. A pod that ends needs none.
 func (e *Engine) returnDefaultRoutes(d delegates.Sandbox, s *Sandbox) *Sandbox {
-	displaced := slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return len(a.Status.Displaced) > 0 })
 	chosen := slices.ContainsFunc(s.Attachments, func(a Attachment) bool { return a.Spec.DefaultRoute != nil })
-	if d.Netns == nil || s.Ending || !displaced || chosen {
+	if d.Netns == nil || s.Ending || s.displaced() == 0 || chosen {
 		return s
 	}
 	s = s.with()
 	err := inPod(d, func(h *netlink.Handle) error {
+		var errs []error // one is no reason to leave the others without
 		for i := range s.Attachments {
-			a := &s.Attachments[i]
-			for _, r := range a.Status.Displaced {
-				if err := addDefault(h, a.Spec.Interface, r); err != nil {
-					return err
-				}
-				res := *a.Status.Result
-				res.Routes = append(slices.Clone(res.Routes), r.inResult())
-				a.Status.Result = &res
-			}
-			a.Status.Displaced = nil
+			errs = append(errs, giveBack(h, &s.Attachments[i]))
 		}
-		return nil
+		return errors.Join(errs...)
 	})
 	if err != nil {
 		e.logger(s).Warn("default route is not restored", "error", err)
 	}
 	return s
+}
+
+// displaced is how many default routes have given way.
+func (s *Sandbox) displaced() (n int) {
+	for _, a := range s.Attachments {
+		n += len(a.Status.Displaced)
+	}
+	return n
+}
+
+// giveBack gives an attachment the default routes back that have given way. One that the workload has renamed, or set
+// down, is left as it is, for when mending finds it up again.
+func giveBack(h *netlink.Handle, a *Attachment) error {
+	for len(a.Status.Displaced) > 0 {
+		l, err := h.LinkByName(a.Spec.Interface)
+		if errors.As(err, &netlink.LinkNotFoundError{}) || err == nil && l.Attrs().RawFlags&unix.IFF_UP == 0 {
+			return nil
+		}
+		r := a.Status.Displaced[0]
+		if err := addDefault(h, a.Spec.Interface, r); err != nil {
+			return err
+		}
+		res := *a.Status.Result
+		res.Routes = append(slices.Clone(res.Routes), r.inResult())
+		a.Status.Result, a.Status.Displaced = &res, a.Status.Displaced[1:]
+	}
+	return nil
 }
 
 // restoreDefaultRoutes gives the attachments that were there before their default routes back, if the attempt

@@ -84,8 +84,13 @@ func (e *Engine) collectInvalid(ctx context.Context, unmake func(context.Context
 	return errors.Join(err, e.tellPlugins(ctx, lists))
 }
 
-// tellPlugins tells the plugins of networks which attachments are valid, all networks at once.
+// tellPlugins tells the plugins of networks which attachments are valid, all networks at once. They free what the
+// others have: a list that may lack a running pod's is not told.
 func (e *Engine) tellPlugins(ctx context.Context, lists map[string]*cniconf.List) error {
+	if unreadable, kept := e.Unreadable(), e.Kept(); len(unreadable)+len(kept) > 0 {
+		e.Log.Warn("records are lost or can't be read: plugins are not told which attachments are valid", "unreadable", unreadable, "kept", kept)
+		return nil
+	}
 	var mu sync.Mutex
 	var errs []error
 	var calls sync.WaitGroup

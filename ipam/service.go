@@ -262,8 +262,20 @@ func (s *Service) Released(claims []Claim) {
 	}
 }
 
-// Release frees claims in a transaction of its own.
+// releasedAtOnce is how many claims are freed in a transaction, from both layouts; etcd allows 128 operations.
+const releasedAtOnce = 50
+
+// Release frees claims in transactions of their own.
 func (s *Service) Release(ctx context.Context, claims []Claim) error {
+	for some := range slices.Chunk(claims, releasedAtOnce) {
+		if err := s.releaseAtOnce(ctx, some); err != nil {
+			return fmt.Errorf("release %d addresses: %w", len(claims), err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) releaseAtOnce(ctx context.Context, claims []Claim) error {
 	t, err := s.Releasing(ctx, claims)
 	if t == nil && err == nil {
 		return nil
@@ -274,11 +286,10 @@ func (s *Service) Release(ctx context.Context, claims []Claim) error {
 	if err == nil {
 		err = s.Commit(ctx, t)
 	}
-	if err != nil {
-		return fmt.Errorf("release %d addresses: %w", len(claims), err)
+	if err == nil {
+		s.Released(claims)
 	}
-	s.Released(claims)
-	return nil
+	return err
 }
 
 // Owned returns the claims that an owner of this node has in a pool, or in all pools if the name is

@@ -262,5 +262,11 @@ func (s *Server) collectClaims(ctx context.Context, c *call, pool string) error 
 		return o.Node != s.Engine.Node || o.Via == "" || o.Network != c.conf.Name || slices.Contains(c.valid(), types.GCAttachment{ContainerID: o.ContainerID, IfName: o.IfName}) ||
 			s.Engine.Accounted(delegates.Owner{ContainerID: o.ContainerID, Interface: o.IfName})
 	})
+	if s.Engine.Rehearse {
+		for _, cl := range stale {
+			s.Log.Warn("the runtime no longer knows this address: gc.dryRun keeps it", "network", c.conf.Name, "pool", cl.Pool, "address", cl.Addr, "owner", cl.Owner)
+		}
+		return nil
+	}
 	return s.IPAM.Release(ctx, stale)
 }

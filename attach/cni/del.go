@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
@@ -58,15 +59,61 @@ func (s *Server) delFirst(ctx context.Context, plugin string, c *call) error {
 		if w.Request.ContainerID != c.ContainerID || plugin == ipamPlugin && w.Plugin != plugin {
 			continue
 		}
-		err := s.Drain(ctx, w.Call)
-		if err == nil {
-			err = w.Done()
-		}
-		if err != nil {
+		if err := s.Finish(ctx, w); err != nil {
 			return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("an earlier DEL of sandbox %s is not done yet", c.ContainerID), err.Error())
 		}
 	}
 	return nil
+}
+
+// Finish does a DEL that waits in the queue and takes it out: once, whether the queue comes to it first or an ADD of
+// the sandbox. The second would unmake what that ADD has made.
+func (s *Server) Finish(ctx context.Context, w delqueue.Entry) error {
+	release, err := s.finishing.lock(ctx, w.Name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if waits, err := w.Waits(); err != nil || !waits {
+		return err
+	}
+	if err := s.Drain(ctx, w.Call); err != nil {
+		return err
+	}
+	if err := failpoint.Hit("queue-drained"); err != nil {
+		return err
+	}
+	return w.Done()
+}
+
+// A turnstile lets one call through for each name at a time.
+type turnstile struct {
+	mu   sync.Mutex
+	busy map[string]chan struct{} // closed when the call is through
+}
+
+func (t *turnstile) lock(ctx context.Context, name string) (release func(), err error) {
+	for {
+		t.mu.Lock()
+		busy := t.busy[name]
+		if busy == nil {
+			through := make(chan struct{})
+			t.busy[name] = through
+			t.mu.Unlock()
+			return func() {
+				t.mu.Lock()
+				defer t.mu.Unlock()
+				delete(t.busy, name)
+				close(through)
+			}, nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // Drain does a DEL that has waited. A panic is an error of the call: it must not end the daemon, now and at

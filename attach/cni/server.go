@@ -70,12 +70,14 @@ type Server struct {
 	working context.Context     // of DELs that go on when their calls are answered
 	end     context.CancelFunc
 	dels    sync.WaitGroup
+
+	finishing turnstile // of DELs that wait, by the names of their files
 }
 
 // New returns a server. Calls for patchbay-ipam are answered at once, as plugins that recovery runs
 // make them; the others wait for Ready.
 func New(o Options) *Server {
-	s := &Server{Options: o, ready: make(chan struct{}), adds: semaphore.NewWeighted(maxAdds)}
+	s := &Server{Options: o, ready: make(chan struct{}), adds: semaphore.NewWeighted(maxAdds), finishing: turnstile{busy: map[string]chan struct{}{}}}
 	s.working, s.end = context.WithCancel(context.Background())
 	return s
 }

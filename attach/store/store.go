@@ -172,11 +172,17 @@ func (s *Store) Register(ctx context.Context, n Node) error {
 	if err := failpoint.Hit("store-register"); err != nil {
 		return err
 	}
-	value, err := json.Marshal(n)
+	c, err := s.NodeRecord(n)
 	if err != nil {
 		return err
 	}
-	return s.Commit.Commit(ctx, etcd.Txn{}.Put(path.Join(s.Prefix, "nodes", s.Node), string(value)))
+	return s.Commit.Commit(ctx, etcd.Txn{}.Put(c.Key, c.Value))
+}
+
+// NodeRecord is the node's record as Register writes it.
+func (s *Store) NodeRecord(n Node) (etcd.Copy, error) {
+	value, err := json.Marshal(n)
+	return etcd.Copy{Key: path.Join(s.Prefix, "nodes", s.Node), Value: string(value)}, err
 }
 
 // Nodes returns all nodes.

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -132,17 +130,10 @@ func (c *conf) validate() error {
 	if err := within("vlan", c.VLAN, 0, lastVLAN); err != nil {
 		return err
 	}
-	ids := map[int]bool{}
-	for _, t := range c.Trunk {
-		first, last, err := t.ids()
-		if err != nil {
-			return err
-		}
-		for id := first; id <= last; id++ {
-			ids[id] = true
-		}
+	var err error
+	if c.trunks, err = trunks(c.Trunk); err != nil {
+		return err
 	}
-	c.trunks = slices.Sorted(maps.Keys(ids))
 	if c.MTU != 0 && (c.MTU < 68 || c.MTU > 65535) {
 		return refuse("mtu %d must be between 68 and 65535", c.MTU)
 	}
@@ -150,12 +141,33 @@ func (c *conf) validate() error {
 		return err
 	}
 	if c.MAC != "" {
-		var err error
 		if c.hwaddr, err = cniconf.HardwareAddr(c.MAC); err != nil {
 			return refuse("mac: %s", err)
 		}
 	}
 	return nil
+}
+
+// trunks are the IDs of all trunks, in order. There may be many trunks, of as many IDs: only where each begins and ends
+// is noted.
+func trunks(all []trunk) (ids []int, err error) {
+	var begin, end [lastVLAN + 1]int
+	for _, t := range all {
+		first, last, err := t.ids()
+		if err != nil {
+			return nil, err
+		}
+		begin[first]++
+		end[last]++
+	}
+	open := 0
+	for id := range begin {
+		if open += begin[id]; open > 0 {
+			ids = append(ids, id)
+		}
+		open -= end[id]
+	}
+	return ids, nil
 }
 
 func (t trunk) ids() (first, last int, err error) {

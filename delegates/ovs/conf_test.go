@@ -11,6 +11,7 @@ import (
 	"github.com/patchbay-cni/patchbay/delegates"
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/link"
+	"github.com/patchbay-cni/patchbay/test/bound"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
@@ -160,4 +161,21 @@ func TestBurstOfWhatAPodSends(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A network may name as many trunks as fit into its configuration, and each of its pods has it read, again and again.
+func TestManyTrunksAreReadInTime(t *testing.T) {
+	const entry = `{"minID":0,"maxID":4094}`
+	text := `{"cniVersion":"1.1.0","name":"a","type":"patchbay-ovs","network":"data","trunk":[` + strings.Repeat(entry+",", 256<<10/len(entry)-10) + entry + `]}`
+	list, err := cniconf.Parse([]byte(text), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound.Check(t, func() {
+		for range 10 {
+			if err := Validate(list); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

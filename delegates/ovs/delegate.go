@@ -123,7 +123,7 @@ func (d *Delegate) Add(ctx context.Context, s delegates.Sandbox, as []*delegates
 	}
 	for _, p := range plans {
 		p.announcer.announce(p.result.IPs)
-		if err := p.gateway(); err != nil {
+		if err := makeGateway(p.bridge, p.conf, p.result); err != nil {
 			return err
 		}
 		p.a.Result, p.a.Bridge, p.a.Port = p.result, p.bridge, p.port

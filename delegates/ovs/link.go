@@ -174,27 +174,3 @@ func checksumOff(ifName string) error {
 	}
 	return nil
 }
-
-// gateway gives the gateway's addresses to the bridge's own port, if the configuration says so.
-func (p *plan) gateway() error {
-	if !p.conf.IsGateway && !p.conf.IsDefaultGateway {
-		return nil
-	}
-	l, err := netlink.LinkByName(p.bridge)
-	if err != nil {
-		return fmt.Errorf("bridge %s as gateway: %w", p.bridge, err)
-	}
-	for _, ip := range p.result.IPs {
-		if ip.Gateway == nil {
-			continue
-		}
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip.Gateway, Mask: ip.Address.Mask}}
-		if ip.Gateway.To4() == nil {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		if err := netlink.AddrReplace(l, addr); err != nil {
-			return fmt.Errorf("give gateway %s to bridge %s: %w", ip.Gateway, p.bridge, err)
-		}
-	}
-	return netlink.LinkSetUp(l)
-}

@@ -44,7 +44,7 @@ func (d *Delegate) Mend(ctx context.Context, s delegates.Sandbox, a *delegates.A
 	return cmp.Or(lost, inPod), err
 }
 
-// mendHost makes the port again if it is not as it was made, and sets the host's end up.
+// mendHost makes the port again if it is not as it was made, and the bridge a gateway, and sets the host's end up.
 func (d *Delegate) mendHost(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment, conf *conf, end netlink.Link) (lost, err error) {
 	c, err := d.db.Client(ctx)
 	if err != nil {
@@ -55,8 +55,9 @@ func (d *Delegate) mendHost(ctx context.Context, s delegates.Sandbox, a *delegat
 			return lost, err
 		}
 	}
-	if end.Attrs().Flags&net.FlagUp != 0 {
-		return lost, nil
+	gateway, err := mendGateway(a.Bridge, conf, a.Result)
+	if lost = cmp.Or(lost, gateway); err != nil || end.Attrs().Flags&net.FlagUp != 0 {
+		return lost, err
 	}
 	name := end.Attrs().Name
 	return cmp.Or(lost, fmt.Errorf("%s: link %s is down in the host", a.Interface, name)), netlink.LinkSetUp(end)

@@ -48,7 +48,6 @@ func remove(ctx context.Context, t *vswitch.Transaction, name string, owns func(
 	if have.QoS != nil {
 		bare := &vswitch.Port{}
 		t.Add(t.Where(have).Update(bare, &bare.QoS))
-		t.Add(t.Where(&vswitch.QoS{UUID: *have.QoS}).Delete())
 	}
 	return removeLimits(ctx, t, name, have.UUID)
 }

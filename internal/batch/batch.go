@@ -2,7 +2,11 @@
 // being committed goes at once and alone. Calls that arrive meanwhile go together next.
 package batch
 
-import "sync"
+import (
+	"errors"
+	"slices"
+	"sync"
+)
 
 // A Batcher commits items in groups of limited size, one group at a time, in order of arrival.
 type Batcher[T any] struct {
@@ -53,17 +57,22 @@ func (b *Batcher[T]) next() {
 	for i, e := range group {
 		items[i] = e.item
 	}
-	errs := b.commit(items)
-
-	b.mu.Lock()
-	more := len(b.pending) > 0
-	b.busy = more
-	b.mu.Unlock()
-	if more {
-		go b.next()
-	}
-	for i, e := range group {
-		e.err = errs[i]
-		close(e.done)
-	}
+	errs := slices.Repeat([]error{errPanic}, n)
+	defer func() { // also when commit panics, which its caller may survive
+		b.mu.Lock()
+		more := len(b.pending) > 0
+		b.busy = more
+		b.mu.Unlock()
+		if more {
+			go b.next()
+		}
+		for i, e := range group {
+			e.err = errs[i]
+			close(e.done)
+		}
+	}()
+	errs = b.commit(items)
 }
+
+// errPanic is what the others of a group are told whose commit has panicked.
+var errPanic = errors.New("internal error: the commit that this was a part of has panicked")

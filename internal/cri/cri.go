@@ -3,6 +3,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,8 +37,8 @@ type Runtime struct {
 	conns map[string]*grpc.ClientConn
 }
 
-// New returns the runtime at an endpoint, a socket's path with or without "unix://". If it is empty it is the
-// first one whose socket is there, below root: where the node's files are, "" for /.
+// New returns the runtime at an endpoint, a socket's path with or without "unix://". If it is empty it is
+// any whose socket is there, below root: where the node's files are, "" for /.
 func New(endpoint, root string) *Runtime {
 	r := &Runtime{conns: map[string]*grpc.ClientConn{}}
 	switch endpoint {
@@ -52,29 +53,42 @@ func New(endpoint, root string) *Runtime {
 	return r
 }
 
-// Ended reports whether the runtime says that it has no sandbox of that container ID, or that it has stopped it.
-// asked is false if there is no runtime. An error says nothing of the sandbox.
+// Ended reports whether the runtime says that it has no sandbox of that container ID, or that it has stopped it; where
+// there is more than one, whether all say so. asked is false if there is no runtime. An error says nothing of the
+// sandbox.
 func (r *Runtime) Ended(ctx context.Context, containerID string) (ended, asked bool, err error) {
-	socket := r.socket()
-	if socket == "" {
-		return false, false, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	for _, socket := range r.there() {
+		has, err := r.has(ctx, socket, containerID)
+		switch {
+		case status.Code(err) == codes.Unimplemented && !r.named:
+			// It is no runtime of Kubernetes': Docker's containerd, say.
+		case err != nil:
+			return false, true, fmt.Errorf("ask the container runtime at %s for sandbox %s: %w", socket, containerID, err)
+		case has:
+			return false, true, nil
+		default:
+			ended, asked = true, true
+		}
+	}
+	return ended, asked, nil
+}
+
+// has reports whether the runtime at a socket has a sandbox that it has not stopped.
+func (r *Runtime) has(ctx context.Context, socket, containerID string) (bool, error) {
 	conn, err := r.dial(socket)
 	if err != nil {
-		return false, true, err
+		return false, err
 	}
 	resp, err := runtime.NewRuntimeServiceClient(conn).PodSandboxStatus(ctx, &runtime.PodSandboxStatusRequest{PodSandboxId: containerID})
 	switch {
 	case status.Code(err) == codes.NotFound:
-		return true, true, nil
-	case err != nil:
-		return false, true, fmt.Errorf("ask the container runtime at %s for sandbox %s: %w", socket, containerID, err)
-	case resp.GetStatus() == nil:
-		return false, true, fmt.Errorf("the container runtime at %s says nothing of sandbox %s", socket, containerID)
+		return false, nil
+	case err == nil && resp.GetStatus() == nil:
+		return false, errors.New("the answer says nothing of it")
 	}
-	return resp.Status.State == runtime.PodSandboxState_SANDBOX_NOTREADY, true, nil
+	return resp.GetStatus().GetState() != runtime.PodSandboxState_SANDBOX_NOTREADY, err
 }
 
 // Close ends the connections.
@@ -86,14 +100,14 @@ func (r *Runtime) Close() {
 	}
 }
 
-// socket is that of the runtime, "" if there is none.
-func (r *Runtime) socket() string {
+// there are the sockets of the runtimes that are there.
+func (r *Runtime) there() (all []string) {
 	for _, s := range r.sockets {
 		if fi, err := os.Stat(s); r.named || err == nil && fi.Mode()&os.ModeSocket != 0 {
-			return s
+			all = append(all, s)
 		}
 	}
-	return ""
+	return all
 }
 
 // dial returns the connection to a socket, which is made, and made again, when it is used.

@@ -35,12 +35,17 @@ func (server) PodSandboxStatus(_ context.Context, req *runtime.PodSandboxStatusR
 // serve starts a runtime and returns what stops it.
 func serve(t *testing.T, socket string) func() {
 	t.Helper()
+	s := grpc.NewServer()
+	runtime.RegisterRuntimeServiceServer(s, server{})
+	return listen(t, s, socket)
+}
+
+func listen(t *testing.T, s *grpc.Server, socket string) func() {
+	t.Helper()
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer()
-	runtime.RegisterRuntimeServiceServer(s, server{})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -100,6 +105,62 @@ func TestARuntimeIsLookedForBelowTheNodesRoot(t *testing.T) {
 	if ended, asked, err := r.Ended(t.Context(), "unknown"); !ended || !asked || err != nil {
 		t.Errorf("ended %v, asked %v, error %v", ended, asked, err)
 	}
+}
+
+// Docker brings a containerd without a CRI, which has no sandbox to tell of: it must neither keep pods that have ended
+// for ever, nor be asked instead of the runtime that there is.
+func TestAContainerdWithoutCRIIsNoRuntime(t *testing.T) {
+	root, err := os.MkdirTemp("", "cri")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(root) })
+	for _, dir := range []string{"/run/containerd", "/run/crio"} {
+		if err := os.MkdirAll(root+dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := New("", root)
+	t.Cleanup(r.Close)
+	listen(t, grpc.NewServer(), root+"/run/containerd/containerd.sock")
+	if ended, asked, err := r.Ended(t.Context(), "unknown"); ended || asked || err != nil {
+		t.Errorf("it alone: ended %v, asked %v, error %v", ended, asked, err)
+	}
+	serve(t, root+"/run/crio/crio.sock")
+	for _, id := range []string{"unknown", "ready"} {
+		if ended, asked, err := r.Ended(t.Context(), id); ended != (id == "unknown") || !asked || err != nil {
+			t.Errorf("beside CRI-O, sandbox %s: ended %v, asked %v, error %v", id, ended, asked, err)
+		}
+	}
+}
+
+// A sandbox is one of the runtimes', and the others don't know it.
+func TestASandboxOfTheSecondRuntimeHasNotEnded(t *testing.T) {
+	dir, err := os.MkdirTemp("", "cri")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	r := &Runtime{sockets: []string{dir + "/a", dir + "/b"}, conns: map[string]*grpc.ClientConn{}}
+	t.Cleanup(r.Close)
+	other := grpc.NewServer()
+	runtime.RegisterRuntimeServiceServer(other, empty{})
+	listen(t, other, dir+"/a")
+	serve(t, dir+"/b")
+	for _, id := range []string{"unknown", "stopped", "ready"} {
+		if ended, asked, err := r.Ended(t.Context(), id); ended != (id != "ready") || !asked || err != nil {
+			t.Errorf("sandbox %s: ended %v, asked %v, error %v", id, ended, asked, err)
+		}
+	}
+}
+
+// An empty runtime has no sandbox.
+type empty struct {
+	runtime.UnimplementedRuntimeServiceServer
+}
+
+func (empty) PodSandboxStatus(context.Context, *runtime.PodSandboxStatusRequest) (*runtime.PodSandboxStatusResponse, error) {
+	return nil, status.Error(codes.NotFound, "not found")
 }
 
 func TestARuntimeThatDoesNotAnswerHasSaidNothing(t *testing.T) {

@@ -106,6 +106,15 @@ func Waiting(dir string) ([]Entry, error) {
 	return waiting, errors.Join(errs...)
 }
 
+// Waits reports whether the call is still in its queue.
+func (e Entry) Waits() (bool, error) {
+	_, err := os.Stat(filepath.Join(e.dir, e.Name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // Done takes the call out of its queue. It may be done twice.
 func (e Entry) Done() error {
 	if err := os.Remove(filepath.Join(e.dir, e.Name)); err != nil {
@@ -138,6 +147,11 @@ func list(dir string) ([]string, error) {
 	return names, nil
 }
 
+// lockWait bounds how long a call waits for others that are being queued.
+const lockWait = 2 * time.Second
+
+// lock keeps others from queueing meanwhile. One that takes too long may have been stopped: the lock is for Max alone,
+// and holds nobody up for ever.
 func lock(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -146,8 +160,14 @@ func lock(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(lockWait / 200) { // flock has no bound of its own
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil || errors.Is(err, syscall.EWOULDBLOCK) && time.Now().After(deadline) {
+			break
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+		}
 	}
 	return func() { _ = f.Close() }, nil // closing drops the lock
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 )
@@ -69,5 +70,28 @@ func TestADamagedFileIsSetAside(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "0.json.bad")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A plugin that is stopped while it queues a call, by a debugger or a freezer, must not hold the others.
+func TestALockThatIsKeptHoldsNobodyForEver(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "q")
+	unlock, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	put := make(chan error, 1)
+	go func() { put <- Put(dir, call("a")) }()
+	select {
+	case err := <-put:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the call is not queued")
+	}
+	if n, err := Len(dir); n != 1 || err != nil {
+		t.Errorf("%d calls are queued, %v", n, err)
 	}
 }

@@ -64,6 +64,15 @@ func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	return nil
 }
 
+// Examine says whether etcd is the one that the node has written to: what another one has means nothing. The error is
+// ErrSuspended, or txn.ErrUnavailable.
+func (k *Committer) Examine(ctx context.Context) error {
+	if k.guard == nil {
+		return nil
+	}
+	return k.guard.Verify(ctx)
+}
+
 // Away reports whether etcd has not answered the last transaction, in all its tries. The next one is tried
 // once.
 func (k *Committer) Away() bool { return k.away.Load() }
@@ -81,7 +90,7 @@ func (k *Committer) commitAll(items []item) []error {
 			live = append(live, i)
 		}
 	}
-	done, lost := slices.Clone(live), false
+	lost := false
 	if len(live) > 1 {
 		live, lost = k.commitGroup(items, live, errs)
 	}
@@ -91,15 +100,22 @@ func (k *Committer) commitAll(items []item) []error {
 			if !resp.Succeeded {
 				k.guard.suspect() // the condition that did not hold may have been its own
 			}
-			errs[i] = outcome(items[i].Txn, resp, lost || again)
-		}
-	}
-	for _, i := range done {
-		if errs[i] == nil {
-			k.guard.after(items[i].Txn)
+			errs[i] = k.conclude(items[i].Txn, resp, resp.Header.Revision, lost || again)
 		}
 	}
 	return errs
+}
+
+// conclude returns the outcome of a transaction, and has the guard note what was written.
+func (k *Committer) conclude(t Txn, resp *clientv3.TxnResponse, revision int64, lost bool) error {
+	err := outcome(t, resp, lost)
+	if !resp.Succeeded {
+		revision = 0 // if an earlier try has succeeded it is not known at which
+	}
+	if err == nil {
+		k.guard.after(t, revision)
+	}
+	return err
 }
 
 // commitGroup nests the transactions in one, so that each has its own outcome. If etcd refuses the group as a
@@ -120,7 +136,7 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []
 	for n, i := range live {
 		if errs[i] = err; err == nil {
 			sub := resp.Responses[n].GetResponseTxn()
-			errs[i] = outcome(items[i].Txn, (*clientv3.TxnResponse)(sub), lost)
+			errs[i] = k.conclude(items[i].Txn, (*clientv3.TxnResponse)(sub), resp.Header.Revision, lost)
 		}
 	}
 	return nil, lost
@@ -169,7 +185,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), tryTimeout)
-		resp, err := k.send(ctx, t, orElse)
+		resp, err := k.send(ctx, t, orElse, lost)
 		cancel()
 		switch {
 		case err == nil:
@@ -194,9 +210,10 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 	}
 }
 
-// send sends the transaction once, if etcd is the one that the guard knows.
-func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*clientv3.TxnResponse, error) {
-	if err := k.guard.before(ctx, t); err != nil {
+// send sends the transaction once, if etcd is the one that the guard knows. Lost says that it may have been committed.
+func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op, lost bool) (*clientv3.TxnResponse, error) {
+	forgotten, err := k.guard.before(ctx, t)
+	if err != nil {
 		return nil, err
 	}
 	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
@@ -205,15 +222,18 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op) (*cli
 	} else {
 		k.guard.heard(resp.Header)
 	}
+	if err == nil && !resp.Succeeded && !lost {
+		k.guard.unchanged(forgotten)
+	}
 	return resp, err
 }
 
 // transient reports whether the same transaction may do later. An etcd that does not know us or our rights is one that
-// is away: a password, certificate or role is being replaced.
+// is away: a password, certificate or role is being replaced. So is one whose space is used up: it takes deletions only.
 func transient(err error) bool {
 	known := []error{
 		context.DeadlineExceeded, context.Canceled, rpctypes.ErrNoLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail,
-		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
+		rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrNotLeader, rpctypes.ErrStopped, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests, rpctypes.ErrNoSpace,
 	}
 	return errors.Is(err, txn.ErrUnavailable) || slices.ContainsFunc(known, func(e error) bool { return errors.Is(err, e) }) ||
 		slices.Contains([]codes.Code{codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Unauthenticated, codes.PermissionDenied}, status.Code(err))

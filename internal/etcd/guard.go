@@ -62,6 +62,7 @@ type Guard struct {
 	birth   atomic.Pointer[string] // the value of <prefix>/birth, as every transaction finds it
 	cluster atomic.Uint64          // etcd's cluster ID, as it was examined
 	highest atomic.Int64           // the revision at which this node has written last
+	newer   atomic.Bool            // the node is suspended as the keys are a newer release's
 }
 
 // NewGuard returns a guard of what is below a prefix, which keeps the identity in a file.
@@ -110,6 +111,9 @@ func (g *Guard) Suspended() error {
 	return nil
 }
 
+// Newer reports whether the node is suspended as the keys are a newer release's: there is nothing to decide then.
+func (g *Guard) Newer() bool { return g.newer.Load() }
+
 // Verify examines etcd, if there is a doubt. The error is ErrSuspended, or txn.ErrUnavailable if etcd can't be
 // read.
 func (g *Guard) Verify(ctx context.Context) error {
@@ -150,6 +154,14 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 		return "", err
 	}
 	before := g.highest.Load() // what is written while this reads counts no more
+	if g.birth.Load() == nil { // at the start
+		if before, err = g.mirror.highest(); err != nil {
+			return "", err
+		}
+		if err := g.outdate(ctx); err != nil {
+			return "", err
+		}
+	}
 	have, revision, err := g.Read(ctx)
 	if err != nil {
 		return "", err
@@ -158,6 +170,7 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	if err != nil {
 		return "", err
 	}
+	g.newer.Store(layout > Layout)
 	switch {
 	case layout > Layout:
 		return fmt.Sprintf("its keys have layout %d, of a newer release; this one knows %d: install that release again", layout, Layout), nil
@@ -174,6 +187,9 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	case revision < before:
 		return fmt.Sprintf("it was restored from a backup: it is at revision %d, and was at %d", revision, before), nil
 	}
+	// It answers: whoever waits for it no longer wants an answer within the time of one try.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
 	if lost, err := g.lost(ctx); err != nil || lost != "" {
 		return lost, err
 	}
@@ -276,10 +292,27 @@ func (g *Guard) known() (*Identity, error) {
 	return &id, nil
 }
 
+// outdate forgets what the daemon has written, if the release before has run on this node since: it writes without
+// noting, and a record of the node that tells no layout. What is there is noted again as it is read.
+func (g *Guard) outdate(ctx context.Context) error {
+	resp, err := g.get(ctx, g.prefix+"/nodes/"+g.node)
+	if err != nil || len(resp.Kvs) == 0 {
+		return err
+	}
+	var n struct {
+		Layout int `json:"layout"`
+	}
+	if json.Unmarshal(resp.Kvs[0].Value, &n) != nil || n.Layout != 0 {
+		return nil
+	}
+	return g.mirror.keep(nil)
+}
+
 // page is how many keys are read at a time.
 const page = 500
 
-// lost says which sandboxes' records etcd lacks, or has as they were before, that the mirror has.
+// lost says which sandboxes' records etcd lacks, or has as they were before, that the mirror has, or which claims that
+// are in no record.
 func (g *Guard) lost(ctx context.Context) (string, error) {
 	own := g.prefix + "/sandboxes/" + g.node + "/"
 	have := map[string]int64{}
@@ -296,45 +329,73 @@ func (g *Guard) lost(ctx context.Context) (string, error) {
 		}
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
-	copies, err := g.mirror.Copies()
-	if err != nil {
-		return "", err
-	}
-	before, err := g.relieved(ctx, copies)
+	written := g.mirror.Revisions()
+	before, err := g.relieved(ctx, written)
 	if err == nil && before {
 		err = g.mirror.keep(nil)
 	}
 	if err != nil || before {
 		return "", err
 	}
-	for key, c := range copies {
-		if !strings.HasPrefix(key, own) || have[key] != 0 && have[key] >= c.Revision {
+	claims := map[string]Copy{}
+	for key, revision := range written {
+		if strings.HasPrefix(key, g.prefix+"/ipam/") {
+			if c, ok := g.mirror.Copy(key); ok && g.isPlugins(c) {
+				claims[key] = c
+			}
+		}
+		if !strings.HasPrefix(key, own) {
+			continue
+		}
+		if have[key] != 0 && have[key] >= revision {
 			continue
 		}
 		if why, err := g.confirm(ctx, key); err != nil || why != "" {
 			return why, err
 		}
 	}
-	return "", nil
+	return g.lostOf(ctx, claims)
+}
+
+// isPlugins reports whether a copy is a claim of this node that no record of ours tells of: a plugin's.
+func (g *Guard) isPlugins(c Copy) bool {
+	var v struct {
+		Node string `json:"node"`
+		Via  string `json:"via"`
+	}
+	return json.Unmarshal([]byte(c.Value), &v) == nil && v.Via != "" && v.Node == g.node
+}
+
+// lostOf says which of the copies etcd lacks.
+func (g *Guard) lostOf(ctx context.Context, copies map[string]Copy) (string, error) {
+	reading, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	missing, _, err := g.Missing(reading, copies)
+	for _, c := range missing {
+		if why, err := g.confirm(ctx, c.Key); err != nil || why != "" {
+			return why, err
+		}
+	}
+	return "", err
 }
 
 // relieved reports whether the release before has run on this node since the mirror was written, and in this boot. It
 // has no mirror, and may have changed and removed records.
-func (g *Guard) relieved(ctx context.Context, copies map[string]Copy) (bool, error) {
+func (g *Guard) relieved(ctx context.Context, written map[string]int64) (bool, error) {
 	key := g.prefix + "/nodes/" + g.node
-	mine, is := copies[key]
+	mine, is := written[key]
 	if !is {
 		return false, nil
 	}
 	resp, err := g.get(ctx, key)
-	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision <= mine.Revision {
+	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision <= mine {
 		return false, err
 	}
 	var n struct {
 		BootID string `json:"bootID"`
 		Layout int    `json:"layout"` // which it does not write
 	}
-	ran := json.Unmarshal(resp.Kvs[0].Value, &n) == nil && n.BootID == mine.Boot && n.Layout == 0
+	ran := json.Unmarshal(resp.Kvs[0].Value, &n) == nil && n.BootID == g.mirror.boot && n.Layout == 0
 	if ran {
 		g.log.Warn("the release before has run on this node meanwhile: what etcd has is right")
 	}
@@ -343,18 +404,16 @@ func (g *Guard) relieved(ctx context.Context, copies map[string]Copy) (bool, err
 
 // confirm looks again at a record that etcd seems to have lost: a call may have written or removed it since.
 func (g *Guard) confirm(ctx context.Context, key string) (string, error) {
-	resp, err := g.get(ctx, key)
+	resp, err := g.get(ctx, key, clientv3.WithKeysOnly())
 	if err != nil {
 		return "", err
 	}
-	copies, err := g.mirror.Copies()
-	c, is := copies[key]
-	switch {
-	case err != nil || !is:
-		return "", err
+	switch revision, is := g.mirror.Revisions()[key]; {
+	case !is:
+		return "", nil
 	case len(resp.Kvs) == 0:
 		return fmt.Sprintf("it has lost what this node has written (key %s): it was restored from a backup, or emptied in part", key), nil
-	case resp.Kvs[0].ModRevision < c.Revision && string(resp.Kvs[0].Value) != c.Value:
+	case resp.Kvs[0].ModRevision < revision:
 		return fmt.Sprintf("it has an older record than this node has written (key %s): it was restored from a backup", key), nil
 	}
 	return "", nil
@@ -400,23 +459,31 @@ func (g *Guard) conditions() []clientv3.Cmp {
 	return Txn{}.IfHolds(g.prefix+"/birth", *g.birth.Load()).comparisons()
 }
 
-// before is called each time before a transaction is sent.
-func (g *Guard) before(ctx context.Context, t Txn) error {
+// before is called each time before a transaction is sent. It returns what the mirror forgets as the transaction may
+// delete it.
+func (g *Guard) before(ctx context.Context, t Txn) (forgotten []Copy, err error) {
 	if g == nil {
-		return nil
+		return nil, nil
 	}
 	if err := g.Verify(ctx); err != nil {
-		return err
+		return nil, err
 	}
-	if err := g.mirror.forget(t.operations); err != nil {
-		return fmt.Errorf("what this node has written can't be noted on disk: %w", err)
+	if forgotten, err = g.mirror.forget(t.operations); err != nil {
+		return nil, fmt.Errorf("what this node has written can't be noted on disk: %w", err)
 	}
-	return nil
+	return forgotten, nil
 }
 
-// after is called when a transaction was committed.
-func (g *Guard) after(t Txn) {
+// unchanged is called when a transaction was refused as a whole: nothing was deleted.
+func (g *Guard) unchanged(forgotten []Copy) {
 	if g != nil {
-		g.mirror.note(t, g.highest.Load())
+		g.mirror.add(forgotten)
+	}
+}
+
+// after is called when a transaction was committed, at a revision; 0 if it is not known.
+func (g *Guard) after(t Txn, revision int64) {
+	if g != nil {
+		g.mirror.note(t, revision)
 	}
 }

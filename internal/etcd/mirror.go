@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -27,9 +29,10 @@ type Mirror struct {
 	dir, boot string
 	log       *slog.Logger
 
-	mu      sync.Mutex
-	pending []Copy // what is to be written
-	wake    chan struct{}
+	mu        sync.Mutex
+	pending   []Copy           // what is to be written
+	revisions map[string]int64 // of all copies
+	wake      chan struct{}
 }
 
 // A Copy is a key as it was written.
@@ -43,7 +46,7 @@ type Copy struct {
 
 // OpenMirror opens the mirror in a directory, which it makes if need be. What is of an earlier boot goes.
 func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
-	m := &Mirror{dir: dir, boot: boot, log: log, wake: make(chan struct{}, 1)}
+	m := &Mirror{dir: dir, boot: boot, log: log, revisions: map[string]int64{}, wake: make(chan struct{}, 1)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -53,11 +56,11 @@ func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
 	}
 	for _, n := range names {
 		path := filepath.Join(dir, n.Name())
-		if c, err := readCopy(path); err != nil || c.Boot != boot {
-			err = os.Remove(path)
-			if err != nil {
-				return nil, err
-			}
+		c, err := readCopy(path)
+		if err == nil && c.Boot == boot {
+			m.revisions[c.Key] = c.Revision
+		} else if err := os.Remove(path); err != nil {
+			return nil, err
 		}
 	}
 	return m, nil
@@ -134,7 +137,7 @@ func (m *Mirror) add(all []Copy) {
 	defer m.mu.Unlock()
 	for _, c := range all {
 		c.Boot = m.boot
-		m.pending = append(m.pending, c)
+		m.pending, m.revisions[c.Key] = append(m.pending, c), c.Revision
 	}
 	select {
 	case m.wake <- struct{}{}:
@@ -142,47 +145,79 @@ func (m *Mirror) add(all []Copy) {
 	}
 }
 
-// forget removes what a transaction may delete.
-func (m *Mirror) forget(ops []clientv3.Op) error {
+// forget removes what a transaction may delete, and returns it.
+func (m *Mirror) forget(ops []clientv3.Op) ([]Copy, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.forgetLocked(ops)
 }
 
-func (m *Mirror) forgetLocked(ops []clientv3.Op) error {
+func (m *Mirror) forgetLocked(ops []clientv3.Op) (gone []Copy, err error) {
 	for _, op := range ops {
+		var some []Copy
 		switch {
 		case op.IsTxn():
-			_, then, _ := op.Txn()
-			if err := m.forgetLocked(then); err != nil {
-				return err
+			if conditions, then, _ := op.Txn(); m.mayHold(conditions) {
+				some, err = m.forgetLocked(then)
 			}
 		case op.IsDelete():
-			if err := m.remove(string(op.KeyBytes()), string(op.RangeBytes())); err != nil {
-				return err
-			}
+			some, err = m.remove(string(op.KeyBytes()), string(op.RangeBytes()))
+		}
+		if gone = append(gone, some...); err != nil {
+			return gone, err
 		}
 	}
-	return nil
+	return gone, nil
 }
 
-// remove removes a key, or those from key to end.
-func (m *Mirror) remove(key, end string) error {
-	is := func(c Copy) bool { return c.Key == key || end != "" && key <= c.Key && c.Key < end }
-	m.pending = slices.DeleteFunc(m.pending, is)
-	if end == "" {
-		return ignoreAbsent(os.Remove(m.path(key)))
+// mayHold reports whether no copy speaks against the conditions: what is deleted if a key has a value stays if it
+// has another.
+func (m *Mirror) mayHold(conditions []clientv3.Cmp) bool {
+	return !slices.ContainsFunc(conditions, func(c clientv3.Cmp) bool {
+		if c.GetCompare().GetTarget() != pb.Compare_VALUE {
+			return false
+		}
+		have, is := m.copyOf(string(c.KeyBytes()))
+		return is && have.Value != string(c.ValueBytes())
+	})
+}
+
+// copyOf returns the copy of a key, if there is one that can be read.
+func (m *Mirror) copyOf(key string) (Copy, bool) {
+	for _, c := range slices.Backward(m.pending) {
+		if c.Key == key {
+			return c, true
+		}
 	}
+	c, err := readCopy(m.path(key))
+	return c, err == nil
+}
+
+// remove removes a key, or those from key to end, and returns what was there.
+func (m *Mirror) remove(key, end string) (gone []Copy, err error) {
+	is := func(c Copy) bool { return c.Key == key || end != "" && key <= c.Key && c.Key < end }
+	if end == "" {
+		delete(m.revisions, key)
+		c, there := m.copyOf(key)
+		if there {
+			gone = []Copy{c}
+		}
+		m.pending = slices.DeleteFunc(m.pending, is)
+		return gone, ignoreAbsent(os.Remove(m.path(key)))
+	}
+	maps.DeleteFunc(m.revisions, func(k string, _ int64) bool { return is(Copy{Key: k}) })
 	all, err := m.written()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, c := range all {
+	for _, c := range slices.Concat(all, m.pending) {
 		if is(c) {
+			gone = append(gone, c)
 			err = errors.Join(err, ignoreAbsent(os.Remove(m.path(c.Key))))
 		}
 	}
-	return err
+	m.pending = slices.DeleteFunc(m.pending, is)
+	return gone, err
 }
 
 func ignoreAbsent(err error) error {
@@ -192,19 +227,36 @@ func ignoreAbsent(err error) error {
 	return err
 }
 
-// keep removes all copies but those of some keys.
+// keep removes all copies but those of some keys. Of these it forgets the revision, which is that of another etcd.
 func (m *Mirror) keep(keys map[string]Copy) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	gone := func(c Copy) bool { _, is := keys[c.Key]; return !is }
-	m.pending = slices.DeleteFunc(m.pending, gone)
+	maps.DeleteFunc(m.revisions, func(k string, _ int64) bool { _, is := keys[k]; return !is })
 	all, err := m.written()
-	for _, c := range all {
-		if gone(c) {
+	for _, c := range slices.Concat(all, m.pending) {
+		if _, is := keys[c.Key]; is {
+			c.Revision, m.revisions[c.Key] = 0, 0
+			err = errors.Join(err, m.write(c))
+		} else {
 			err = errors.Join(err, ignoreAbsent(os.Remove(m.path(c.Key))))
 		}
 	}
+	m.pending = nil
 	return err
+}
+
+// Revisions returns the revision at which each key was written that there is a copy of, 0 where that is not known.
+func (m *Mirror) Revisions() map[string]int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.revisions)
+}
+
+// Copy returns the copy of a key, if there is one that can be read.
+func (m *Mirror) Copy(key string) (Copy, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.copyOf(key)
 }
 
 // Copies returns all copies, by key.
@@ -217,6 +269,15 @@ func (m *Mirror) Copies() (map[string]Copy, error) {
 		all[c.Key] = c
 	}
 	return all, err
+}
+
+// highest is the highest revision of a copy: what etcd had reached.
+func (m *Mirror) highest() (revision int64, err error) {
+	copies, err := m.Copies()
+	for _, c := range copies {
+		revision = max(revision, c.Revision)
+	}
+	return revision, err
 }
 
 func (m *Mirror) written() ([]Copy, error) {

@@ -73,10 +73,11 @@ func (g *Guard) Overwrite(ctx context.Context, copies []Copy) error {
 func (g *Guard) Copies() (map[string]Copy, error) { return g.mirror.Copies() }
 
 // Settle makes the etcd that is there the one of this node, and forgets what it had written elsewhere, but for what
-// there is to keep.
+// there is to keep. It forgets first: until etcd is adopted the node stays suspended.
 func (g *Guard) Settle(ctx context.Context, keep map[string]Copy) error {
-	if _, err := g.Adopt(ctx); err != nil {
+	if err := g.mirror.keep(keep); err != nil {
 		return err
 	}
-	return g.mirror.keep(keep)
+	_, err := g.Adopt(ctx)
+	return err
 }

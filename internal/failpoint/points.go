@@ -70,7 +70,7 @@ var points = []point{
 	{"pool-define", "ipam/node/settle.go"},
 	{"pool-defined", "ipam/node/settle.go"},
 	{"pool-remove", "ipam/ledger/pools.go"},
-	{"queue-drained", "cmd/patchbayd/daemon/queue.go"},
+	{"queue-drained", "attach/cni/del.go"},
 	{"recover-leftovers", "attach/recover.go"},
 	{"recover-load", "attach/recover.go"},
 	{"recover-sandbox", "attach/recover.go"},

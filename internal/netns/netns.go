@@ -40,7 +40,8 @@ type Handle struct {
 // Open opens the network namespace at path. It returns ErrGone if there is none, and ErrHost for the namespace that
 // the process was started in.
 func Open(path string) (*Handle, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	// What is no namespace may wait for somebody who opens it for writing.
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		return nil, fmt.Errorf("%s: %w", path, ErrGone)

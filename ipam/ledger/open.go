@@ -31,6 +31,9 @@ func (l *Ledger) Open(ctx context.Context) error {
 	if opened {
 		return nil
 	}
+	if err := l.Examine(ctx); err != nil {
+		return fmt.Errorf("read this node's subnets: %w", err)
+	}
 	layout, err := l.layout(ctx)
 	if err != nil {
 		return err

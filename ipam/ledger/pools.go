@@ -36,6 +36,7 @@ func (l *Ledger) Define(ctx context.Context, pool string, want ipam.Spec) (revis
 				return 0, err
 			}
 			if same {
+				l.Seen(have...)
 				return have[0].ModRevision, nil
 			}
 			if value, err = want.Over(have[0].Value); err != nil {

@@ -117,14 +117,28 @@ func (l *Ledger) noteForeign(r record, o ipam.Owner) {
 	}
 }
 
+// readAtOnce is how many claims are read in a transaction; etcd allows 128 operations.
+const readAtOnce = 100
+
 // Missing implements ipam.Ledger.
-func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim, error) {
+func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) (missing []ipam.Claim, err error) {
 	if len(claims) == 0 {
 		return nil, nil
 	}
 	if err := l.Open(ctx); err != nil {
 		return nil, err
 	}
+	for some := range slices.Chunk(claims, readAtOnce) {
+		more, err := l.missing(ctx, some)
+		if err != nil {
+			return nil, err
+		}
+		missing = append(missing, more...)
+	}
+	return missing, nil
+}
+
+func (l *Ledger) missing(ctx context.Context, claims []ipam.Claim) (missing []ipam.Claim, err error) {
 	gets := make([]clientv3.Op, len(claims))
 	for i, c := range claims {
 		s, err := l.findSubnet(ctx, c.Pool, c.Addr)
@@ -139,7 +153,6 @@ func (l *Ledger) Missing(ctx context.Context, claims []ipam.Claim) ([]ipam.Claim
 	if err != nil {
 		return nil, fmt.Errorf("read claims: %w: %w", txn.ErrUnavailable, err)
 	}
-	var missing []ipam.Claim
 	for i, c := range claims {
 		kvs := resp.Responses[i].GetResponseRange().Kvs
 		if len(kvs) > 0 {

@@ -28,7 +28,6 @@ type Allocator struct {
 	ledger *ledger.Ledger
 
 	resting *journal
-	started time.Time // since when those rest that were freed before
 	log     *slog.Logger
 
 	mu        sync.Mutex
@@ -50,11 +49,11 @@ type pool struct {
 // New returns an allocator for the ledger's node. It keeps the addresses that rest in a file, or with an empty path
 // in memory only.
 func New(l *ledger.Ledger, file string, log *slog.Logger) (*Allocator, error) {
-	j, err := openJournal(file)
+	j, err := openJournal(file, log)
 	if err != nil {
 		return nil, fmt.Errorf("addresses that rest: %w", err)
 	}
-	return &Allocator{ledger: l, resting: j, started: time.Now(), log: log, pools: map[string]*pool{}, cooldowns: map[string]time.Duration{}}, nil
+	return &Allocator{ledger: l, resting: j, log: log, pools: map[string]*pool{}, cooldowns: map[string]time.Duration{}}, nil
 }
 
 // A hold is the mode's part of a reservation.
@@ -186,7 +185,11 @@ func (a *Allocator) Releasing(claims []ipam.Claim) {
 	err := a.resting.note(claims, func(pool string) time.Duration {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return max(a.cooldowns[pool], ipam.DefaultCooldown)
+		cooldown, known := a.cooldowns[pool]
+		if !known { // no pod has asked for an address since the start
+			return maxRest
+		}
+		return max(cooldown, ipam.DefaultCooldown)
 	})
 	if err != nil { // they rest as long as the daemon runs
 		a.log.Error("addresses that are freed may be given out again too early after a restart", "error", err)
@@ -236,12 +239,12 @@ func (a *Allocator) load(ctx context.Context, st *pool) error {
 	return nil
 }
 
-// newSubnet returns a subnet in which those addresses rest that were freed shortly before the start.
+// newSubnet returns a subnet in which those addresses rest that were freed shortly before the start, or since.
 func (a *Allocator) newSubnet(p *ipam.Pool, prefix netip.Prefix, claims map[netip.Addr]ipam.Owner) *ipam.Subnet {
 	s := ipam.NewSubnet(p, prefix, claims)
-	for _, addr := range a.resting.rests(p.Name) {
+	for addr, freed := range a.resting.rests(p.Name) {
 		if prefix.Contains(addr) {
-			s.Rest(addr, a.started)
+			s.Rest(addr, freed)
 		}
 	}
 	return s

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -35,11 +36,11 @@ type journal struct {
 	path string
 	boot string
 
-	mu     sync.Mutex
-	file   *os.File
-	until  map[key]time.Duration
-	before map[key]bool // those of the daemon before
-	lines  int
+	mu    sync.Mutex
+	file  *os.File // nil while it can't be written
+	until map[key]time.Duration
+	freed map[key]time.Time // or when this daemon has started, whichever is later
+	lines int
 }
 
 type key struct {
@@ -47,9 +48,10 @@ type key struct {
 	addr netip.Addr
 }
 
-// openJournal reads the file, and leaves out of it what has rested. Without a path there is none.
-func openJournal(path string) (*journal, error) {
-	j := &journal{path: path, until: map[key]time.Duration{}, before: map[key]bool{}}
+// openJournal reads the file, and leaves out of it what has rested. Without a path there is none. On a disk that is
+// full the file stays as it is until something is noted and can be written.
+func openJournal(path string, log *slog.Logger) (*journal, error) {
+	j := &journal{path: path, until: map[key]time.Duration{}, freed: map[key]time.Time{}}
 	if path == "" {
 		return j, nil
 	}
@@ -65,7 +67,10 @@ func openJournal(path string) (*journal, error) {
 		return nil, err
 	}
 	j.read(text, sinceBoot())
-	return j, j.rewrite()
+	if err := j.rewrite(); err != nil {
+		log.Error("addresses that are freed may be given out again too early after a restart", "error", err)
+	}
+	return j, nil
 }
 
 // read takes over what may still rest. Of an earlier boot that is everything. A line that can't be read is the last
@@ -87,26 +92,27 @@ func (j *journal) read(text []byte, now time.Duration) {
 		k, end := key{pool, a}, time.Duration(seconds)*time.Second
 		if sameBoot && end < now {
 			delete(j.until, k)
-			delete(j.before, k)
+			delete(j.freed, k)
 			continue
 		}
 		if !sameBoot {
 			end = now + maxRest
 		}
-		j.until[k], j.before[k] = end, true
+		j.until[k], j.freed[k] = end, time.Now()
 	}
 }
 
-// maxRest is how long an address of an earlier boot is kept in the file.
+// maxRest is how long an address is kept in the file if it is of an earlier boot, or its pool's cooldown is not known.
 const maxRest = time.Hour
 
-// rests are the addresses of a pool that the daemon before this one freed not long ago.
-func (j *journal) rests(pool string) (all []netip.Addr) {
+// rests are the addresses of a pool that were freed not long ago, and when.
+func (j *journal) rests(pool string) map[netip.Addr]time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for k := range j.before {
+	all := map[netip.Addr]time.Time{}
+	for k, freed := range j.freed {
 		if k.pool == pool {
-			all = append(all, k.addr)
+			all[k.addr] = freed
 		}
 	}
 	return all
@@ -114,7 +120,7 @@ func (j *journal) rests(pool string) (all []netip.Addr) {
 
 // note writes down that claims end, whose addresses then rest for the cooldown.
 func (j *journal) note(claims []ipam.Claim, cooldown func(pool string) time.Duration) error {
-	if j.path == "" || len(claims) == 0 {
+	if len(claims) == 0 {
 		return nil
 	}
 	j.mu.Lock()
@@ -123,15 +129,22 @@ func (j *journal) note(claims []ipam.Claim, cooldown func(pool string) time.Dura
 	now := sinceBoot()
 	for _, c := range claims {
 		k, end := key{c.Pool, c.Addr}, now+cooldown(c.Pool)+commitTime
-		j.until[k] = end
+		j.until[k], j.freed[k] = end, time.Now()
 		j.lines++
 		text.WriteString(line(k, end))
 	}
-	if j.lines > minRewrite && j.lines > 2*j.live(now) {
+	if j.file == nil && j.path != "" || j.lines > minRewrite && j.lines > 2*j.live(now) {
 		return j.rewrite()
 	}
-	_, err := j.file.WriteString(text.String())
-	return err
+	if j.path == "" {
+		return nil
+	}
+	if _, err := j.file.WriteString(text.String()); err != nil {
+		_ = j.file.Close() // half a line may be in it: it is written anew
+		j.file = nil
+		return err
+	}
+	return nil
 }
 
 // live drops what has rested, and returns how many addresses are left.
@@ -139,7 +152,7 @@ func (j *journal) live(now time.Duration) int {
 	for k, end := range j.until {
 		if end < now {
 			delete(j.until, k)
-			delete(j.before, k)
+			delete(j.freed, k)
 		}
 	}
 	return len(j.until)
@@ -147,7 +160,10 @@ func (j *journal) live(now time.Duration) int {
 
 // rewrite puts a file in place that has no more than it needs.
 func (j *journal) rewrite() error {
-	j.live(sinceBoot())
+	j.lines = j.live(sinceBoot())
+	if j.path == "" {
+		return nil
+	}
 	var text strings.Builder
 	text.WriteString(j.boot + "\n")
 	for k, end := range j.until {
@@ -166,7 +182,7 @@ func (j *journal) rewrite() error {
 	if j.file != nil {
 		_ = j.file.Close() // it has been replaced
 	}
-	j.file, j.lines = next, len(j.until)
+	j.file = next
 	return nil
 }
 

@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -69,7 +71,7 @@ func TestTheFileOfWhatRestsDoesNotGrow(t *testing.T) {
 
 func openFile(t *testing.T, file string) *journal {
 	t.Helper()
-	j, err := openJournal(file)
+	j, err := openJournal(file, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,5 +104,42 @@ func write(t *testing.T, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A daemon frees an address before the first pod of its time asks for one of the pool: the address rests as any other,
+// also if the daemon is started once more, before it can know how long that is.
+func TestWhatIsFreedBeforeAPoolIsUsedRests(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		ctx, kv := context.Background(), startEtcd(t)
+		file := filepath.Join(t.TempDir(), "resting")
+		p := newPool(t, `{"network": "10.12.0.0/24", "subnetLen": 24, "cooldown": "30m"}`)
+		a := openAt(kv, "n1", file)
+		if _, err := a.Claim(ctx, p, owner(1), nil); err != nil {
+			t.Fatal(err)
+		}
+		last, err := a.Claim(ctx, p, owner(2), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := openAt(kv, "n1", file)
+		if err := b.Release(ctx, last.Claims); err != nil {
+			t.Fatal(err)
+		}
+		if restarted {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fields := strings.Fields(string(text))
+			if until, _ := strconv.Atoi(fields[len(fields)-1]); time.Duration(until)*time.Second-sinceBoot() < 30*time.Minute {
+				t.Errorf("it is forgotten after %s", time.Duration(until)*time.Second-sinceBoot())
+			}
+			b = openAt(kv, "n1", file)
+		}
+		next, err := b.Claim(ctx, p, owner(3), nil)
+		if err != nil || next.Addrs[0] == last.Addrs[0] {
+			t.Errorf("restarted %v: %s is given out again at once: %v", restarted, last.Addrs[0], err)
+		}
 	}
 }

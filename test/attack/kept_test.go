@@ -49,7 +49,12 @@ func TestAddressesOfKeptInterfacesAreKept(t *testing.T) {
 			n.etcdctl("del", k)
 		}
 	}
-	n.Start(t)
+	n.Launch(t)
+	n.suspended()
+	if out, err := n.patchctl("recover", "--accept"); err != nil {
+		t.Fatal(err, out)
+	}
+	n.resumed()
 	for i := range 4 {
 		o := n.Run(t, "o"+string(rune('a'+i)), "ours")
 		mine := testnode.Exec(t, s, "ip", "-4", "-o", "addr", "show", "dev", "net1")

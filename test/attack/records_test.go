@@ -24,6 +24,14 @@ func keepsPorts(t *testing.T, lose func(n *node, containerID string)) {
 	}
 }
 
+// forget has the node no longer know what it has written to etcd, as one whose disk was lost.
+func (n *node) forget() {
+	n.t.Helper()
+	for _, name := range []string{"mirror", "etcd.json"} {
+		remove(n.t, n.Dir+"/state/"+name)
+	}
+}
+
 // judged starts the daemon and waits until it knows what to think of etcd: it serves, or is suspended.
 func (n *node) judged() {
 	n.t.Helper()
@@ -73,7 +81,8 @@ func TestRmAllSparesWhatIsKeptForRunningPods(t *testing.T) {
 	ports := fmt.Sprint(n.OVS.Ports(t))
 	n.Daemon.Stop()
 	n.etcdctl("del", "--prefix", "/patchbay/")
-	n.judged()
+	n.forget()
+	n.Start(t)
 	if have := fmt.Sprint(n.OVS.Ports(t)); have != ports {
 		t.Fatalf("ports %s, there were %s", have, ports)
 	}

@@ -24,6 +24,8 @@ func TestARehearsalRemovesNothing(t *testing.T) {
 	n.unset("faildel")
 	n.Daemon.Stop()
 	n.etcdctl("del", "/patchbay/v1/sandboxes/n1/"+stray.ContainerID)
+	n.forget()
+	remove(t, n.Dir+"/state/mirror") // else etcd would be one that has lost what this node has written
 	ports, claims, dels := len(n.OVS.Ports(t)), len(n.claimKeys()), strings.Count(n.calls(), "DEL ")
 	n.Start(t)
 	testnode.Sh(t, "ip", "netns", "del", strings.TrimPrefix(gone.Netns, "/run/netns/"))
@@ -49,6 +51,25 @@ func TestARehearsalRemovesNothing(t *testing.T) {
 	n.Daemon.Stop()
 	n.Start(t)
 	testnode.Eventually(t, "the pod that is gone is collected in earnest", func() bool { return n.logged("never deleted: collected") })
+}
+
+// With gc.dryRun a GC of patchbay-ipam, called as a plugin of its own, frees nothing either.
+func TestARehearsalFreesNoAddressOfPatchbayIPAM(t *testing.T) {
+	n := newNode(t, "gc.dryRun=true")
+	plain := `{"cniVersion": "1.1.0", "name": "plain", "type": "patchbay-ipam", "socket": "` + n.CNI + `", "cni.dev/valid-attachments": [],
+ "ipam": {"type": "patchbay-ipam", "network": "10.80.0.0/16", "subnetLen": 24, "cooldown": "0s"}}`
+	if e := n.shim("patchbay-ipam", plain, "CNI_COMMAND=ADD", "CNI_CONTAINERID=other", "CNI_NETNS="+testnode.Netns(t, "other"), "CNI_IFNAME=net1"); e != nil {
+		t.Fatal(e)
+	}
+	if e := n.shim("patchbay-ipam", plain, "CNI_COMMAND=GC"); e != nil {
+		t.Error(e)
+	}
+	if claims := n.claims("10.80.0.0-16"); len(claims) != 1 {
+		t.Errorf("the address was freed: %+v", claims)
+	}
+	if !n.logged("the runtime no longer knows this address: gc.dryRun keeps it") {
+		t.Error("the log does not tell of the address")
+	}
 }
 
 // logged reports whether the daemon's log has a text.

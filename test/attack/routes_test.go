@@ -44,6 +44,26 @@ func TestADefaultRouteComesBackWhenItsNewInterfaceFails(t *testing.T) {
 	}
 }
 
+// The interface whose default route has given way is down when it is to have it back: it has it once it is up.
+func TestADefaultRouteComesBackToAnInterfaceThatWasDown(t *testing.T) {
+	n := newNode(t)
+	n.nad("routed", `{"cniVersion": "1.0.0", "name": "routed", "type": "patchbay-ovs", "network": "data",
+ "ipam": {"type": "patchbay-ipam", "network": "10.82.0.0/16", "subnetLen": 24, "routes": [{"dst": "0.0.0.0/0"}]}}`)
+	s := n.Run(t, "web", "routed")
+	before := testnode.Exec(t, s, "ip", "route", "show", "default")
+	request := client.Request{Network: "control", Interface: "hot0", DefaultRoute: &[]netip.Addr{netip.MustParseAddr("10.13.0.1")}}
+	if _, err := n.Client.Attach(t.Context(), "default", "web", request); err != nil {
+		t.Fatal(err)
+	}
+	testnode.Exec(t, s, "ip", "link", "set", "net1", "down")
+	if err := n.Client.Detach(t.Context(), "default", "web", "hot0"); err != nil {
+		t.Fatal(err)
+	}
+	testnode.Exec(t, s, "ip", "link", "set", "net1", "up")
+	testnode.Eventually(t, "the default route is back", func() bool { return testnode.Exec(t, s, "ip", "route", "show", "default") == before })
+	n.Check(t, s)
+}
+
 // The daemon is killed when a hot attach has just taken the default route.
 func TestADefaultRouteComesBackWhenTheDaemonIsKilled(t *testing.T) {
 	n := newNode(t, "gc.interval=1h")

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/patchbay-cni/patchbay/internal/failpoint"
-
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sync/semaphore"
 
@@ -21,7 +19,7 @@ func (d *Daemon) queueDir() string { return filepath.Join(d.cfg.StateDir, delque
 
 // delQueue is the task that does the DELs which wait on disk. The start does not wait for it.
 func (d *Daemon) delQueue() Task {
-	q := &queue{dir: d.queueDir(), do: d.cni.Drain, log: d.log, again: min(d.cfg.GC.Interval, retryDels),
+	q := &queue{dir: d.queueDir(), finish: d.cni.Finish, log: d.log, again: min(d.cfg.GC.Interval, retryDels),
 		tried: map[string]bool{}, failed: map[string]bool{}, slots: semaphore.NewWeighted(drainers)}
 	return Task{Name: "del-queue", Run: q.run,
 		Check: func(context.Context) (string, error) {
@@ -41,10 +39,10 @@ const retryDels = 5 * time.Second
 
 // A queue does the DELs that wait in a directory: each when it comes, and those that fail at intervals.
 type queue struct {
-	dir   string
-	do    func(context.Context, delqueue.Call) error
-	log   *slog.Logger
-	again time.Duration
+	dir    string
+	finish func(context.Context, delqueue.Entry) error // does a call and takes it out of the queue
+	log    *slog.Logger
+	again  time.Duration
 
 	mu     sync.Mutex
 	tried  map[string]bool // the calls that are being done, or have failed
@@ -95,24 +93,18 @@ func (q *queue) drain(ctx context.Context) {
 		q.tried[w.Name] = true
 		q.mu.Unlock()
 		if !tried {
-			q.doing.Go(func() { q.finish(ctx, w) })
+			q.doing.Go(func() { q.try(ctx, w) })
 		}
 	}
 }
 
-// finish does a call and takes it out of the queue. One that fails is left for the next interval.
-func (q *queue) finish(ctx context.Context, w delqueue.Entry) {
+// try does a call. One that fails is left for the next interval.
+func (q *queue) try(ctx context.Context, w delqueue.Entry) {
 	if q.slots.Acquire(ctx, 1) != nil {
 		return
 	}
 	defer q.slots.Release(1)
-	err := q.do(ctx, w.Call)
-	if err == nil {
-		err = failpoint.Hit("queue-drained")
-	}
-	if err == nil {
-		err = w.Done()
-	}
+	err := q.finish(ctx, w)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if err == nil {

@@ -109,9 +109,14 @@ func (d *Daemon) restore(ctx context.Context, lost bool) {
 
 // register writes the node's record.
 func (d *Daemon) register(ctx context.Context, lost bool) error {
+	return d.store.Register(ctx, d.self(lost))
+}
+
+// self is the node's record.
+func (d *Daemon) self(lost bool) store.Node {
 	bridges := map[string]string{}
 	for role, b := range d.cfg.OVS.Bridges {
 		bridges[role] = b.Name
 	}
-	return d.store.Register(ctx, store.Node{Node: d.cfg.Node, BootID: d.boot, Version: d.version, Bridges: bridges, RecordsLost: lost, Layout: ledger.Layout})
+	return store.Node{Node: d.cfg.Node, BootID: d.boot, Version: d.version, Bridges: bridges, RecordsLost: lost, Layout: ledger.Layout}
 }

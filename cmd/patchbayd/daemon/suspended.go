@@ -51,6 +51,7 @@ type written struct {
 	pods    map[string]*client.RecoveryPod
 	shared  map[string]etcd.Copy // pools and subnets, by key
 	claims  map[string]etcd.Copy // by key
+	older   map[string]bool      // keys of claims that etcd has as this node had written them earlier
 	names   map[string]etcd.Copy // where pods' names lead, by key
 }
 
@@ -62,6 +63,7 @@ type value struct {
 	Pod         string `json:"pod"`
 	Netns       string `json:"netns"`
 	NetnsCookie uint64 `json:"netnsCookie"`
+	NetnsPlace  string `json:"netnsPlace"`
 	Via         string `json:"via"`
 	IPAMClaim   string `json:"claim"`
 }
@@ -72,7 +74,7 @@ func (d *Daemon) written() (*written, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &written{records: map[string]etcd.Copy{}, pods: map[string]*client.RecoveryPod{}, shared: map[string]etcd.Copy{}, claims: map[string]etcd.Copy{}, names: map[string]etcd.Copy{}}
+	w := &written{records: map[string]etcd.Copy{}, pods: map[string]*client.RecoveryPod{}, shared: map[string]etcd.Copy{}, claims: map[string]etcd.Copy{}, older: map[string]bool{}, names: map[string]etcd.Copy{}}
 	prefix := d.cfg.Etcd.Prefix + "/"
 	values := map[string]value{}
 	for key, c := range copies {
@@ -99,16 +101,34 @@ func (d *Daemon) written() (*written, error) {
 			w.claims[key] = c
 		}
 	}
+	maps.DeleteFunc(w.shared, func(key string, _ etcd.Copy) bool { return !w.needs(key) })
 	return w, nil
 }
 
-// runs reports whether a sandbox's namespace is there.
+// needs reports whether there is a claim in a subnet or pool. Of others it is not known whether they are still this
+// node's, or there: nodes are not told of what others give back or remove.
+func (w *written) needs(shared string) bool {
+	subnet, err := netip.ParsePrefix(subnetOf(shared))
+	for key := range w.claims {
+		if poolOf(key) != poolOf(shared) {
+			continue
+		}
+		if addr, addrErr := netip.ParseAddr(path.Base(key)); err != nil || addrErr == nil && subnet.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// runs reports whether a sandbox's namespace is there, or can't be seen and may be.
 func runs(v value) bool {
 	h, err := netns.OpenIdentity(v.Netns, v.NetnsCookie)
 	if err != nil {
-		return false
+		gone := errors.Is(err, netns.ErrGone) || errors.Is(err, netns.ErrOther)
+		return !gone || !netns.Visible(v.Netns, v.NetnsPlace, err)
 	}
-	return h.Close() == nil
+	_ = h.Close() // it was only looked at
+	return true
 }
 
 // refuse takes out what can't be written as somebody else has it, and what depends on it.
@@ -133,7 +153,10 @@ func (w *written) refuse(others map[string]string) {
 			continue
 		}
 		why := ""
-		if has, ok := others[key]; ok && (json.Unmarshal([]byte(has), &theirs) != nil || theirs.Node != mine.Node || theirs.ContainerID != mine.ContainerID || theirs.IPAMClaim != mine.IPAMClaim) {
+		has, other := others[key]
+		if other && json.Unmarshal([]byte(has), &theirs) == nil && theirs.Node == mine.Node {
+			w.older[key] = true
+		} else if other {
 			why = fmt.Sprintf("%s is %s/%s's on node %s by now", addr, theirs.Namespace, theirs.Pod, theirs.Node)
 			if theirs.Namespace == "" { // a claim has both in one
 				why = fmt.Sprintf("%s is pod %s's on node %s by now", addr, theirs.Pod, theirs.Node)
@@ -225,20 +248,24 @@ func (d *Daemon) Recover(ctx context.Context, from string) (*client.Recovery, er
 	if !r.Suspended {
 		return nil, errNotSuspended
 	}
+	if d.guard.Newer() { // what that release has written would be written over
+		return nil, fault.New(fault.Conflict, "there is nothing to decide: "+r.Reason)
+	}
 	keep := map[string]etcd.Copy{}
 	if from == client.FromNode {
 		if keep, err = d.writeBack(ctx, w, missing); err != nil {
 			return nil, err
 		}
 	}
+	// What has no record may be a running pod's. That is written first: from Settle on the node is suspended no more.
+	record, err := d.store.NodeRecord(d.self(true))
+	if err == nil {
+		err = d.guard.Overwrite(ctx, []etcd.Copy{record})
+	}
+	if err != nil {
+		return nil, err
+	}
 	if err := d.guard.Settle(ctx, keep); err != nil {
-		return nil, err
-	}
-	if err := d.guard.Verify(ctx); err != nil {
-		return nil, err
-	}
-	// What has no record may be a running pod's.
-	if err := d.register(ctx, true); err != nil {
 		return nil, err
 	}
 	d.log.Warn("an operator has decided: patchbayd starts anew", "from", from, "pods", len(r.Pods))
@@ -251,7 +278,13 @@ func (d *Daemon) writeBack(ctx context.Context, w *written, missing []etcd.Copy)
 	if err := d.guard.Restore(ctx, missing); err != nil {
 		return nil, err
 	}
-	if err := d.guard.Overwrite(ctx, slices.Collect(maps.Values(w.records))); err != nil {
+	last := slices.Collect(maps.Values(w.records))
+	for key := range w.older {
+		if c, ok := w.claims[key]; ok { // else its pod is refused
+			last = append(last, c)
+		}
+	}
+	if err := d.guard.Overwrite(ctx, last); err != nil {
 		return nil, err
 	}
 	free, _, err := d.guard.Missing(ctx, w.names)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 
@@ -109,10 +110,11 @@ func (d *DB) commitGroup(requests []request) []error {
 	errs := make([]error, len(requests))
 	away := false
 	if len(requests) > 1 {
-		if d.try(context.Background(), requests) == nil {
+		err := d.try(context.Background(), requests)
+		if err == nil {
 			return errs
 		}
-		away = !d.Connected()
+		away = d.isAway(err)
 	}
 	for i, r := range requests {
 		if away {
@@ -120,14 +122,18 @@ func (d *DB) commitGroup(requests []request) []error {
 			continue
 		}
 		errs[i] = d.try(r.ctx, requests[i:i+1])
-		away = errs[i] != nil && r.ctx.Err() == nil && !d.Connected()
+		away = errs[i] != nil && r.ctx.Err() == nil && d.isAway(errs[i])
 	}
 	return errs
 }
 
-// try makes changes in one transaction. If the connection is lost it has the changes look again, and tries again.
+// isAway reports whether an error says that ovsdb-server is away, or answers no transactions, for whoever comes next.
+func (d *DB) isAway(err error) bool { return !d.Connected() || errors.Is(err, errLost) }
+
+// try makes changes in one transaction. If the connection is lost it has the changes look again, and tries again: for
+// connectWait, as an ovsdb-server that answers no transaction may take connections.
 func (d *DB) try(ctx context.Context, requests []request) error {
-	for {
+	for begun := time.Now(); ; {
 		c, err := d.Client(ctx)
 		if err != nil {
 			return err
@@ -142,5 +148,8 @@ func (d *DB) try(ctx context.Context, requests []request) error {
 			return err
 		}
 		d.drop(c)
+		if time.Since(begun) >= connectWait {
+			return err
+		}
 	}
 }
