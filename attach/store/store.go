@@ -22,6 +22,7 @@ import (
 
 	"github.com/patchbay-cni/patchbay/attach"
 	"github.com/patchbay-cni/patchbay/internal/etcd"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 )
 
@@ -61,6 +62,9 @@ type Node struct {
 	// before has none here, so that it is known to have run since.
 	Layout int `json:"layout,omitempty"`
 }
+
+// errTooDeep says that a record could not be read again.
+var errTooDeep = fault.New(fault.Invalid, "a configuration, or cni-args, of it is nested too deeply")
 
 type podValue struct {
 	Node        string `json:"node"`
@@ -110,6 +114,9 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 		return err
 	}
 	value, err := json.Marshal(record{RecordVersion, sinceBoot(), sb})
+	if err == nil && !json.Valid(value) { // configurations are written as they are, and may be nested too deeply to be read in a record
+		err = errTooDeep
+	}
 	if err != nil {
 		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
 	}

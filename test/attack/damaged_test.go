@@ -63,3 +63,39 @@ func TestARecordWithOddPartsCostsThePodNothing(t *testing.T) {
 	n.etcdctl("put", key, whole)
 	n.Start(t)
 }
+
+// JSON is read to a depth of 10000, and a record puts a configuration some levels deeper: a pod with one just below that ran,
+// and its record could not be read by the next start.
+func TestWhatCouldNotBeReadAgainIsNotRecorded(t *testing.T) {
+	n := newNode(t)
+	nested := func(depth int) string { return strings.Repeat("[", depth) + strings.Repeat("]", depth) }
+	refused := 0
+	for depth := 9984; depth < 9998; depth++ {
+		name := fmt.Sprint("deep", depth)
+		n.nad(name, `{"cniVersion": "1.0.0", "name": "deep", "type": "good", "x": `+nested(depth)+`}`)
+		for pod, networks := range map[string]string{"config": "data," + name, "args": `[{"name": "data", "cni-args": {"x": ` + nested(depth) + `}}]`} {
+			if _, err := n.TryRun(fmt.Sprint(pod, depth), networks); err != nil {
+				refused++
+			}
+		}
+	}
+	if refused == 0 {
+		t.Error("nothing was too deep")
+	}
+	n.Daemon.Stop()
+	n.Start(t)
+	if ok, why := n.healthy("records"); !ok {
+		t.Errorf("%.300s", why)
+	}
+	n.AssertClean(t)
+	sandboxes, err := n.Client.Sandboxes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sandboxes {
+		if err := n.Remove(s.Pod); err != nil {
+			t.Error(err)
+		}
+	}
+	n.AssertEmpty(t)
+}
