@@ -158,9 +158,7 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	}
 	before := g.highest.Load() // what is written while this reads counts no more
 	if g.birth.Load() == nil { // at the start
-		if before, err = g.mirror.highest(); err != nil {
-			return "", err
-		}
+		before = g.mirror.highest()
 		if err := g.outdate(ctx); err != nil {
 			return "", err
 		}

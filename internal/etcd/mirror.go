@@ -272,12 +272,11 @@ func (m *Mirror) Copies() (map[string]Copy, error) {
 }
 
 // highest is the highest revision of a copy: what etcd had reached.
-func (m *Mirror) highest() (revision int64, err error) {
-	copies, err := m.Copies()
-	for _, c := range copies {
-		revision = max(revision, c.Revision)
+func (m *Mirror) highest() (revision int64) {
+	for _, r := range m.Revisions() {
+		revision = max(revision, r)
 	}
-	return revision, err
+	return revision
 }
 
 func (m *Mirror) written() ([]Copy, error) {

@@ -237,11 +237,7 @@ func TestTheRecordsOfANewerReleaseAreLeftAlone(t *testing.T) {
 				"--set", "ovs.db=unix:"+dir+"/none", "--set", "meta.cniConfDir="+dir+"/net.d")
 			testnode.Eventually(t, "the daemon says why it does nothing", func() bool {
 				text, err := os.ReadFile(log)
-<<<<<<< HEAD
 				return err == nil && strings.Contains(string(text), "its keys have layout 99, of a newer release")
-=======
-				return err == nil && strings.Contains(string(text), "of a newer release")
->>>>>>> atk1
 			})
 			add := exec.Command(filepath.Join(testnode.Bin(), "patchbay"))
 			add.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID=x", "CNI_IFNAME=eth0", "CNI_PATH="+testnode.Bin(), "CNI_NETNS="+testnode.Netns(t, "x"))
