@@ -13,6 +13,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
 	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/link"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/meta"
 )
@@ -227,14 +228,15 @@ func (e *Engine) forget(ctx context.Context, slot *slot, rest *Sandbox, gone []A
 // forgetAtOnce is forget in one transaction.
 func (e *Engine) forgetAtOnce(ctx context.Context, slot *slot, rest *Sandbox, gone []Attachment) error {
 	claims := releasable(gone)
-	if err := failpoint.Hit("forget-begin"); err != nil {
-		return err
-	}
 	write, next := e.Records.Save, rest
 	if rest.Ending && len(rest.Attachments) == 0 {
 		write, next = e.Records.Remove, nil
 	}
-	releasing, err := e.IPAM.Releasing(ctx, claims)
+	var releasing txn.Txn
+	err := failpoint.Hit("forget-begin")
+	if err == nil {
+		releasing, err = e.IPAM.Releasing(ctx, claims)
+	}
 	if err == nil {
 		err = write(ctx, rest, releasing)
 	}
