@@ -2,13 +2,18 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"path"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/patchbay-cni/patchbay/internal/fault"
+	"github.com/patchbay-cni/patchbay/internal/txn"
 )
 
 // liveTTL is how long after its end a daemon is still taken to be up, in seconds.
@@ -26,6 +31,9 @@ func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
 
 // session keeps the key until its lease is lost or the context has ended; then it gives the lease back.
 func (s *Store) session(ctx context.Context, c *clientv3.Client) error {
+	if err := s.Elsewhere(ctx); err != nil {
+		return err
+	}
 	lease, err := concurrency.NewSession(c, concurrency.WithTTL(liveTTL), concurrency.WithContext(ctx))
 	if err != nil {
 		return err
@@ -36,9 +44,35 @@ func (s *Store) session(ctx context.Context, c *clientv3.Client) error {
 		defer cancel()
 		_, _ = c.Revoke(ctx, lease.Lease()) // it ends by itself
 	}()
-	if _, err := c.Put(ctx, path.Join(s.Prefix, "live", s.Node), "{}", clientv3.WithLease(lease.Lease())); err != nil {
+	s.lease.Store(int64(lease.Lease()))
+	if _, err := c.Put(ctx, s.live(), "{}", clientv3.WithLease(lease.Lease())); err != nil {
 		return err
 	}
 	<-lease.Done()
 	return errors.New("its lease has ended")
+}
+
+func (s *Store) live() string { return path.Join(s.Prefix, "live", s.Node) }
+
+// ErrElsewhere says that another machine has the node's name, and is up: its pods' records are not ours to drop.
+var ErrElsewhere = fault.New(fault.Unavailable, "another machine's patchbayd is up under the name of this node")
+
+// Elsewhere is ErrElsewhere while there is a sign of life that is not ours, of a node that was booted at another time.
+// That of this machine before a reboot ends by itself.
+func (s *Store) Elsewhere(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	resp, err := s.KV.Txn(ctx).Then(clientv3.OpGet(s.live()), clientv3.OpGet(s.self())).Commit()
+	if err != nil {
+		return fmt.Errorf("read node %s: %w: %w", s.Node, txn.ErrUnavailable, err)
+	}
+	live, self := resp.Responses[0].GetResponseRange().Kvs, resp.Responses[1].GetResponseRange().Kvs
+	if len(live) == 0 || live[0].Lease == s.lease.Load() || len(self) == 0 {
+		return nil
+	}
+	var n Node
+	if json.Unmarshal(self[0].Value, &n) != nil || n.BootID == s.Boot {
+		return nil
+	}
+	return fmt.Errorf("node %s: %w: give one of them another name (node in the configuration)", s.Node, ErrElsewhere)
 }

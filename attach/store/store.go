@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"path"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
@@ -35,7 +36,8 @@ type Options struct {
 	Commit *etcd.Committer
 	Prefix string // etcd.prefix
 	Node   string
-	Key    Key // signs this node's records
+	Boot   string // the node's boot ID
+	Key    Key    // signs this node's records
 	// Vet checks a record that this node has not written; nil: such are taken as they are.
 	Vet func(*attach.Sandbox) error
 	// Written returns what this node has written to etcd or found there in this boot, by key.
@@ -44,10 +46,13 @@ type Options struct {
 }
 
 // A Store is one node's part of the records.
-type Store struct{ Options }
+type Store struct {
+	Options
+	lease atomic.Int64 // of the sign of life
+}
 
 // New returns the store of a node.
-func New(o Options) *Store { return &Store{o} }
+func New(o Options) *Store { return &Store{Options: o} }
 
 // A Node is the record of a node.
 type Node struct {
@@ -152,7 +157,7 @@ func (s *Store) Lost(ctx context.Context) (bool, error) {
 	if err := failpoint.Hit("store-lost"); err != nil {
 		return false, err
 	}
-	resp, err := s.KV.Get(ctx, path.Join(s.Prefix, "nodes", s.Node))
+	resp, err := s.KV.Get(ctx, s.self())
 	if err != nil {
 		return false, fmt.Errorf("read node %s: %w: %w", s.Node, txn.ErrUnavailable, err)
 	}
@@ -182,8 +187,10 @@ func (s *Store) Register(ctx context.Context, n Node) error {
 // NodeRecord is the node's record as Register writes it.
 func (s *Store) NodeRecord(n Node) (etcd.Copy, error) {
 	value, err := json.Marshal(n)
-	return etcd.Copy{Key: path.Join(s.Prefix, "nodes", s.Node), Value: string(value)}, err
+	return etcd.Copy{Key: s.self(), Value: string(value)}, err
 }
+
+func (s *Store) self() string { return path.Join(s.Prefix, "nodes", s.Node) }
 
 // Nodes returns all nodes.
 func (s *Store) Nodes(ctx context.Context) ([]Node, error) {

@@ -78,6 +78,9 @@ func (d *Daemon) load(ctx context.Context) (lost bool, err error) {
 	if err := d.guard.Verify(ctx); err != nil {
 		return false, err
 	}
+	if err := d.store.Elsewhere(ctx); err != nil {
+		return false, err
+	}
 	if err := d.ledger.Open(ctx); err != nil {
 		return false, err
 	}
