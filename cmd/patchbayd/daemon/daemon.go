@@ -171,11 +171,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	}
 	d.ipam = &ipam.Service{Ledger: d.ledger, Modes: map[string]ipam.Mode{ipam.ModeNode: perNode},
 		Defined: d.cfg.IPAM.Pools, IPAMClaims: d.pods.ipamClaims, Log: d.log}
-<<<<<<< HEAD
-	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Key: key, Vet: d.vet, Written: d.guard.Copies, Log: d.log})
-=======
-	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Boot: d.boot, Key: key, Vet: d.vet, Log: d.log})
->>>>>>> atk1
+	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Boot: d.boot, Key: key, Vet: d.vet, Written: d.guard.Copies, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load,
 		Unreadable: func() int { return len(d.engine.Unreadable()) }, Suspended: func() bool { return d.guard.Suspended() != nil }})
