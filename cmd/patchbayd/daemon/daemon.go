@@ -66,13 +66,15 @@ type Daemon struct {
 	ready     atomic.Bool
 	ending    chan struct{} // closed when requests in flight are to be finished
 	deciding  sync.Mutex
-	decided   chan struct{} // closed when an operator has decided what becomes of a suspended node
+	decided   chan struct{} // closed by decide, when an operator has decided what becomes of a suspended node
+	decide    func()
 }
 
 // Run starts the daemon, serves until the context ends, and stops gracefully: requests in flight
 // are finished, established interfaces go on forwarding.
 func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
 	d := &Daemon{cfg: cfg, version: version, log: log.With("node", cfg.Node), ending: make(chan struct{}), decided: make(chan struct{})}
+	d.decide = sync.OnceFunc(func() { close(d.decided) })
 	if err := d.installPlugin(); err != nil {
 		return err
 	}

@@ -269,7 +269,7 @@ func (d *Daemon) Recover(ctx context.Context, from string) (*client.Recovery, er
 		return nil, err
 	}
 	d.log.Warn("an operator has decided: patchbayd starts anew", "from", from, "pods", len(r.Pods))
-	close(d.decided)
+	d.decide()
 	return r, nil
 }
 

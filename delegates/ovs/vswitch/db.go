@@ -16,6 +16,7 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/cache"
 	"github.com/ovn-kubernetes/libovsdb/client"
 	"github.com/ovn-kubernetes/libovsdb/model"
+	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 
 	"github.com/patchbay-cni/patchbay/internal/batch"
 	"github.com/patchbay-cni/patchbay/internal/fault"
@@ -117,6 +118,9 @@ func (d *DB) serve(ctx context.Context) error {
 	return nil
 }
 
+// question is a transaction that changes nothing.
+var question = ovsdb.Operation{Op: ovsdb.OperationSelect, Table: "Open_vSwitch", Where: []ovsdb.Condition{}, Columns: []string{"_uuid"}}
+
 // listen returns when the connection is lost, or ovsdb-server has stopped answering. libovsdb tells of a lost
 // connection once, and only those that are waiting then: each question asks for that, too.
 func (d *DB) listen(ctx context.Context, c client.Client) {
@@ -134,7 +138,7 @@ func (d *DB) listen(ctx context.Context, c client.Client) {
 		case <-ask.C:
 		}
 		answer, cancel := context.WithTimeout(ctx, answerWait)
-		err := c.Echo(answer)
+		_, err := c.Transact(answer, question) // not Echo, which reads an answer that it no longer waits for
 		cancel()
 		if err != nil {
 			d.log.Warn("ovsdb-server does not answer", "db", d.endpoint, "error", err)
