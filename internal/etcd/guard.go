@@ -56,6 +56,7 @@ type Guard struct {
 	file   string // of the Identity
 	prefix string
 	node   string
+	holds  func(value string) bool
 	log    *slog.Logger
 
 	mu      sync.Mutex             // one examination at a time
@@ -68,9 +69,10 @@ type Guard struct {
 	newer   atomic.Bool            // the node is suspended as the keys are a newer release's
 }
 
-// NewGuard returns a guard of what is below a prefix, which keeps the identity in a file.
-func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, log *slog.Logger) *Guard {
-	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, log: log}
+// NewGuard returns a guard of what is below a prefix, which keeps the identity in a file. holds is asked whether a value
+// that the node has written is of a pod that runs.
+func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, holds func(value string) bool, log *slog.Logger) *Guard {
+	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, holds: holds, log: log}
 	g.doubts.Store(1)
 	return g
 }
@@ -213,8 +215,12 @@ func (g *Guard) elsewhere(known, have Identity) bool {
 	if known.Cluster == have.Cluster && known.Birth == have.Birth || slices.Equal(known.Endpoints, have.Endpoints) {
 		return false
 	}
-	for key := range g.mirror.Revisions() {
-		if strings.HasPrefix(key, g.prefix+"/sandboxes/") || strings.HasPrefix(key, g.prefix+"/ipam/") && strings.Contains(key, "/ips/") {
+	copies, err := g.mirror.Copies()
+	if err != nil {
+		return false
+	}
+	for _, c := range copies {
+		if g.holds == nil || g.holds(c.Value) {
 			return false
 		}
 	}

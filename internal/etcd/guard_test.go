@@ -39,7 +39,7 @@ func guarded(t *testing.T) (*Guard, *clientv3.Client) {
 		stop()
 		writing.Wait()
 	})
-	return NewGuard(e.Client, m, filepath.Join(state, "etcd.json"), "/p", "n1", slog.New(slog.DiscardHandler)), e.Client
+	return NewGuard(e.Client, m, filepath.Join(state, "etcd.json"), "/p", "n1", nil, slog.New(slog.DiscardHandler)), e.Client
 }
 
 // Sandboxes come and go, many at once, while etcd is looked at again and again: it is never taken for another one,

@@ -131,6 +131,13 @@ func runs(v value) bool {
 	return true
 }
 
+// holds reports whether what the node has written is a running pod's, or may be: of a claim of a plugin's nobody here
+// knows. An IPAMClaim has its addresses in its status, too.
+func holds(text string) bool {
+	var v value
+	return json.Unmarshal([]byte(text), &v) == nil && (v.Netns != "" && runs(v) || v.Via != "")
+}
+
 // refuse takes out what can't be written as somebody else has it, and what depends on it.
 func (w *written) refuse(others map[string]string) {
 	lost := map[string]string{} // pool, or subnet of a pool -> why
