@@ -57,7 +57,7 @@ peers: ## ovs-cni's plugins for mirrors, which tests chain behind our delegate
 
 # -p 4: tests wait more than they work, and each package has namespaces of its own.
 test: deps testbin peers ## every test, under the race detector, on real namespaces, Open vSwitch and etcd
-	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -p 4 -timeout 20m ./...
+	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -race -count=1 -p 4 -timeout 30m ./...
 	$(STATIC) test -count=1 -run TestSimulation ./attach -sim.runs 10000
 
 sim: ## the engine's simulation: make sim RUNS=100000, or SEED=n for one run

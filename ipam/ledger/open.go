@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
@@ -81,6 +82,16 @@ func (l *Ledger) take(ctx context.Context, pool string, subnets []netip.Prefix, 
 			if err := l.bringOver(ctx, pool, s); err != nil {
 				return err
 			}
+		}
+		err := l.eachKey(ctx, "claims", l.claimsIn(pool, s), func(kv *mvccpb.KeyValue) error {
+			l.Seen(kv) // nothing is freed yet: what was seen is there
+			if r := l.record(kv); r.id != "" {
+				l.Seen(&mvccpb.KeyValue{Key: []byte(l.claims(pool) + r.id), Value: kv.Value, ModRevision: kv.ModRevision})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 		if _, err := l.Owners(ctx, pool, s); err != nil { // notes what other releases wrote
 			return err

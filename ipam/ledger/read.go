@@ -97,7 +97,6 @@ func (l *Ledger) Owners(ctx context.Context, pool string, subnet netip.Prefix) (
 			return nil
 		}
 		owners[c.Addr] = c.Owner
-		l.Seen(kv, &mvccpb.KeyValue{Key: []byte(l.oldClaim(pool, c.Addr)), Value: kv.Value, ModRevision: kv.ModRevision})
 		if err == nil {
 			l.noteForeign(r, c.Owner)
 		}

@@ -32,6 +32,7 @@ func TestTheOverlays(t *testing.T) {
 	etcd := externalEtcd(t)
 	defer etcd.Stop()
 	t.Run("native", func(t *testing.T) { native(t, ns) })
+	forget(t)
 
 	// On nodes that have had no bridges; from here on they have no uplinks.
 	for _, n := range c.Nodes {
@@ -47,12 +48,7 @@ func TestTheOverlays(t *testing.T) {
 		shell(t, "kubectl rollout status -n patchbay-system daemonset/patchbay --timeout=90s")
 		run(t, ns, "a", "n1", "data")
 		takeOff(t, "deploy/overlays/trial", ns, "a")
-		// What stays on purpose, as documented: the next etcd knows nothing of the pod that ended meanwhile.
-		for _, n := range c.Nodes {
-			if out, err := n.Run("rm", "-rf", "/var/lib/patchbay", "/var/lib/patchbay-etcd"); err != nil {
-				t.Error(out, err)
-			}
-		}
+		forget(t)
 	})
 	t.Run("exec", func(t *testing.T) {
 		etcdSecret(t)
@@ -60,6 +56,7 @@ func TestTheOverlays(t *testing.T) {
 		run(t, ns, "a", "n1", "data,bridge")
 		remove(t, ns, "a")
 		takeOff(t, "deploy/overlays/exec", ns)
+		forget(t)
 	})
 	t.Run("webhook", func(t *testing.T) {
 		deploy(t, "deploy/overlays/webhook")
@@ -74,11 +71,24 @@ func TestTheOverlays(t *testing.T) {
 		run(t, ns, "a", "n1", "data")
 		remove(t, ns, "a")
 		takeOff(t, "deploy/overlays/webhook", ns)
+		forget(t)
 	})
 	t.Run("from-multus", fromMultus)
+	forget(t)
 	// The networks go only on purpose.
 	shell(t, "cd "+c.Root+"; kubectl delete -k deploy/crds; kubectl label node n1 patchbay.io/trial-etcd-")
 	deploy(t, "test/e2e/overlays/trial")
+}
+
+// forget removes what stays on purpose, as documented: the next etcd is another one, and knows nothing of a pod that
+// ended meanwhile.
+func forget(t *testing.T) {
+	t.Helper()
+	for _, n := range c.Nodes {
+		if out, err := n.Run("rm", "-rf", "/var/lib/patchbay", "/var/lib/patchbay-etcd"); err != nil {
+			t.Error(out, err)
+		}
+	}
 }
 
 // TestEveryOverlayIsInItsNamespace renders each overlay below one of the reader's own, as
