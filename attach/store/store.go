@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"path"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,6 +50,7 @@ type Options struct {
 type Store struct {
 	Options
 	lease atomic.Int64 // of the sign of life
+	named sync.Map     // container IDs to which their pods' names have led: they may lead to later ones by now
 }
 
 // New returns the store of a node.
@@ -104,6 +106,9 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 				unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), s.sandboxes()))
 				continue
 			}
+			if !sb.Ending {
+				s.named.Store(sb.ContainerID, true)
+			}
 			all = append(all, sb)
 		}
 		if !resp.More {
@@ -126,13 +131,21 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 		return fmt.Errorf("sandbox %s: %w", sb.ContainerID, err)
 	}
 	t := etcd.Txn{}.Put(s.key(sb), s.Key.seal(s.key(sb), value))
+	_, named := s.named.Load(sb.ContainerID)
 	if sb.Ending { // the name may lead to the pod's next sandbox by now
 		t = s.freeName(t, sb)
-	} else if sb.Pod != "" { // a later change of the pod's earlier sandbox does not take the name back
-		name, leads := s.podName(sb)
-		t = t.PutWithNew(s.key(sb), name, leads)
+	} else if sb.Pod != "" && !named { // a later change of the pod's earlier sandbox does not take the name back
+		t = t.Put(s.podName(sb))
 	}
-	return s.Commit.Commit(ctx, txn.Join(t, with))
+	if err := s.Commit.Commit(ctx, txn.Join(t, with)); err != nil {
+		return err
+	}
+	if sb.Ending {
+		s.named.Delete(sb.ContainerID)
+	} else {
+		s.named.Store(sb.ContainerID, true)
+	}
+	return nil
 }
 
 // Remove implements attach.Records.
@@ -140,7 +153,11 @@ func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with txn.Txn) er
 	if err := failpoint.Hit("store-remove"); err != nil {
 		return err
 	}
-	return s.Commit.Commit(ctx, txn.Join(s.freeName(etcd.Txn{}.Delete(s.key(sb)), sb), with))
+	err := s.Commit.Commit(ctx, txn.Join(s.freeName(etcd.Txn{}.Delete(s.key(sb)), sb), with))
+	if err == nil {
+		s.named.Delete(sb.ContainerID)
+	}
+	return err
 }
 
 // freeName frees the pod's name, if it still leads to the sandbox.

@@ -93,11 +93,6 @@ func (t Txn) IfEmpty(prefix string) Txn { return t.when(condition{key: prefix, o
 // Put writes the key.
 func (t Txn) Put(key, value string) Txn { return t.then(clientv3.OpPut(key, value)) }
 
-// PutWithNew writes the key if another one does not exist yet, which the transaction may write as well.
-func (t Txn) PutWithNew(other, key, value string) Txn {
-	return t.then(clientv3.OpTxn([]clientv3.Cmp{condition{key: other, of: creation}.compare()}, []clientv3.Op{clientv3.OpPut(key, value)}, nil))
-}
-
 // Delete deletes the key.
 func (t Txn) Delete(key string) Txn { return t.then(clientv3.OpDelete(key)) }
 

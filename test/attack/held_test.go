@@ -181,6 +181,7 @@ func TestARebootWithAttachmentsInEveryState(t *testing.T) {
 		key := "/patchbay/v1/sandboxes/n1/" + id
 		n.etcdctl("put", key, strings.ReplaceAll(strings.TrimSpace(n.etcdctl("get", "--print-value-only", key)), boot, "00000000-0000-0000-0000-000000000000"))
 	}
+	n.forget() // what it knows of its own records goes with the boot
 	n.Start(t)
 	n.Daemon.Stop()
 	n.unset("faildel")
