@@ -15,7 +15,7 @@ import (
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-func TestMain(m *testing.M) { testnode.Main(m) }
+func TestMain(m *testing.M) { testnode.MainInParts(m, 3) }
 
 // script is a plugin that writes down its calls; files beside its log make it slow or fail.
 const script = `#!/bin/sh

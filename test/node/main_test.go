@@ -8,4 +8,4 @@ import (
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-func TestMain(m *testing.M) { testnode.Main(m) }
+func TestMain(m *testing.M) { testnode.MainInParts(m, 2) }
