@@ -37,7 +37,7 @@ type Guard struct {
 	file   string // of the Identity
 	prefix string
 	node   string
-	holds  func(value string) bool
+	holds  func() bool
 	log    *slog.Logger
 
 	mu      sync.Mutex             // one examination at a time
@@ -52,7 +52,7 @@ type Guard struct {
 
 // NewGuard returns a guard of what is below a prefix, which keeps the identity in a file. holds is asked whether a value
 // that the node has written is of a pod that runs.
-func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, holds func(value string) bool, log *slog.Logger) *Guard {
+func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, holds func() bool, log *slog.Logger) *Guard {
 	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, holds: holds, log: log}
 	g.doubts.Store(1)
 	return g
@@ -196,14 +196,8 @@ func (g *Guard) elsewhere(known, have Identity) bool {
 	if known.Cluster == have.Cluster && known.Birth == have.Birth || slices.Equal(known.Endpoints, have.Endpoints) {
 		return false
 	}
-	copies, err := g.mirror.Copies()
-	if err != nil {
+	if g.holds == nil || g.holds() {
 		return false
-	}
-	for _, c := range copies {
-		if g.holds == nil || g.holds(c.Value) {
-			return false
-		}
 	}
 	g.log.Warn("etcd is another one, at other endpoints, and this node has nothing in the former one", "endpoints", have.Endpoints, "were", known.Endpoints)
 	return true

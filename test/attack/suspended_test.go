@@ -318,6 +318,23 @@ func TestAnotherEtcdIsTakenWhereItIsNamed(t *testing.T) {
 	n.AssertEmpty(t)
 }
 
+// An address that a plugin has asked for on behalf of a pod of ours ends with that pod.
+func TestAnEndedPodsAddressesKeepNoNodeSuspended(t *testing.T) {
+	n := newNode(t)
+	s := n.Run(t, "a", "chain")
+	n.Daemon.Stop()
+	testnode.Sh(t, "ip", "netns", "del", filepath.Base(s.Netns))
+	n.etcd.Stop()
+	remove(t, n.etcd.Data())
+	n.etcd.Start(t)
+	n.Set = append(n.Set, "etcd.endpoints=[http://localhost:2379]")
+	n.Start(t)
+	n.Run(t, "b", "chain")
+	if err := n.Remove("a"); err != nil {
+		t.Error(err)
+	}
+}
+
 // Keys of a newer release are not touched.
 func TestKeysOfANewerReleaseAreNotTouched(t *testing.T) {
 	n := newNode(t)

@@ -32,7 +32,6 @@ func TestTheOverlays(t *testing.T) {
 	etcd := externalEtcd(t)
 	defer etcd.Stop()
 	t.Run("native", func(t *testing.T) { native(t, ns) })
-	forget(t)
 
 	// On nodes that have had no bridges; from here on they have no uplinks.
 	for _, n := range c.Nodes {
@@ -56,7 +55,6 @@ func TestTheOverlays(t *testing.T) {
 		run(t, ns, "a", "n1", "data,bridge")
 		remove(t, ns, "a")
 		takeOff(t, "deploy/overlays/exec", ns)
-		forget(t)
 	})
 	t.Run("webhook", func(t *testing.T) {
 		deploy(t, "deploy/overlays/webhook")
@@ -80,8 +78,7 @@ func TestTheOverlays(t *testing.T) {
 	deploy(t, "test/e2e/overlays/trial")
 }
 
-// forget removes what stays on purpose, as documented: the next etcd is another one, and knows nothing of a pod that
-// ended meanwhile.
+// forget removes what stays on purpose, as documented: the trial's etcd, and what the nodes know of it.
 func forget(t *testing.T) {
 	t.Helper()
 	for _, n := range c.Nodes {

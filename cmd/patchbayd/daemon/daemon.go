@@ -155,7 +155,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	if err != nil {
 		return err
 	}
-	d.guard = etcd.NewGuard(kv, d.mirror, filepath.Join(d.cfg.StateDir, "etcd.json"), d.cfg.Etcd.Prefix, d.cfg.Node, holds, d.log)
+	d.guard = etcd.NewGuard(kv, d.mirror, filepath.Join(d.cfg.StateDir, "etcd.json"), d.cfg.Etcd.Prefix, d.cfg.Node, d.holds, d.log)
 	commit := d.guard.Committer()
 	d.native = ovs.New(vswitch.New(d.cfg.OVS.DB, d.log), ovs.Options{Node: d.cfg.Node, Bridges: bridges}, d.log)
 	d.shield = shield.New(ovs.LinkGroup, d.log)

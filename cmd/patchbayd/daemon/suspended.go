@@ -77,13 +77,17 @@ func (d *Daemon) written() (*written, error) {
 	w := &written{records: map[string]etcd.Copy{}, pods: map[string]*client.RecoveryPod{}, shared: map[string]etcd.Copy{}, claims: map[string]etcd.Copy{}, older: map[string]bool{}, names: map[string]etcd.Copy{}}
 	prefix := d.cfg.Etcd.Prefix + "/"
 	values := map[string]value{}
+	ended := map[string]bool{} // by container ID: whose addresses are nobody's, whichever plugin asked for them
 	for key, c := range copies {
 		var v value
 		if json.Unmarshal([]byte(c.Value), &v) != nil {
 			continue // not a record, claim, subnet or pool
 		}
 		values[key] = v
-		if strings.HasPrefix(key, prefix+"sandboxes/") && runs(v) {
+		if !strings.HasPrefix(key, prefix+"sandboxes/") {
+			continue
+		}
+		if ended[v.ContainerID] = !runs(v); !ended[v.ContainerID] {
 			w.records[v.ContainerID] = c
 			w.pods[v.ContainerID] = &client.RecoveryPod{Namespace: v.Namespace, Pod: v.Pod, ContainerID: v.ContainerID, IPs: []string{}}
 		}
@@ -97,7 +101,7 @@ func (d *Daemon) written() (*written, error) {
 		case !known || !strings.HasPrefix(key, prefix+"ipam/") && !strings.HasPrefix(key, prefix+"subnets/"):
 		case v.ContainerID == "" && v.IPAMClaim == "":
 			w.shared[key] = c
-		case running || v.Via != "" || v.IPAMClaim != "":
+		case running || v.Via != "" && !ended[v.ContainerID] || v.IPAMClaim != "":
 			w.claims[key] = c
 		}
 	}
@@ -131,11 +135,20 @@ func runs(v value) bool {
 	return true
 }
 
-// holds reports whether what the node has written is a running pod's, or may be: of a claim of a plugin's nobody here
-// knows. An IPAMClaim has its addresses in its status, too.
-func holds(text string) bool {
-	var v value
-	return json.Unmarshal([]byte(text), &v) == nil && (v.Netns != "" && runs(v) || v.Via != "")
+// holds reports whether this node has a running pod, or an address of one that nobody here knows: a plugin's. An
+// IPAMClaim has its addresses in its status, too.
+func (d *Daemon) holds() bool {
+	w, err := d.written()
+	if err != nil || len(w.records) > 0 {
+		return true
+	}
+	for _, c := range w.claims {
+		var v value
+		if json.Unmarshal([]byte(c.Value), &v) == nil && v.Via != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // refuse takes out what can't be written as somebody else has it, and what depends on it.
