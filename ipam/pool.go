@@ -186,6 +186,11 @@ func parseNetwork(text string, before []Network) (Network, error) {
 	if pfx.Overlaps(mapped) {
 		return Network{}, Invalid("ipam: network %s has IPv4 addresses written as IPv6 ones in it (%s): choose another network", text, mapped)
 	}
+	for _, n := range nobodys {
+		if pfx.Overlaps(n) {
+			return Network{}, Invalid("ipam: network %s has addresses in it that no interface of a pod can have (%s): choose another network", text, n)
+		}
+	}
 	for _, b := range before {
 		if b.Prefix.Overlaps(pfx) {
 			return Network{}, Invalid("ipam: networks %s and %s of the pool overlap, so that an address could be given twice: leave one of them out", b.Prefix, text)
@@ -286,6 +291,13 @@ func Invalid(format string, args ...any) error { return invalidError{fmt.Sprintf
 // mapped are the IPv4 addresses as IPv6 ones (RFC 4291, 2.5.5.2). The kernel takes either for the same
 // address, and netip for two.
 var mapped = netip.MustParsePrefix("::ffff:0:0/96")
+
+// nobodys are addresses that name the host itself, nobody or a group (RFC 6890, RFC 5771, RFC 4291). Without them no pool
+// is so wide that it overlaps everybody's.
+var nobodys = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("ff00::/8"),
+}
 
 // objection says why no pool can have an address or CIDR, although it can be read; "" if a pool can.
 func objection(text string) string {
