@@ -42,14 +42,8 @@ func TestASubnetWithoutAddressesIsNotWrittenBack(t *testing.T) {
 	if err := n.Remove("b"); err != nil {
 		t.Fatal(err)
 	}
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--from-node"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.emptyEtcd()
+	n.decide("--from-node")
 	if left := strings.TrimSpace(n.etcdctl("get", "--prefix", "--keys-only", "/patchbay/v1/ipam/10.81.0.0-16")); left != "" {
 		t.Errorf("it has written back %s", left)
 	}

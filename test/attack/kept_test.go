@@ -50,11 +50,7 @@ func TestAddressesOfKeptInterfacesAreKept(t *testing.T) {
 		}
 	}
 	n.Launch(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--accept"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.decide("--accept")
 	for i := range 4 {
 		o := n.Run(t, "o"+string(rune('a'+i)), "ours")
 		mine := testnode.Exec(t, s, "ip", "-4", "-o", "addr", "show", "dev", "net1")

@@ -110,9 +110,7 @@ func TestAHiddenNamespaceIsWrittenBack(t *testing.T) {
 	n := newNode(t)
 	n.Run(t, "a", "data,headed")
 	keys := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/")
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
+	n.emptyEtcd()
 	n.suspended()
 	testnode.Sh(t, "mount", "-t", "tmpfs", "none", "/run/netns")
 	out, err := n.patchctl("recover", "--from-node")
@@ -189,14 +187,8 @@ func TestANameIsWrittenBack(t *testing.T) {
 	n.mustAdd(young)
 	n.mustDel(old)
 	have := n.etcdctl("get", "/patchbay/v1/pods/default/p-0")
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--from-node"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.emptyEtcd()
+	n.decide("--from-node")
 	if now := n.etcdctl("get", "/patchbay/v1/pods/default/p-0"); now != have {
 		t.Errorf("it is %q and was %q", now, have)
 	}
@@ -211,14 +203,8 @@ func TestAPoolThatAnotherNodeDefinedIsWrittenBack(t *testing.T) {
 	n.etcdctl("put", spec, strings.ReplaceAll(have, "10.12.", "10.81."))
 	n.Run(t, "b", "headed")
 	keys := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/")
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--from-node"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.emptyEtcd()
+	n.decide("--from-node")
 	if have := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/"); have != keys {
 		t.Errorf("etcd has\n%s\nand had\n%s", have, keys)
 	}

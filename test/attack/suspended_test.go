@@ -39,6 +39,24 @@ func remove(t *testing.T, dir string) {
 	}
 }
 
+// emptyEtcd exchanges etcd for an empty one at the same place.
+func (n *node) emptyEtcd() {
+	n.t.Helper()
+	n.etcd.Stop()
+	remove(n.t, n.etcd.Data())
+	n.etcd.Start(n.t)
+}
+
+// decide is what the operator of a node that is suspended says, after which it goes on.
+func (n *node) decide(how string) {
+	n.t.Helper()
+	n.suspended()
+	if out, err := n.patchctl("recover", how); err != nil {
+		n.t.Fatal(err, out)
+	}
+	n.resumed()
+}
+
 // backup copies what etcd has, in both ways.
 func (n *node) backup() string {
 	n.t.Helper()
@@ -163,14 +181,8 @@ func TestWhatWasReadIsWrittenBack(t *testing.T) {
 	remove(t, n.Dir+"/state/etcd.json")
 	n.Start(t)
 	keys := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/")
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--from-node"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.emptyEtcd()
+	n.decide("--from-node")
 	if have := n.etcdctl("get", "--prefix", "/patchbay/v1/ipam/"); have != keys {
 		t.Errorf("etcd has\n%s\nand had\n%s", have, keys)
 	}
@@ -192,9 +204,7 @@ func TestWhatIsAnothersByNowIsNotWrittenBack(t *testing.T) {
 	if len(lines) != 1 {
 		t.Fatal(lines)
 	}
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
+	n.emptyEtcd()
 	n.etcdctl("put", lines[0], `{"node":"other"}`)
 	r := n.suspended()
 	var refused, free []string
@@ -237,14 +247,8 @@ func TestAnEmptyEtcdIsAccepted(t *testing.T) {
 	n := newNode(t)
 	a := n.Run(t, "a", "data,headed")
 	had := addresses(t, a)
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--accept"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.emptyEtcd()
+	n.decide("--accept")
 	if have := addresses(t, a); have != had {
 		t.Errorf("a has %s, and had %s", have, had)
 	}
@@ -292,23 +296,15 @@ func TestAnotherEtcdIsTakenWhereItIsNamed(t *testing.T) {
 	n := newNode(t)
 	n.Run(t, "a", "data")
 	n.Daemon.Stop()
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
+	n.emptyEtcd()
 	n.Set = append(n.Set, "etcd.endpoints=[http://localhost:2379]")
 	n.Launch(t)
-	n.suspended()
-	if out, err := n.patchctl("recover", "--from-node"); err != nil {
-		t.Fatal(err, out)
-	}
-	n.resumed()
+	n.decide("--from-node")
 	if err := n.Remove("a"); err != nil {
 		t.Error(err)
 	}
 	n.Daemon.Stop()
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
+	n.emptyEtcd()
 	n.Set = append(n.Set, "etcd.endpoints=["+n.etcd.Endpoint+"]")
 	n.Start(t)
 	n.Run(t, "b", "data")
@@ -324,9 +320,7 @@ func TestAnEndedPodsAddressesKeepNoNodeSuspended(t *testing.T) {
 	s := n.Run(t, "a", "chain")
 	n.Daemon.Stop()
 	testnode.Sh(t, "ip", "netns", "del", filepath.Base(s.Netns))
-	n.etcd.Stop()
-	remove(t, n.etcd.Data())
-	n.etcd.Start(t)
+	n.emptyEtcd()
 	n.Set = append(n.Set, "etcd.endpoints=[http://localhost:2379]")
 	n.Start(t)
 	n.Run(t, "b", "chain")
