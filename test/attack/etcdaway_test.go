@@ -46,10 +46,8 @@ func (n *node) quiet() {
 	n.AssertEmpty(n.t)
 }
 
-const manyPods = 100
-
-func (n *node) many(name, networks string) []*sandbox.Sandbox {
-	pods := make([]*sandbox.Sandbox, manyPods)
+func (n *node) many(count int, name, networks string) []*sandbox.Sandbox {
+	pods := make([]*sandbox.Sandbox, count)
 	for i := range pods {
 		pods[i] = n.pod(fmt.Sprintf("%s%d", name, i), networks)
 	}
@@ -60,7 +58,7 @@ func (n *node) many(name, networks string) []*sandbox.Sandbox {
 // again, and a DEL is a wish that the daemon remembers.
 func TestEtcdIsAwayAndManyPodsComeAndGo(t *testing.T) {
 	n := newNode(t)
-	old, young := n.many("old", "data"), n.many("young", "data")
+	old, young := n.many(100, "old", "data"), n.many(100, "young", "data")
 	if err := errors.Join(each(old, n.add)...); err != nil {
 		t.Fatal(err)
 	}
@@ -71,12 +69,12 @@ func TestEtcdIsAwayAndManyPodsComeAndGo(t *testing.T) {
 			t.Errorf("an ADD while etcd is away: %v", err)
 		}
 	}
-	t.Logf("%d ADDs were answered in %s", manyPods, time.Since(begin))
+	t.Logf("%d ADDs were answered in %s", len(young), time.Since(begin))
 	begin = time.Now()
 	if err := errors.Join(each(append(young, old...), n.Runtime.Del)...); err != nil {
 		t.Errorf("DELs while etcd is away: %v", err)
 	}
-	t.Logf("%d DELs were answered in %s", 2*manyPods, time.Since(begin))
+	t.Logf("%d DELs were answered in %s", len(young)+len(old), time.Since(begin))
 	n.etcd.Start(t)
 	begin = time.Now()
 	n.quiet()

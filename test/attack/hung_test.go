@@ -29,7 +29,7 @@ func TestOvsdbServerHangs(t *testing.T) {
 	}
 	t.Logf("ADD was answered in %s", time.Since(begin))
 	begin = time.Now()
-	if err := errors.Join(each(append(n.many("unknown", "data"), young, old), n.Runtime.Del)...); err != nil {
+	if err := errors.Join(each(append(n.many(100, "unknown", "data"), young, old), n.Runtime.Del)...); err != nil {
 		t.Errorf("DELs while ovsdb-server hangs: %v", err)
 	}
 	t.Logf("DELs were answered in %s", time.Since(begin))
@@ -51,7 +51,7 @@ func TestOvsdbServerHangs(t *testing.T) {
 // each other.
 func TestTheDaemonHangs(t *testing.T) {
 	n := newNode(t)
-	pods := n.many("web", "data")[:50]
+	pods := n.many(50, "web", "data")
 	if err := errors.Join(each(pods, n.add)...); err != nil {
 		t.Fatal(err)
 	}

@@ -13,10 +13,7 @@ import (
 	"github.com/patchbay-cni/patchbay/ipam/ledger"
 )
 
-// ovsWait is how long recovery waits for Open vSwitch before it lets the daemon serve without.
-const ovsWait = 10 * time.Second
-
-// recoveryWait is how long calls wait for the recovery of sandboxes that are not theirs.
+// recoveryWait is how long calls wait for Open vSwitch, and for the recovery of sandboxes that are not theirs.
 const recoveryWait = 3 * time.Second
 
 // loadPause is between two attempts to read the records: an answer that they are no good comes at once.
@@ -52,17 +49,16 @@ func (d *Daemon) recover(ctx context.Context, serve func()) error {
 		case <-ctx.Done():
 		}
 	}
-	if !d.native.Await(ctx, ovsWait) {
-		d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
-		serve()
-		for !d.native.Await(ctx, ovsWait) {
-			if ctx.Err() != nil {
-				return nil
-			}
-		}
-	}
 	early := time.AfterFunc(recoveryWait, serve)
 	defer early.Stop()
+	for told := false; !d.native.Await(ctx, recoveryWait); told = true {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !told {
+			d.log.Error("Open vSwitch is away: serving without it, recovery follows once it is back", "db", d.cfg.OVS.DB)
+		}
+	}
 	d.restore(ctx, lost)
 	serve()
 	return nil
