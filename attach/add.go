@@ -287,8 +287,7 @@ func (m *making) run(ctx context.Context, command string) (err error) {
 	}()
 	clock := m.e.stages(command)
 	if err := m.prepare(ctx); err != nil {
-		m.cancel()
-		return m.explain(err)
+		return m.undo(ctx, err)
 	}
 	clock("ipam")
 	m.writeIntent(ctx)

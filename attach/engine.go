@@ -127,6 +127,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, sandboxes: map[string]*slot{},
 		beginning: semaphore.NewWeighted(1), behind: semaphore.NewWeighted(abreast)}
+	e.Records = steady{o.Records, o.Log}
 	e.kept.Store(&[]string{})
 	return e, nil
 }

@@ -13,6 +13,10 @@ const undoTimeout = 30 * time.Second
 // undo is the one roll-back. What can't be unmade stays in the record, as Failed, and is tried
 // again by the next call for the sandbox, by GC, or by recovery.
 func (m *making) undo(ctx context.Context, cause error) error {
+	if m.sandbox.Recorded == nil { // nothing was to be made yet
+		m.cancel()
+		return m.explain(cause)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	_ = m.sandbox.Recorded() // known already, or not the cause

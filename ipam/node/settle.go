@@ -18,13 +18,18 @@ import (
 func (a *Allocator) open(ctx context.Context, p *ipam.Pool) (*pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	st := a.lock(p.Name)
+	st, settled := a.lock(p.Name), false
+	defer func() {
+		if !settled { // or it has panicked, which the servers survive
+			st.mu.Unlock()
+		}
+	}()
 	for spec := p.Value(); st.spec != spec; {
 		if err := a.settle(ctx, p, st); err != nil && !errors.Is(err, txn.ErrConflict) {
-			st.mu.Unlock()
 			return nil, err
 		}
 	}
+	settled = true
 	return st, nil
 }
 

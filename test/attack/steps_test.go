@@ -3,10 +3,14 @@ package attack
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
 // An ADD and a hot attach that fail at any step, with an error or a panic that the server survives, undo
@@ -47,4 +51,63 @@ func TestWhatFailsAtAnyStepIsUndone(t *testing.T) {
 		t.Error(err)
 	}
 	n.AssertEmpty(t)
+}
+
+// A panic behind the commit of a detach once left the attachment in memory: it was mended, with an address that
+// was free for others.
+func TestWhatIsDetachedStaysDetachedAfterAPanicBehindTheCommit(t *testing.T) {
+	n := newNode(t)
+	live := n.Run(t, "live", "control")
+	armed := filepath.Join(n.Dir, "armed")
+	n.Daemon.Stop()
+	n.Start(t, "PATCHBAY_FAILPOINTS_FILE="+armed)
+	for _, point := range []string{"etcd-commit", "etcd-committed", "store-save"} {
+		attached, err := n.Client.Attach(context.Background(), "default", "live", client.Request{Network: "data", Interface: "hot0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		arm(t, armed, point+"=panic@1")
+		if err := n.Client.Detach(context.Background(), "default", "live", "hot0"); err == nil {
+			t.Errorf("%s: it did not fail", point)
+		}
+		arm(t, armed, "")
+		testnode.Eventually(t, attached.Interface+" is gone from the record", func() bool {
+			l, err := n.Client.List(context.Background(), client.Filter{})
+			return err == nil && len(l) == 1
+		})
+		n.Check(t, live)
+		n.AssertClean(t)
+	}
+}
+
+// A panic while addresses were chosen once kept them, and the pool's lock, until the daemon's end.
+func TestAPanicWhileAddressesAreChosenKeepsNone(t *testing.T) {
+	n := newNode(t)
+	armed := filepath.Join(n.Dir, "armed")
+	n.Daemon.Stop()
+	n.Start(t, "PATCHBAY_FAILPOINTS_FILE="+armed)
+	for _, point := range strings.Fields("pool-define pool-defined subnet-claim subnets-claimed ipam-reserve add-address add-addresses-reserved") {
+		arm(t, armed, point+"=panic@1")
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+		if _, err := n.Runtime.Add(ctx, n.pod(point, "tiny")); err == nil || ctx.Err() != nil {
+			t.Fatalf("%s: it did not fail, or not in time: %v", point, err)
+		}
+		cancel()
+	}
+	arm(t, armed, "")
+	n.Run(t, "a", "tiny") // the pool has two addresses
+	n.Run(t, "b", "tiny")
+	n.AssertClean(t)
+}
+
+// arm makes points of a daemon do what the text says, from now on.
+func arm(t *testing.T, file, text string) {
+	t.Helper()
+	err := os.WriteFile(file+".new", []byte(text), 0o600)
+	if err == nil {
+		err = os.Rename(file+".new", file)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
