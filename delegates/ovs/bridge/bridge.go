@@ -17,6 +17,7 @@ import (
 	"github.com/ovn-kubernetes/libovsdb/model"
 	"github.com/ovn-kubernetes/libovsdb/ovsdb"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/patchbay-cni/patchbay/delegates/ovs/vswitch"
@@ -96,11 +97,22 @@ func find(ctx context.Context, c client.Client, want Declared) (found, error) {
 		}
 		have.links[name] = l != nil
 	}
-	_, err = netlink.GenlFamilyGet("ovs_datapath")
-	if have.kernelDatapath = err == nil; errors.Is(err, unix.ENOENT) {
-		err = nil
-	}
+	have.kernelDatapath, err = kernelHas("ovs_datapath")
 	return have, err
+}
+
+// kernelHas reports whether the kernel has a family of generic netlink (include/uapi/linux/genetlink.h), and has it
+// load the family's module if need be. netlink.GenlFamilyGet does not do: its header has two bytes of the four, and the
+// other two are whatever is behind it in memory, somebody else's.
+func kernelHas(family string) (bool, error) {
+	req := nl.NewNetlinkRequest(nl.GENL_ID_CTRL, 0)
+	req.AddRawData([]byte{nl.GENL_CTRL_CMD_GETFAMILY, nl.GENL_CTRL_VERSION, 0, 0})
+	req.AddRawData(nl.NewRtAttr(nl.GENL_CTRL_ATTR_FAMILY_NAME, nl.ZeroTerminated(family)).Serialize())
+	_, err := req.Execute(unix.NETLINK_GENERIC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // A difference is what is to be done to a bridge.
