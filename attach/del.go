@@ -175,14 +175,15 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 			waits = append(waits, fmt.Errorf("detach %s/%s %s: %w", s.Namespace, s.Pod, o.Spec.Interface, o.err))
 		}
 	}
-	if err := e.forget(ctx, slot, e.returnDefaultRoutes(d, next), gone); err != nil {
+	err = e.forget(ctx, slot, e.returnDefaultRoutes(d, next), gone)
+	e.tellAbandoned(s, stuck) // once, and from now on they are, whether etcd knows it yet or not
+	if err != nil {
 		return errors.Join(append(waits, err)...)
 	}
 	clock("record")
 	for _, a := range gone {
 		e.logger(s).Info("detached", "network", a.Spec.Network, "interface", a.Spec.Interface)
 	}
-	e.tellAbandoned(s, stuck)
 	return errors.Join(append(waits, failpoint.Hit("del-recorded"))...)
 }
 
@@ -240,6 +241,7 @@ func (e *Engine) forgetAtOnce(ctx context.Context, slot *slot, rest *Sandbox, go
 	if err == nil {
 		err = write(ctx, rest, releasing)
 	}
+	slot.unsaved = err != nil
 	if err != nil {
 		e.put(slot, stillRecorded(rest, gone, err))
 		return fmt.Errorf("record sandbox %s: %w", rest.ContainerID, err)

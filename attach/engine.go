@@ -117,6 +117,8 @@ type slot struct {
 	begun  uint64    // when it began, among all such calls
 	goneAt time.Time // the first observation that the namespace is gone
 	lost   bool      // something of it is told to be lost, and waits to be mended
+
+	unsaved bool // etcd could not be told of the record; who holds the lock knows
 }
 
 // New returns an engine. Call Recover before the first call from outside.

@@ -82,9 +82,9 @@ func (e *Engine) behindCalls(ctx context.Context, do func() error) error {
 }
 
 // RunGC collects every interval until the context ends, and looks at once after a sandbox, by container ID,
-// that lost tells of, or all if it is "". It begins with what was given up: whatever was in the way may have
-// gone with the daemon before.
-func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan string) {
+// that lost tells of, or all if it is "", and after all when resumed tells that the node is no longer suspended. It
+// begins with what was given up: whatever was in the way may have gone with the daemon before.
+func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan string, resumed <-chan struct{}) {
 	var work errgroup.Group
 	work.SetLimit(abreast)
 	begin := func(what string, do func() error) {
@@ -103,12 +103,17 @@ func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan 
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	mend := func(containerID string) {
+		begin("what was lost is not mended yet", func() error { return e.mendLost(ctx, containerID) })
+	}
 	for {
 		select {
 		case <-tick.C:
 			begin("garbage collection", func() error { return e.Collect(ctx) })
 		case id := <-lost:
-			begin("what was lost is not mended yet", func() error { return e.mendLost(ctx, id) })
+			mend(id)
+		case <-resumed:
+			mend("")
 		case <-ctx.Done():
 			return
 		}
@@ -128,13 +133,19 @@ func (e *Engine) mendLost(ctx context.Context, containerID string) error {
 		if !e.noteLost(s.ContainerID) {
 			return nil
 		}
-		return e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
-			e.noteFound(slot)
+		held := false
+		err := e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
+			held = true
+			e.noteFound(s.ContainerID)
 			if slot.record == nil {
 				return nil // it is its DEL that has removed the port
 			}
 			return e.behindCalls(ctx, func() error { return e.mendAll(ctx, slot) })
 		})
+		if !held { // the node is suspended: what is lost later is to be mended all the same
+			e.noteFound(s.ContainerID)
+		}
+		return err
 	})
 }
 
@@ -151,10 +162,12 @@ func (e *Engine) noteLost(containerID string) bool {
 	return true
 }
 
-func (e *Engine) noteFound(s *slot) {
+func (e *Engine) noteFound(containerID string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.lost = false
+	if slot := e.sandboxes[containerID]; slot != nil {
+		slot.lost = false
+	}
 }
 
 // retry tries to unmake what was given up of a sandbox.

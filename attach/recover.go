@@ -92,6 +92,9 @@ func (e *Engine) reconcile(ctx context.Context, slot *slot) error {
 	}
 	now := time.Now()
 	undone := where(s.Attachments, func(a Attachment) bool { return e.due(a, now) })
+	if len(undone) == 0 && slot.unsaved {
+		return e.forget(ctx, slot, s, nil)
+	}
 	if len(undone) == 0 {
 		return nil
 	}

@@ -180,10 +180,12 @@ func (c *call) chained(own *types100.Result) (any, error) {
 	return meta.Result([]meta.Made{{Result: res}}, c.conf.CNIVersion)
 }
 
+var errNoIPAM = types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
+
 // ipamCall is a call of the IPAM alone, by any main plugin.
 func (s *Server) ipamCall(ctx context.Context, c *call) (any, error) {
 	if c.conf.IPAM == nil {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, "the configuration has no \"ipam\"", "")
+		return nil, errNoIPAM
 	}
 	if err := failpoint.Hit("cni-ipam"); err != nil {
 		return nil, err

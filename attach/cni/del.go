@@ -66,7 +66,7 @@ func (s *Server) delFirst(ctx context.Context, plugin string, c *call) error {
 	return nil
 }
 
-// Finish does a DEL that waits in the queue and takes it out: once, whether the queue comes to it first or an ADD of
+// Finish does a DEL that waits in the queue and takes it out, or sets it aside if it can never be done: once, whether the queue comes to it first or an ADD of
 // the sandbox. The second would unmake what that ADD has made.
 func (s *Server) Finish(ctx context.Context, w delqueue.Entry) error {
 	release, err := s.finishing.lock(ctx, w.Name)
@@ -77,13 +77,33 @@ func (s *Server) Finish(ctx context.Context, w delqueue.Entry) error {
 	if waits, err := w.Waits(); err != nil || !waits {
 		return err
 	}
+	if err := neverDone(w.Call); err != nil {
+		s.Log.Error("queued DEL", "sandbox", w.Request.ContainerID, "error", w.SetAside(err))
+		return nil
+	}
 	if err := s.Drain(ctx, w.Call); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("queue-drained"); err != nil {
 		return err
 	}
+	s.Log.Info("queued DEL is done", "sandbox", w.Request.ContainerID)
 	return w.Done()
+}
+
+// neverDone says why a call from the queue can't be done whenever it is tried: it is none that the shim, or we, have put
+// there.
+func neverDone(queued delqueue.Call) error {
+	c, err := newCall(&queued.Request)
+	switch {
+	case err != nil:
+		return err
+	case queued.Request.Command != "DEL":
+		return fmt.Errorf("it is no DEL, but %s", queued.Request.Command)
+	case queued.Plugin == ipamPlugin && c.conf.IPAM == nil:
+		return errNoIPAM
+	}
+	return checkPlugin(queued.Plugin)
 }
 
 // A turnstile lets one call through for each name at a time.

@@ -150,8 +150,8 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains([]string{"patchbay", "patchbay-ovs", ipamPlugin}, plugin) {
-		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("called as %q", plugin), "install the shim as patchbay, patchbay-ovs or patchbay-ipam")
+	if err := checkPlugin(plugin); err != nil {
+		return nil, err
 	}
 	switch c.Command {
 	case "DEL":
@@ -178,6 +178,14 @@ func (s *Server) call(ctx context.Context, plugin string, req *cniwire.Request) 
 		}
 	}
 	return s.dispatch(ctx, plugin, c)
+}
+
+// checkPlugin refuses names that we are not installed under.
+func checkPlugin(name string) error {
+	if slices.Contains([]string{"patchbay", "patchbay-ovs", ipamPlugin}, name) {
+		return nil
+	}
+	return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("called as %q", name), "install the shim as patchbay, patchbay-ovs or patchbay-ipam")
 }
 
 // begin waits until calls are served, and lets so many ADDs in; end lets the next one in.

@@ -42,7 +42,7 @@ func Put(dir string, c Call) error {
 		return err
 	}
 	defer unlock()
-	names, err := list(dir)
+	names, err := list(dir, waiting)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func Put(dir string, c Call) error {
 	if err != nil {
 		return err
 	}
-	return write(dir, fmt.Sprintf("%020d-%d.json", time.Now().UnixNano(), os.Getpid()), b)
+	return write(dir, fmt.Sprintf("%020d-%d%s", time.Now().UnixNano(), os.Getpid(), waiting), b)
 }
 
 func write(dir, name string, b []byte) error {
@@ -79,14 +79,14 @@ type Entry struct {
 	dir  string
 }
 
-// Waiting returns the queued calls, oldest first. A file that does not parse is set aside with the ending
-// .bad and reported; the other calls are returned all the same.
+// Waiting returns the queued calls, oldest first. A file that does not parse is set aside and
+// reported; the other calls are returned all the same.
 func Waiting(dir string) ([]Entry, error) {
-	names, err := list(dir)
+	names, err := list(dir, waiting)
 	if err != nil {
 		return nil, err
 	}
-	var waiting []Entry
+	var all []Entry
 	var errs []error
 	for _, n := range names {
 		e, path := Entry{Name: n, dir: dir}, filepath.Join(dir, n)
@@ -97,14 +97,27 @@ func Waiting(dir string) ([]Entry, error) {
 			errs = append(errs, err)
 		default:
 			if err := json.Unmarshal(b, &e.Call); err != nil {
-				errs = append(errs, fmt.Errorf("queued DEL %s is damaged, set aside: %w", path, err), os.Rename(path, path+".bad"))
+				errs = append(errs, e.SetAside(err))
 				continue
 			}
-			waiting = append(waiting, e)
+			all = append(all, e)
 		}
 	}
-	return waiting, errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
+
+// bad ends the names of files that are set aside.
+const bad = ".bad"
+
+// SetAside takes a call that can never be done out of its queue, and keeps its file for people to look at. The error
+// says so, and why it can't be done.
+func (e Entry) SetAside(why error) error {
+	path := filepath.Join(e.dir, e.Name)
+	return errors.Join(fmt.Errorf("queued DEL %s is damaged or invalid, and set aside as %s: %w", path, e.Name+bad, why), os.Rename(path, path+bad))
+}
+
+// Bad returns the names of the files that were set aside.
+func Bad(dir string) ([]string, error) { return list(dir, bad) }
 
 // Waits reports whether the call is still in its queue.
 func (e Entry) Waits() (bool, error) {
@@ -128,19 +141,22 @@ func (e Entry) Done() error {
 
 // Len returns how many calls are queued.
 func Len(dir string) (int, error) {
-	names, err := list(dir)
+	names, err := list(dir, waiting)
 	return len(names), err
 }
 
-// list returns the names of the queued calls' files, oldest first: os.ReadDir sorts.
-func list(dir string) ([]string, error) {
+// waiting ends the names of the queued calls' files.
+const waiting = ".json"
+
+// list returns the names of files with an ending, oldest first: os.ReadDir sorts.
+func list(dir, ending string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var names []string
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".json") && !strings.HasPrefix(e.Name(), ".") {
+		if strings.HasSuffix(e.Name(), ending) && !strings.HasPrefix(e.Name(), ".") {
 			names = append(names, e.Name())
 		}
 	}

@@ -48,12 +48,13 @@ type Guard struct {
 	cluster atomic.Uint64          // etcd's cluster ID, as it was examined
 	highest atomic.Int64           // the revision at which this node has written last
 	newer   atomic.Bool            // the node is suspended as the keys are a newer release's
+	resumed chan struct{}          // told that the node is no longer suspended
 }
 
 // NewGuard returns a guard of what is below a prefix, which keeps the identity in a file. holds is asked whether a value
 // that the node has written is of a pod that runs.
 func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, holds func() bool, log *slog.Logger) *Guard {
-	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, holds: holds, log: log}
+	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, holds: holds, log: log, resumed: make(chan struct{}, 1)}
 	g.doubts.Store(1)
 	return g
 }
@@ -97,6 +98,9 @@ func (g *Guard) Suspended() error {
 	return nil
 }
 
+// Resumed tells one reader that the node is no longer suspended.
+func (g *Guard) Resumed() <-chan struct{} { return g.resumed }
+
 // Newer reports whether the node is suspended as the keys are a newer release's: there is nothing to decide then.
 func (g *Guard) Newer() bool { return g.newer.Load() }
 
@@ -126,6 +130,10 @@ func (g *Guard) Verify(ctx context.Context) error {
 	}
 	if g.refused.Swap(nil) != nil {
 		g.log.Info("etcd is what it was: no longer suspended")
+		select {
+		case g.resumed <- struct{}{}:
+		default: // it is to be told already
+		}
 	}
 	g.looked.Store(doubts)
 	return nil

@@ -3,6 +3,8 @@ package attack
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/cmd/patchctl/sandbox"
@@ -41,4 +43,54 @@ func TestThatADetachIsGivenUpIsToldHoweverOftenItFailed(t *testing.T) {
 	}
 	testnode.Eventually(t, "the failures are told", func() bool { return a.told("a")["DetachDelayed"] != "" })
 	testnode.Eventually(t, "it is told that the detach is given up", func() bool { return a.told("a")["DetachAbandoned"] != "" })
+}
+
+// The API server takes no Events just when a detach is given up, for longer than client-go tries.
+func TestAnEventIsWrittenOnceTheAPIServerTakesIt(t *testing.T) {
+	a := newAPIServer(t)
+	a.nad("good", good)
+	n := clusterNode(t, a, "gc.giveUp={attempts: 1, after: 0s}", "gc.interval=1h")
+	if _, err := n.runPod(a, "a", "good"); err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan bool, 100)
+	a.mu.Lock()
+	a.refuse = func(r *http.Request) int {
+		if !strings.HasSuffix(r.URL.Path, "/events") || r.Method != http.MethodPost {
+			return 0
+		}
+		refused <- true
+		return http.StatusServiceUnavailable
+	}
+	a.mu.Unlock()
+	n.set("faildel")
+	if err := n.Remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	<-refused
+	a.mu.Lock()
+	a.refuse = nil
+	a.mu.Unlock()
+	testnode.Eventually(t, "it is told that the detach is given up", func() bool { return a.told("a")["DetachAbandoned"] != "" })
+}
+
+// etcd is away just when a detach is given up: the pod's owner is told all the same, and etcd later.
+func TestADetachThatIsGivenUpWhileEtcdIsAwayIsTold(t *testing.T) {
+	a := newAPIServer(t)
+	a.nad("good", good)
+	n := clusterNode(t, a, "gc.giveUp={attempts: 1, after: 0s}", "gc.interval=1s")
+	if _, err := n.runPod(a, "a", "good"); err != nil {
+		t.Fatal(err)
+	}
+	n.set("faildel")
+	n.etcd.Stop()
+	if err := n.Remove("a"); err != nil { // it is queued
+		t.Fatal(err)
+	}
+	testnode.Eventually(t, "it is told that the detach is given up", func() bool { return a.told("a")["DetachAbandoned"] != "" })
+	n.etcd.Start(t)
+	n.AwaitQueue(t)
+	testnode.Eventually(t, "etcd is told, too", func() bool {
+		return strings.Contains(n.etcdctl("get", "--prefix", "/patchbay/v1/sandboxes/"), `"phase":"Abandoned"`)
+	})
 }

@@ -57,7 +57,7 @@ var mutants = []mutant{
 		test{pkg: "internal/netns", run: "TestT6OnlyNetworkNamespacesOfPodsAreEntered"}},
 
 	// DELs that wait.
-	{"a damaged DEL holds the others", "internal/delqueue", "os.Rename(path, path+\".bad\"))\n\t\t\t\tcontinue", "os.Rename(path, path+\".bad\"))\n\t\t\t\treturn nil, errors.Join(errs...)",
+	{"a damaged DEL holds the others", "internal/delqueue", "e.SetAside(err))\n\t\t\t\tcontinue", "e.SetAside(err))\n\t\t\t\treturn nil, errors.Join(errs...)",
 		test{pkg: "internal/delqueue", run: "TestADamagedFileIsSetAside"}},
 	{"the queue has no bound", "internal/delqueue", "if len(names) >= Max {", "if false {", test{pkg: "internal/delqueue", run: "TestAFullQueueSaysSo"}},
 

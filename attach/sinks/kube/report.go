@@ -49,6 +49,7 @@ type Reporter struct {
 	catalog *metakube.Catalog
 	pods    metadata.Interface
 	events  record.EventBroadcaster
+	end     context.CancelFunc   // has events try no more
 	to      record.EventRecorder // of events
 	// sandbox finds the record of a running pod.
 	sandbox func(namespace, pod string) (*attach.Sandbox, error)
@@ -79,9 +80,10 @@ func New(cfg *rest.Config, catalog *metakube.Catalog, node string, all bool, log
 		return nil, fmt.Errorf("client for events: %w", err)
 	}
 	b := record.NewBroadcaster(record.WithSleepDuration(time.Second), record.WithCorrelatorOptions(record.CorrelatorOptions{SpamKeyFunc: limited}))
-	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node})
+	ctx, end := context.WithCancel(context.Background())
+	b.StartRecordingToSink(&sink{EventSink: &typedcorev1.EventSinkImpl{Interface: clients.CoreV1().Events("")}, node: node, ctx: ctx, log: log})
 	return &Reporter{log: log, all: all, catalog: catalog, pods: pods,
-		events: b, to: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node}),
+		events: b, end: end, to: b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "patchbay", Host: node}),
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[key](100*time.Millisecond, time.Minute)),
 	}, nil
 }
@@ -105,6 +107,7 @@ func (r *Reporter) Run(ctx context.Context, sandbox func(namespace, pod string) 
 	}
 	<-ctx.Done()
 	r.queue.ShutDown()
+	r.end()
 	r.events.Shutdown()
 	wg.Wait()
 	return nil

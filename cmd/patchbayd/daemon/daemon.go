@@ -116,7 +116,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		{Name: "serving", Ready: d.open},
 		d.delQueue(),
 	}, d.installation(), []Task{
-		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval, d.native.Lost()) })},
+		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval, d.native.Lost(), d.guard.Resumed()) })},
 	})
 	servers, err := d.listen(cniListener, apiListener)
 	if err != nil {

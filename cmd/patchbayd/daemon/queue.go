@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,7 +28,12 @@ func (d *Daemon) delQueue() Task {
 			if n > 0 {
 				err = fmt.Errorf("%d DELs wait in %s", n, d.queueDir())
 			}
-			return "empty", err
+			bad, badErr := delqueue.Bad(d.queueDir())
+			if len(bad) > 0 {
+				badErr = fmt.Errorf("%d DELs in %s could not be read or are invalid, and were set aside, the last as %s: the log says why; remove the files once it is known what wrote them",
+					len(bad), d.queueDir(), bad[len(bad)-1])
+			}
+			return "empty", errors.Join(err, badErr)
 		}}
 }
 
@@ -40,7 +46,7 @@ const retryDels = 5 * time.Second
 // A queue does the DELs that wait in a directory: each when it comes, and those that fail at intervals.
 type queue struct {
 	dir    string
-	finish func(context.Context, delqueue.Entry) error // does a call and takes it out of the queue
+	finish func(context.Context, delqueue.Entry) error // does a call, or sets it aside, and takes it out of the queue
 	log    *slog.Logger
 	again  time.Duration
 
@@ -109,7 +115,6 @@ func (q *queue) try(ctx context.Context, w delqueue.Entry) {
 	defer q.mu.Unlock()
 	if err == nil {
 		delete(q.tried, w.Name)
-		q.log.Info("queued DEL is done", "sandbox", w.Request.ContainerID)
 		return
 	}
 	q.failed[w.Name] = true
