@@ -21,8 +21,8 @@ import (
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-// credentialed is an API server that wants a client certificate, and in kubeconfig another user than before.
-func (a *apiServer) credentialed(t *testing.T, ca *pki.Authority, dir, user string) *httptest.Server {
+// credentialed has an API server want a client certificate, and in kubeconfig another user than before.
+func credentialed(t *testing.T, a *testnode.APIServer, ca *pki.Authority, dir, user string) *httptest.Server {
 	t.Helper()
 	pair, err := ca.Issue("apiserver", "127.0.0.1")
 	if err != nil {
@@ -43,7 +43,7 @@ func (a *apiServer) credentialed(t *testing.T, ca *pki.Authority, dir, user stri
 	})
 	text := "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: " + s.URL + ", certificate-authority: " + dir + "/ca.crt}}]\n" +
 		"contexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: " + user + "}]\n"
-	for file, b := range map[string][]byte{dir + "/ca.crt": ca.PEM, a.kubeconfig: []byte(text)} {
+	for file, b := range map[string][]byte{dir + "/ca.crt": ca.PEM, a.Kubeconfig: []byte(text)} {
 		if err := os.WriteFile(file, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -53,9 +53,9 @@ func (a *apiServer) credentialed(t *testing.T, ca *pki.Authority, dir, user stri
 
 // Line 18: the token's file is written anew, and the API server no longer takes the one before. No ADD fails for it.
 func TestLine18ATokenThatIsReplacedIsUsedAtOnce(t *testing.T) {
-	a := newAPIServer(t)
-	a.nad("good", good)
-	a.pod("a", "uid-a")
+	a := testnode.NewAPIServer(t)
+	a.NAD("good", good)
+	a.Pod("a", "uid-a")
 	ca, err := pki.NewAuthority("cluster")
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestLine18ATokenThatIsReplacedIsUsedAtOnce(t *testing.T) {
 	if err := pair.Write(dir, "node"); err != nil {
 		t.Fatal(err)
 	}
-	server := a.credentialed(t, ca, dir, "{tokenFile: "+dir+"/token, client-certificate: "+dir+"/node.crt, client-key: "+dir+"/node.key}")
+	server := credentialed(t, a, ca, dir, "{tokenFile: "+dir+"/token, client-certificate: "+dir+"/node.crt, client-key: "+dir+"/node.key}")
 	var valid atomic.Value
 	rotate := func(to string) {
 		t.Helper()
@@ -78,13 +78,13 @@ func TestLine18ATokenThatIsReplacedIsUsedAtOnce(t *testing.T) {
 		valid.Store("Bearer " + to)
 	}
 	rotate("first")
-	a.refuse = func(r *http.Request) int {
+	a.Refuse(func(r *http.Request) int {
 		if r.Header.Get("Authorization") != valid.Load() {
 			return http.StatusUnauthorized
 		}
 		return 0
-	}
-	cfg, err := kube.Config(a.kubeconfig, "test")
+	})
+	cfg, err := kube.Config(a.Kubeconfig, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,11 +104,11 @@ func TestLine18ATokenThatIsReplacedIsUsedAtOnce(t *testing.T) {
 		}
 	}
 	server.CloseClientConnections()
-	a.nad("late", good)
+	a.NAD("late", good)
 	if _, err := n.runPod(a, "b", "late"); err != nil {
 		t.Error(err)
 	}
-	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.status("b"), "net1") })
+	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.Status("b"), "net1") })
 }
 
 // Line 19: key and certificate are replaced one after the other. A pair that does not match is not used: calls go on
@@ -117,8 +117,8 @@ func TestLine19ACertificateThatIsReplacedIsUsedWithoutARestart(t *testing.T) {
 	every := transport.CertCallbackRefreshDuration
 	transport.CertCallbackRefreshDuration = 50 * time.Millisecond
 	defer func() { transport.CertCallbackRefreshDuration = every }()
-	a := newAPIServer(t)
-	a.nad("good", good)
+	a := testnode.NewAPIServer(t)
+	a.NAD("good", good)
 	ca, err := pki.NewAuthority("cluster")
 	if err != nil {
 		t.Fatal(err)
@@ -133,13 +133,13 @@ func TestLine19ACertificateThatIsReplacedIsUsedWithoutARestart(t *testing.T) {
 	if err := pairs["first"].Write(dir, "node"); err != nil {
 		t.Fatal(err)
 	}
-	a.credentialed(t, ca, dir, "{client-certificate: "+dir+"/node.crt, client-key: "+dir+"/node.key}")
+	credentialed(t, a, ca, dir, "{client-certificate: "+dir+"/node.crt, client-key: "+dir+"/node.key}")
 	var caller atomic.Value
-	a.refuse = func(r *http.Request) int {
+	a.Refuse(func(r *http.Request) int {
 		caller.Store(r.TLS.PeerCertificates[0].Subject.CommonName)
 		return 0
-	}
-	cfg, err := kube.Config(a.kubeconfig, "test")
+	})
+	cfg, err := kube.Config(a.Kubeconfig, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

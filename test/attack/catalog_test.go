@@ -14,16 +14,14 @@ import (
 
 // After an API server's etcd was restored from a backup, versions are given out a second time.
 func TestANetworkIsReadAnewWhateverItsVersion(t *testing.T) {
-	a := newAPIServer(t)
-	a.nad("net", good)
+	a := testnode.NewAPIServer(t)
+	a.NAD("net", good)
 	n := clusterNode(t, a)
 	if _, err := n.runPod(a, "a", "net"); err != nil {
 		t.Fatal(err)
 	}
-	a.mu.Lock()
-	version := a.objects[networksAt]["default/net"]["metadata"].(map[string]any)["resourceVersion"].(string)
-	a.mu.Unlock()
-	a.put(networksAt, object{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"namespace": "default", "name": "net", "uid": "nad-net"},
+	version := a.Version(testnode.NetworksAt, "net")
+	a.Put(testnode.NetworksAt, testnode.Object{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition", "metadata": map[string]any{"namespace": "default", "name": "net", "uid": "nad-net"},
 		"spec": map[string]any{"config": `{"cniVersion": "1.0.0", "name": "net", "type": "patchbay-ovs", "network": "data"}`}}, version)
 	testnode.Eventually(t, "the daemon has seen the change", func() bool {
 		l, err := n.Client.Networks(context.Background())

@@ -26,10 +26,10 @@ func (nobody) UserOf(string, string) string               { return "" }
 // Two nodes find an IPAMClaim without addresses, and both choose some, before either has written its own: one has
 // given the IPAMClaim its address, the other knows, and has none of its own left.
 func TestAnIPAMClaimUsedFirstOnTwoNodesAtOnceHasOneAddress(t *testing.T) {
-	a, ctx := newAPIServer(t), context.Background()
-	a.put(claimsAt, object{"apiVersion": "k8s.cni.cncf.io/v1alpha1", "kind": "IPAMClaim", "metadata": map[string]any{"namespace": "default", "name": "keep"},
+	a, ctx := testnode.NewAPIServer(t), context.Background()
+	a.Put(testnode.ClaimsAt, testnode.Object{"apiVersion": "k8s.cni.cncf.io/v1alpha1", "kind": "IPAMClaim", "metadata": map[string]any{"namespace": "default", "name": "keep"},
 		"spec": map[string]any{"network": "lab", "interface": "net1"}}, "")
-	cfg, err := kube.Config(a.kubeconfig, "test")
+	cfg, err := kube.Config(a.Kubeconfig, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -156,3 +156,9 @@ func ifindex(t *testing.T, s *sandbox.Sandbox, name string) string {
 	t.Helper()
 	return strings.TrimSpace(testnode.Exec(t, s, "cat", "/sys/class/net/"+name+"/ifindex"))
 }
+
+// clusterNode is a node whose pods and networks are those of an API server.
+func clusterNode(t *testing.T, a *testnode.APIServer, set ...string) *node {
+	t.Helper()
+	return newNode(t, append([]string{"kubernetes.enabled=true", "kubernetes.kubeconfig=" + a.Kubeconfig}, set...)...)
+}

@@ -21,18 +21,16 @@ import (
 
 // Whatever somebody writes into a pod's network-status, nothing is attached, detached or believed.
 func TestT14NetworkStatusIsOutputOnly(t *testing.T) {
-	a := newAPIServer(t)
-	a.nad("good", good)
+	a := testnode.NewAPIServer(t)
+	a.NAD("good", good)
 	n := clusterNode(t, a)
 	if _, err := n.runPod(a, "a", "good"); err != nil {
 		t.Fatal(err)
 	}
-	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.status("a"), "net1") })
+	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.Status("a"), "net1") })
 	before := n.calls()
 	for _, forged := range []string{`[]`, `[{"name": "default/good", "interface": "net1"}, {"name": "default/good", "interface": "net9"}]`, `no JSON`} {
-		a.mu.Lock()
-		a.keep(podsAt, merged(a.objects[podsAt]["default/a"], object{"metadata": object{"annotations": object{meta.StatusAnnotation: forged}}}).(object), "")
-		a.mu.Unlock()
+		a.Merge(testnode.PodsAt, "a", testnode.Object{"metadata": testnode.Object{"annotations": testnode.Object{meta.StatusAnnotation: forged}}})
 		if n.calls() != before {
 			t.Fatalf("after %s: %s", forged, n.calls())
 		}
@@ -40,10 +38,10 @@ func TestT14NetworkStatusIsOutputOnly(t *testing.T) {
 	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "good", Interface: "hot1"}); err != nil {
 		t.Fatal(err)
 	}
-	testnode.Eventually(t, "the status is true again", func() bool { return strings.Contains(a.status("a"), "net1") && strings.Contains(a.status("a"), "hot1") })
+	testnode.Eventually(t, "the status is true again", func() bool { return strings.Contains(a.Status("a"), "net1") && strings.Contains(a.Status("a"), "hot1") })
 	l, err := n.Client.List(context.Background(), client.Filter{})
-	if err != nil || len(l) != 2 || strings.Contains(n.calls()+a.status("a"), "net9") || strings.Contains(n.calls(), "DEL") {
-		t.Errorf("attachments %+v, %v, calls %s, status %s", l, err, n.calls(), a.status("a"))
+	if err != nil || len(l) != 2 || strings.Contains(n.calls()+a.Status("a"), "net9") || strings.Contains(n.calls(), "DEL") {
+		t.Errorf("attachments %+v, %v, calls %s, status %s", l, err, n.calls(), a.Status("a"))
 	}
 }
 

@@ -14,9 +14,9 @@ import (
 
 // network-status lists what a pod has. What could neither be made nor unmade is not that.
 func TestNetworkStatusDoesNotListWhatWasNeverMade(t *testing.T) {
-	a := newAPIServer(t)
-	a.nad("good", good)
-	a.nad("wrong", `{"cniVersion": "1.0.0", "name": "wrong", "type": "wrong"}`)
+	a := testnode.NewAPIServer(t)
+	a.NAD("good", good)
+	a.NAD("wrong", `{"cniVersion": "1.0.0", "name": "wrong", "type": "wrong"}`)
 	n := clusterNode(t, a)
 	if _, err := n.runPod(a, "a", "good"); err != nil {
 		t.Fatal(err)
@@ -35,9 +35,9 @@ func TestNetworkStatusDoesNotListWhatWasNeverMade(t *testing.T) {
 	if _, err := n.Client.Attach(context.Background(), "default", "a", client.Request{Network: "good", Interface: "hot1"}); err != nil {
 		t.Fatal(err)
 	}
-	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.status("a"), "hot1") })
-	if strings.Contains(a.status("a"), "hot0") {
-		t.Errorf("an interface that never was: %s", a.status("a"))
+	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.Status("a"), "hot1") })
+	if strings.Contains(a.Status("a"), "hot0") {
+		t.Errorf("an interface that never was: %s", a.Status("a"))
 	}
 	n.unset("faildel")
 }
@@ -45,8 +45,8 @@ func TestNetworkStatusDoesNotListWhatWasNeverMade(t *testing.T) {
 // A slow API server, and a pod that changes all the time: what is written last is what the pod has, and
 // nothing is written twice.
 func TestNetworkStatusEndsAsThePodIs(t *testing.T) {
-	a := newAPIServer(t)
-	a.nad("good", good)
+	a := testnode.NewAPIServer(t)
+	a.NAD("good", good)
 	n := clusterNode(t, a)
 	if _, err := n.runPod(a, "a", "good"); err != nil {
 		t.Fatal(err)
@@ -57,19 +57,15 @@ func TestNetworkStatusEndsAsThePodIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i == 7 {
-			a.mu.Lock()
-			a.refuse = func(r *http.Request) int {
+			a.Refuse(func(r *http.Request) int {
 				if r.Method == http.MethodPatch {
 					return http.StatusServiceUnavailable
 				}
 				return 0
-			}
-			a.mu.Unlock()
+			})
 		}
 		if i == 12 {
-			a.mu.Lock()
-			a.refuse = nil
-			a.mu.Unlock()
+			a.Refuse(nil)
 		}
 		if i < 19 {
 			if err := n.Client.Detach(context.Background(), "default", "a", ifName); err != nil {
@@ -84,10 +80,8 @@ func TestNetworkStatusEndsAsThePodIs(t *testing.T) {
 		}
 		return string(l[0].NetworkStatus)
 	}
-	testnode.Eventually(t, "the status is the record's", func() bool { return same(t, a.status("a"), want()) })
-	a.mu.Lock()
-	patches := a.patches["default/a"]
-	a.mu.Unlock()
+	testnode.Eventually(t, "the status is the record's", func() bool { return same(t, a.Status("a"), want()) })
+	patches := a.Patches("a")
 	if patches > 40 {
 		t.Errorf("%d patches for 40 changes", patches)
 	}
@@ -97,11 +91,9 @@ func TestNetworkStatusEndsAsThePodIs(t *testing.T) {
 	if _, err := n.runPod(a, "b", "good"); err != nil {
 		t.Fatal(err)
 	}
-	testnode.Eventually(t, "another pod's status is written", func() bool { return a.status("b") != "" })
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.patches["default/a"] != patches {
-		t.Errorf("after a restart %d patches more", a.patches["default/a"]-patches)
+	testnode.Eventually(t, "another pod's status is written", func() bool { return a.Status("b") != "" })
+	if again := a.Patches("a"); again != patches {
+		t.Errorf("after a restart %d patches more", again-patches)
 	}
 }
 
@@ -116,22 +108,22 @@ func same(t *testing.T, a, b string) bool {
 // The pod's annotations are so long that network-status has no room: its owner is told, once, and it is written
 // when there is room.
 func TestNetworkStatusThatHasNoRoomIsTold(t *testing.T) {
-	a := newAPIServer(t)
-	a.nad("good", good)
+	a := testnode.NewAPIServer(t)
+	a.NAD("good", good)
 	n := clusterNode(t, a)
 	s := n.pod("a", "good")
 	s.UID = "uid-a"
 	pod := func(padding int) {
-		a.put(podsAt, object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": "a", "uid": "uid-a",
+		a.Put(testnode.PodsAt, testnode.Object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": "a", "uid": "uid-a",
 			"annotations": map[string]any{"padding": strings.Repeat("x", padding)}}}, "")
 	}
 	pod(256<<10 - 20)
 	n.mustAdd(s)
-	testnode.Eventually(t, "an Event says so", func() bool { return strings.Contains(a.told("a")["NetworkStatusRefused"], "256 KiB") })
+	testnode.Eventually(t, "an Event says so", func() bool { return strings.Contains(a.Told("a")["NetworkStatusRefused"], "256 KiB") })
 	pod(256<<10 - 30)
 	pod(1000)
-	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.status("a"), "net1") })
-	if told := a.told("a")["NetworkStatusRefused"]; !strings.HasPrefix(told, "1 ") {
+	testnode.Eventually(t, "the status is written", func() bool { return strings.Contains(a.Status("a"), "net1") })
+	if told := a.Told("a")["NetworkStatusRefused"]; !strings.HasPrefix(told, "1 ") {
 		t.Errorf("told more than once: %s", told)
 	}
 	n.mustDel(s)

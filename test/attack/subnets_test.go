@@ -41,11 +41,11 @@ func TestSubnetsOfARemovedNodeAreGivenBack(t *testing.T) {
 
 // In a cluster a daemon that is up gives back what nodes that are gone had, as long as nothing of it is in use.
 func TestSubnetsOfNodesThatAreGoneAreGivenBackByThemselves(t *testing.T) {
-	a := newAPIServer(t)
-	a.put(nodesAt, object{"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"namespace": "v1", "name": "asleep"}}, "")
+	a := testnode.NewAPIServer(t)
+	a.Put(testnode.NodesAt, testnode.Object{"apiVersion": "v1", "kind": "Node", "metadata": map[string]any{"namespace": "v1", "name": "asleep"}}, "")
 	n := clusterNode(t, a)
-	a.nad("data", `{"cniVersion": "1.1.0", "name": "data", "type": "patchbay-ovs", "network": "data", "ipam": {"type": "patchbay-ipam", "network": "10.12.0.0/16", "subnetLen": 24}}`)
-	a.pod("a", "u")
+	a.NAD("data", `{"cniVersion": "1.1.0", "name": "data", "type": "patchbay-ovs", "network": "data", "ipam": {"type": "patchbay-ipam", "network": "10.12.0.0/16", "subnetLen": 24}}`)
+	a.Pod("a", "u")
 	s := n.pod("a", "data")
 	testnode.Eventually(t, "the pod is added", func() bool { return n.add(t.Context(), s) == nil })
 	key := func(subnet string) string { return "/patchbay/v1/ipam/10.12.0.0-16/subnets/" + subnet }

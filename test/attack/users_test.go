@@ -45,11 +45,11 @@ func deletion(t *testing.T, j *admission.Judge, name string, annotations map[str
 // The webhook listed every pod of the cluster when a network was deleted, and let it be deleted when that took too
 // long. It knows the users now; until it does, a network can't be deleted, but by force.
 func TestTheWebhookKnowsWhoUsesANetworkThatIsDeleted(t *testing.T) {
-	a := newAPIServer(t)
+	a := testnode.NewAPIServer(t)
 	var lists atomic.Int32
 	var away atomic.Bool
 	away.Store(true)
-	a.refuse = func(r *http.Request) int {
+	a.Refuse(func(r *http.Request) int {
 		if r.URL.Path == "/api/v1/pods" && r.URL.Query().Get("watch") == "" {
 			lists.Add(1)
 			if away.Load() {
@@ -57,15 +57,15 @@ func TestTheWebhookKnowsWhoUsesANetworkThatIsDeleted(t *testing.T) {
 			}
 		}
 		return 0
-	}
+	})
 	annotated := func(name, key, value string) {
-		a.put(podsAt, object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": name, "uid": name, "annotations": map[string]any{key: value}}}, "")
+		a.Put(testnode.PodsAt, testnode.Object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": name, "uid": name, "annotations": map[string]any{key: value}}}, "")
 	}
 	annotated("asks", meta.NetworksAnnotation, "blue,lab/red")
 	annotated("has", meta.StatusAnnotation, `[{"name": "default/blue", "interface": "net1"}]`)
 	annotated("other", meta.NetworksAnnotation, "bluer")
 	annotated("none", "example.org/note", "blue")
-	cfg, err := kube.Config(a.kubeconfig, "test")
+	cfg, err := kube.Config(a.Kubeconfig, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

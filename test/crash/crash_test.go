@@ -38,15 +38,7 @@ spec: {config: '{"cniVersion": "1.1.0", "name": "told", "type": "told"}'}
 
 const toldPlugin = "#!/bin/sh\n[ \"$CNI_COMMAND\" != ADD ] || echo '{\"cniVersion\": \"1.1.0\"}'\n"
 
-func TestMain(m *testing.M) { testnode.Main(m) }
-
-// elsewhere are the points that no operation of this test comes to, and why.
-var elsewhere = map[string]string{
-	"kube-status-write":    "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
-	"kube-status-written":  "needs an API server: test/e2e, TestARollingRestartUnderChurnLosesNoPod",
-	"kube-event-write":     "needs an API server: test/e2e, TestMendedInterfacesAreReported",
-	"kube-ipamclaim-write": "needs an API server: test/e2e, claims_test.go",
-}
+func TestMain(m *testing.M) { testnode.MainInParts(m, 3) }
 
 // killOnly are the points at which nothing can fail but the daemon, and why.
 var killOnly = map[string]string{
@@ -58,16 +50,14 @@ var killOnly = map[string]string{
 // each of them, starts it again, and compares the node with what it was.
 func TestKilledAtEveryStep(t *testing.T) {
 	c := newCrash(t)
-	c.everywhere(func(point string) string { return point + "=kill@1" }, "kill")
+	c.everywhere("kill")
 	c.report()
 }
 
-// TestErrorsAndPanicsAtEveryStep is the same with errors, which must be undone and told, and, at some of the
-// points, panics.
-func TestErrorsAndPanicsAtEveryStep(t *testing.T) {
+// TestErrorsAtEveryStep is the same with errors, which must be undone and told.
+func TestErrorsAtEveryStep(t *testing.T) {
 	c := newCrash(t)
-	c.everywhere(func(point string) string { return point + "=error@1" }, "error")
-	c.somewhere(10, func(point string) string { return point + "=panic@1" }, "panic", nil)
+	c.everywhere("error")
 	c.report()
 }
 
@@ -79,23 +69,43 @@ func TestTroubleAtTheSameMoment(t *testing.T) {
 	c.report()
 }
 
+// TestFailuresAtEveryWriteToTheAPIServer is all of that at the points that need an API server.
+func TestFailuresAtEveryWriteToTheAPIServer(t *testing.T) {
+	c := newClusterCrash(t)
+	for _, action := range []string{"kill", "error", "panic"} {
+		c.everywhere(action)
+	}
+	c.report()
+}
+
+// TestPanicsAtSomeSteps is the same with panics, which the servers survive.
+func TestPanicsAtSomeSteps(t *testing.T) {
+	c := newCrash(t)
+	c.somewhere(30, func(point string) string { return point + "=panic@1" }, "panic", nil)
+	c.report()
+}
+
 // A crash is a node whose daemon fails at a point, once that is armed.
 type crash struct {
 	*testnode.Node
-	t         *testing.T
-	etcd      *testnode.Etcd
-	toEtcd    *testnode.Proxy
-	toOVS     *testnode.Proxy
-	env       []string // of the daemon
-	arming    string   // the file that arms points
-	tracing   string   // the file of points that were come to
-	rand      *rand.Rand
-	empty     []string            // the snapshot of the empty node
-	reached   map[string][]string // points by operation
-	all       []string            // points
-	results   map[string]int
-	failures  int
-	converged time.Duration // the longest time from a kill until the daemon answered again
+	t          *testing.T
+	operations []operation
+	api        *testnode.APIServer // nil: there is none
+	etcd       *testnode.Etcd
+	toEtcd     *testnode.Proxy
+	toOVS      *testnode.Proxy
+	ovs        *testnode.OVS
+	dir        string
+	env        []string // of the daemon
+	arming     string   // the file that arms points
+	tracing    string   // the file of points that were come to
+	rand       *rand.Rand
+	empty      []string            // the snapshot of the empty node
+	reached    map[string][]string // points by operation
+	points     []string            // those that the operations are to come to
+	results    map[string]int
+	failures   int
+	converged  time.Duration // the longest time from a kill until the daemon answered again
 
 	// Of the operation that goes on:
 	s          *sandbox.Sandbox
@@ -107,57 +117,88 @@ type crash struct {
 
 func newCrash(t *testing.T) *crash {
 	t.Helper()
-	out, err := exec.Command(filepath.Join(testnode.Bin(), "patchbayd"), "--list-failpoints").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := makeCrash(t, operations)
+	c.Node = testnode.New(t, testnode.Config{OVS: c.ovs, Set: c.settings(), Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}})
+	c.begin(func(point string) bool { return !strings.HasPrefix(point, kubePoint) })
+	return c
+}
+
+// newClusterCrash is a node that has an API server. It is another one as a sandbox is not gone there, without a runtime
+// to confirm it, before 15 minutes.
+func newClusterCrash(t *testing.T) *crash {
+	t.Helper()
+	c := makeCrash(t, clusterOperations)
+	c.api = testnode.NewAPIServer(t)
+	c.api.Apply(t, testnode.Networks)
+	c.Node = testnode.New(t, testnode.Config{OVS: c.ovs, Set: append(c.settings(), "kubernetes.enabled=true", "kubernetes.kubeconfig="+c.api.Kubeconfig)})
+	c.begin(func(point string) bool { return strings.HasPrefix(point, kubePoint) })
+	return c
+}
+
+// kubePoint is what the names of points begin with that need an API server.
+const kubePoint = "kube-"
+
+// makeCrash makes what a node is to have.
+func makeCrash(t *testing.T, ops []operation) *crash {
+	t.Helper()
 	number := *seed
 	if number == 0 {
 		number = rand.Uint64()
 	}
 	t.Logf("-crash.seed %d", number)
 	dir := testnode.ShortDir(t)
-	c := &crash{t: t, all: strings.Fields(string(out)), arming: dir + "/armed", tracing: dir + "/trace", rand: rand.New(rand.NewPCG(number, 0)),
-		reached: map[string][]string{}, results: map[string]int{}, etcd: testnode.StartEtcd(t, dir)}
+	c := &crash{t: t, dir: dir, operations: ops, arming: dir + "/armed", tracing: dir + "/trace", rand: rand.New(rand.NewPCG(number, 0)),
+		reached: map[string][]string{}, results: map[string]int{}, etcd: testnode.StartEtcd(t, dir), ovs: testnode.StartOVS(t)}
 	c.toEtcd = testnode.StartProxy(t, "tcp", "127.0.0.1:0", strings.TrimPrefix(c.etcd.Endpoint, "http://"))
-	ovs := testnode.StartOVS(t)
-	c.toOVS = testnode.StartProxy(t, "unix", dir+"/ovs", strings.TrimPrefix(ovs.DB, "unix:"))
+	c.toOVS = testnode.StartProxy(t, "unix", dir+"/ovs", strings.TrimPrefix(c.ovs.DB, "unix:"))
 	testnode.Lan(t)
 	if err := os.WriteFile(dir+"/told", []byte(toldPlugin), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c.Node = testnode.New(t, testnode.Config{Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}, OVS: ovs,
-		Set: []string{"etcd.endpoints=[http://" + c.toEtcd.Addr() + "]", "ovs.db=unix:" + dir + "/ovs",
-			"meta.cniBinDirs=[" + dir + "," + testnode.Bin() + "," + testnode.PluginDirs + "]"}})
+	return c
+}
+
+// settings lead the daemon to its servers through the proxies.
+func (c *crash) settings() []string {
+	return []string{"etcd.endpoints=[http://" + c.toEtcd.Addr() + "]", "ovs.db=unix:" + c.dir + "/ovs",
+		"meta.cniBinDirs=[" + c.dir + "," + testnode.Bin() + "," + testnode.PluginDirs + "]"}
+}
+
+// begin starts the daemon so that its points can be armed, and looks which of them the operations come to.
+func (c *crash) begin(mine func(point string) bool) {
+	c.t.Helper()
+	out, err := exec.Command(filepath.Join(testnode.Bin(), "patchbayd"), "--list-failpoints").Output()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if c.points = slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return !mine(p) }); len(c.points) == 0 {
+		c.t.Fatalf("failpoints: %s", out)
+	}
 	c.env = []string{"PATCHBAY_FAILPOINTS_FILE=" + c.arming, "PATCHBAY_FAILPOINTS_TRACE=" + c.tracing}
 	c.Daemon.Stop()
-	c.Start(t, c.env...)
-	for _, op := range operations { // once, so that pools, subnets and bridges are there
+	c.Start(c.t, c.env...)
+	for _, op := range c.operations { // once, so that pools, subnets and bridges are there
 		c.try(op, "", nil)
 	}
-	c.empty = c.snapshot(t)
+	c.empty = c.snapshot(c.t)
 	c.discover()
-	return c
 }
 
 // discover notes which points each operation comes to.
 func (c *crash) discover() {
 	c.t.Helper()
 	seen := map[string]bool{}
-	for _, op := range operations {
+	for _, op := range c.operations {
 		c.try(op, "", nil)
 		c.reached[op.name] = c.trace()
 		for _, p := range c.reached[op.name] {
 			seen[p] = true
 		}
 	}
-	for _, p := range c.all {
-		if !seen[p] && elsewhere[p] == "" {
+	for _, p := range c.points {
+		if !seen[p] {
 			c.t.Errorf("no operation came to failpoint %s", p)
 		}
-	}
-	if len(c.all) < 15 {
-		c.t.Fatalf("failpoints: %v", c.all)
 	}
 }
 
@@ -168,10 +209,11 @@ func (c *crash) trace() []string {
 }
 
 // everywhere tries each point in one of the operations that come to it; with rounds, in each of them, so often.
-func (c *crash) everywhere(arm func(point string) string, action string) {
-	for _, point := range c.all {
+func (c *crash) everywhere(action string) {
+	for _, point := range c.points {
+		armed := point + "=" + action + "@1"
 		var ops []operation
-		for _, op := range operations {
+		for _, op := range c.operations {
 			if slices.Contains(c.reached[op.name], point) {
 				ops = append(ops, op)
 			}
@@ -180,11 +222,11 @@ func (c *crash) everywhere(arm func(point string) string, action string) {
 			continue
 		}
 		if *rounds == 0 {
-			c.pair(ops[c.rand.IntN(len(ops))], point, arm(point), action, nil)
+			c.pair(ops[c.rand.IntN(len(ops))], armed, action, nil)
 		}
 		for range *rounds {
 			for _, op := range ops {
-				c.pair(op, point, arm(point), action, nil)
+				c.pair(op, armed, action, nil)
 			}
 		}
 	}
@@ -193,15 +235,14 @@ func (c *crash) everywhere(arm func(point string) string, action string) {
 // somewhere tries some pairs of an operation and a point that it comes to; with rounds, so many times as many.
 func (c *crash) somewhere(n int, arm func(point string) string, action string, trouble func() (over func())) {
 	for range n * max(1, *rounds) {
-		op := operations[c.rand.IntN(len(operations))]
+		op := c.operations[c.rand.IntN(len(c.operations))]
 		if points := c.reached[op.name]; len(points) > 0 && (trouble == nil || !op.switched) {
-			point := points[c.rand.IntN(len(points))]
-			c.pair(op, point, arm(point), action, trouble)
+			c.pair(op, arm(points[c.rand.IntN(len(points))]), action, trouble)
 		}
 	}
 }
 
-func (c *crash) pair(op operation, point, armed, action string, trouble func() (over func())) {
+func (c *crash) pair(op operation, armed, action string, trouble func() (over func())) {
 	outer := c.t
 	defer func() { c.t = outer }()
 	ok := outer.Run(strings.ReplaceAll(op.name, " ", "_")+"/"+armed, func(t *testing.T) {

@@ -1,4 +1,4 @@
-package attack
+package testnode
 
 import (
 	"encoding/json"
@@ -14,78 +14,120 @@ import (
 	"sync"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/patchbay-cni/patchbay/meta"
-	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-// An apiServer is as much of one as a daemon needs: pods, NetworkAttachmentDefinitions and Events. It does
+// An APIServer is as much of one as a daemon needs: pods, NetworkAttachmentDefinitions and Events. It does
 // as it is told, also what a real one does after a restore only.
-type apiServer struct {
-	kubeconfig string
+type APIServer struct {
+	Kubeconfig string
 
 	mu       sync.Mutex
 	version  int
-	objects  map[string]map[string]object // by collection, then namespace/name
+	objects  map[string]map[string]Object // by collection, then namespace/name
 	history  map[string][]change          // by collection
 	watchers map[string][]chan string     // by collection
 	patches  map[string]int               // of pods, by namespace/name
 	refuse   func(r *http.Request) int    // the status with which a request is refused, 0 for none
 }
 
-type object map[string]any
+// An Object is one as JSON has it.
+type Object map[string]any
 
 type change struct {
 	version int
 	event   string
 }
 
+// The collections that there are, as paths name them.
 const (
-	podsAt     = "pods"
-	networksAt = "network-attachment-definitions"
-	eventsAt   = "events"
-	claimsAt   = "ipamclaims"
-	nodesAt    = "nodes"
+	PodsAt     = "pods"
+	NetworksAt = "network-attachment-definitions"
+	EventsAt   = "events"
+	ClaimsAt   = "ipamclaims"
+	NodesAt    = "nodes"
 )
 
-func newAPIServer(t *testing.T) *apiServer {
+// NewAPIServer starts one that has nothing yet.
+func NewAPIServer(t testing.TB) *APIServer {
 	t.Helper()
-	a := &apiServer{objects: map[string]map[string]object{podsAt: {}, networksAt: {}, eventsAt: {}, claimsAt: {}, nodesAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
+	a := &APIServer{objects: map[string]map[string]Object{PodsAt: {}, NetworksAt: {}, EventsAt: {}, ClaimsAt: {}, NodesAt: {}}, history: map[string][]change{}, watchers: map[string][]chan string{}, patches: map[string]int{}, version: 1}
 	server := httptest.NewServer(a)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
 		server.Close()
 	})
-	a.kubeconfig = testnode.ShortDir(t) + "/kubeconfig"
+	a.Kubeconfig = ShortDir(t) + "/kubeconfig"
 	text := "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: " + server.URL + "}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {}}]\n"
-	if err := os.WriteFile(a.kubeconfig, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(a.Kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
 
-// clusterNode is a node whose pods and networks are those of an API server.
-func clusterNode(t *testing.T, a *apiServer, set ...string) *node {
-	t.Helper()
-	return newNode(t, append([]string{"kubernetes.enabled=true", "kubernetes.kubeconfig=" + a.kubeconfig}, set...)...)
-}
-
-func (a *apiServer) nad(name, config string) {
-	a.put(networksAt, object{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+// NAD writes a network of namespace default.
+func (a *APIServer) NAD(name, config string) {
+	a.Put(NetworksAt, Object{"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
 		"metadata": map[string]any{"namespace": "default", "name": name, "uid": "nad-" + name}, "spec": map[string]any{"config": config}}, "")
 }
 
-func (a *apiServer) pod(name, uid string) {
-	a.put(podsAt, object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": name, "uid": uid, "annotations": map[string]any{}}}, "")
+// Apply writes the networks of a manifest, those without a namespace in namespace default.
+func (a *APIServer) Apply(t testing.TB, manifest string) {
+	t.Helper()
+	for _, text := range strings.Split(manifest, "\n---\n") {
+		var o Object
+		if err := yaml.Unmarshal([]byte(text), &o); err != nil {
+			t.Fatal(err)
+		}
+		m := o["metadata"].(map[string]any)
+		if m["namespace"] == nil {
+			m["namespace"] = "default"
+		}
+		m["uid"] = fmt.Sprint("nad-", m["name"])
+		a.Put(NetworksAt, o, "")
+	}
 }
 
-// put keeps an object, with the version, or if it is empty with the next one.
-func (a *apiServer) put(collection string, o object, version string) {
+// Pod writes a pod of namespace default, without annotations.
+func (a *APIServer) Pod(name, uid string) {
+	a.Put(PodsAt, Object{"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"namespace": "default", "name": name, "uid": uid, "annotations": map[string]any{}}}, "")
+}
+
+// Put keeps an object, with the version, or if it is empty with the next one.
+func (a *APIServer) Put(collection string, o Object, version string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.keep(collection, o, version)
 }
 
-func (a *apiServer) keep(collection string, o object, version string) {
+// Merge patches an object of namespace default.
+func (a *APIServer) Merge(collection, name string, patch Object) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keep(collection, merged(a.objects[collection]["default/"+name], patch).(Object), "")
+}
+
+// Version is that of an object of namespace default.
+func (a *APIServer) Version(collection, name string) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.objects[collection]["default/"+name]["metadata"].(map[string]any)["resourceVersion"].(string)
+}
+
+// Delete removes an object of namespace default, if it is there.
+func (a *APIServer) Delete(collection, name string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o := a.objects[collection]["default/"+name]; o != nil {
+		a.version++
+		delete(a.objects[collection], "default/"+name)
+		a.tell(collection, "DELETED", o)
+	}
+}
+
+func (a *APIServer) keep(collection string, o Object, version string) {
 	a.version++
 	if version == "" {
 		version = fmt.Sprint(a.version)
@@ -98,6 +140,11 @@ func (a *apiServer) keep(collection string, o object, version string) {
 		typ = "ADDED"
 	}
 	a.objects[collection][at] = o
+	a.tell(collection, typ, o)
+}
+
+// tell tells those who watch of a change.
+func (a *APIServer) tell(collection, typ string, o Object) {
 	b, _ := json.Marshal(map[string]any{"type": typ, "object": a.shown(collection, o)})
 	a.history[collection] = append(a.history[collection], change{a.version, string(b)})
 	for _, w := range a.watchers[collection] {
@@ -106,8 +153,8 @@ func (a *apiServer) keep(collection string, o object, version string) {
 }
 
 // shown is an object as clients that want the metadata alone get it.
-func (a *apiServer) shown(collection string, o object) object {
-	if collection != podsAt {
+func (a *APIServer) shown(collection string, o Object) Object {
+	if collection != PodsAt {
 		return o
 	}
 	o = maps.Clone(o)
@@ -115,21 +162,39 @@ func (a *apiServer) shown(collection string, o object) object {
 	return o
 }
 
-// status is a pod's network-status.
-func (a *apiServer) status(pod string) string {
+// Status is a pod's network-status.
+func (a *APIServer) Status(pod string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	annotations := a.objects[podsAt]["default/"+pod]["metadata"].(map[string]any)["annotations"].(map[string]any)
+	have := a.objects[PodsAt]["default/"+pod]
+	if have == nil {
+		return ""
+	}
+	annotations := have["metadata"].(map[string]any)["annotations"].(map[string]any)
 	s, _ := annotations[meta.StatusAnnotation].(string)
 	return s
 }
 
-// told are the reasons of a pod's Events, and what else is in them.
-func (a *apiServer) told(pod string) map[string]string {
+// Patches counts how often a pod of namespace default was patched.
+func (a *APIServer) Patches(pod string) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.patches["default/"+pod]
+}
+
+// Refuse has requests refused from now on for which the function returns a status other than 0.
+func (a *APIServer) Refuse(refuse func(r *http.Request) int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refuse = refuse
+}
+
+// Told are the reasons of a pod's Events, and what else is in them.
+func (a *APIServer) Told(pod string) map[string]string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	reasons := map[string]string{}
-	for _, e := range a.objects[eventsAt] {
+	for _, e := range a.objects[EventsAt] {
 		if e["involvedObject"].(map[string]any)["name"] == pod {
 			reasons[fmt.Sprint(e["reason"])] = fmt.Sprint(e["count"], " ", e["message"])
 		}
@@ -137,7 +202,7 @@ func (a *apiServer) told(pod string) map[string]string {
 	return reasons
 }
 
-func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *APIServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	refuse := a.refuse
 	a.mu.Unlock()
@@ -149,7 +214,7 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
 	i := slices.IndexFunc(parts, func(p string) bool {
-		return p == podsAt || p == networksAt || p == eventsAt || p == claimsAt || p == nodesAt
+		return p == PodsAt || p == NetworksAt || p == EventsAt || p == ClaimsAt || p == NodesAt
 	})
 	if i < 0 {
 		failure(w, http.StatusNotFound)
@@ -181,14 +246,14 @@ func answer(w http.ResponseWriter, code int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-func (a *apiServer) list(w http.ResponseWriter, collection string) {
+func (a *APIServer) list(w http.ResponseWriter, collection string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	list := object{"apiVersion": "v1", "kind": "List", "metadata": map[string]any{"resourceVersion": fmt.Sprint(a.version)}, "items": []any{}}
+	list := Object{"apiVersion": "v1", "kind": "List", "metadata": map[string]any{"resourceVersion": fmt.Sprint(a.version)}, "items": []any{}}
 	switch collection {
-	case podsAt:
+	case PodsAt:
 		list["apiVersion"], list["kind"] = "meta.k8s.io/v1", "PartialObjectMetadataList"
-	case networksAt:
+	case NetworksAt:
 		list["apiVersion"], list["kind"] = "k8s.cni.cncf.io/v1", "NetworkAttachmentDefinitionList"
 	}
 	items := []any{}
@@ -199,7 +264,7 @@ func (a *apiServer) list(w http.ResponseWriter, collection string) {
 	answer(w, http.StatusOK, list)
 }
 
-func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, collection string) {
+func (a *APIServer) watch(w http.ResponseWriter, r *http.Request, collection string) {
 	events := make(chan string, 10000)
 	since, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	a.mu.Lock()
@@ -219,16 +284,19 @@ func (a *apiServer) watch(w http.ResponseWriter, r *http.Request, collection str
 			_, _ = io.WriteString(w, e+"\n")
 			w.(http.Flusher).Flush()
 		case <-r.Context().Done():
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.watchers[collection] = slices.DeleteFunc(a.watchers[collection], func(w chan string) bool { return w == events })
 			return
 		}
 	}
 }
 
 // one gets, creates or merges into one object.
-func (a *apiServer) one(w http.ResponseWriter, r *http.Request, collection, namespace, name string) {
+func (a *APIServer) one(w http.ResponseWriter, r *http.Request, collection, namespace, name string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var body object
+	var body Object
 	if r.Method != http.MethodGet {
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			failure(w, http.StatusBadRequest)
@@ -256,10 +324,10 @@ func (a *apiServer) one(w http.ResponseWriter, r *http.Request, collection, name
 			failure(w, http.StatusConflict)
 			return
 		}
-		if collection == podsAt {
+		if collection == PodsAt {
 			a.patches[namespace+"/"+name]++
 		}
-		next := merged(have, body).(object)
+		next := merged(have, body).(Object)
 		if annotations, _ := next["metadata"].(map[string]any)["annotations"].(map[string]any); size(annotations) > 256<<10 {
 			answer(w, http.StatusUnprocessableEntity, map[string]any{"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "Invalid", "code": http.StatusUnprocessableEntity,
 				"message": "metadata.annotations: Too long: may not be more than 262144 bytes",
@@ -281,7 +349,7 @@ func size(annotations map[string]any) (n int) {
 
 // merged is a merge patch of an object.
 func merged(have, patch any) any {
-	p, ok := patch.(object)
+	p, ok := patch.(Object)
 	if !ok {
 		if m, isMap := patch.(map[string]any); isMap {
 			p = m
@@ -289,19 +357,19 @@ func merged(have, patch any) any {
 			return patch
 		}
 	}
-	out := object{}
+	out := Object{}
 	switch h := have.(type) {
-	case object:
+	case Object:
 		out = maps.Clone(h)
 	case map[string]any:
-		out = maps.Clone(object(h))
+		out = maps.Clone(Object(h))
 	}
 	for k, v := range p {
 		if v = merged(out[k], v); v == nil {
 			delete(out, k)
 			continue
 		}
-		if o, isObject := v.(object); isObject {
+		if o, isObject := v.(Object); isObject {
 			v = map[string]any(o)
 		}
 		out[k] = v
