@@ -55,7 +55,9 @@ func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
 	if err := failpoint.Hit("etcd-commit"); err != nil {
 		return err
 	}
-	if err := k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)}); err != nil {
+	err := k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)})
+	k.guard.written()
+	if err != nil {
 		return err
 	}
 	if err := failpoint.Hit("etcd-committed"); err != nil { // as if the answer were lost

@@ -357,7 +357,7 @@ func (k *Committer) Seen(kvs ...*mvccpb.KeyValue) {
 	for i, kv := range kvs {
 		all[i] = Copy{Key: string(kv.Key), Value: string(kv.Value), Revision: kv.ModRevision}
 	}
-	k.guard.mirror.add(all)
+	k.guard.mirror.seen(all)
 }
 
 // suspect has etcd examined before it is used again.
@@ -407,6 +407,13 @@ func (g *Guard) before(ctx context.Context, t Txn) (forgotten []Copy, err error)
 func (g *Guard) unchanged(forgotten []Copy) {
 	if g != nil {
 		g.mirror.add(forgotten)
+	}
+}
+
+// written returns when what was committed, or was forgotten for nothing, is in the mirror.
+func (g *Guard) written() {
+	if g != nil {
+		g.mirror.flush()
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/txn"
 )
 
-// guarded is a guard of an etcd in this process, with a mirror that is written at once.
+// guarded is a guard of an etcd in this process.
 func guarded(t *testing.T) (*Guard, *clientv3.Client) {
 	t.Helper()
 	state, err := os.MkdirTemp("", "guard") // the socket's path must be short
@@ -32,13 +32,6 @@ func guarded(t *testing.T) (*Guard, *clientv3.Client) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	var writing sync.WaitGroup
-	writing.Go(func() { m.Run(ctx) })
-	t.Cleanup(func() {
-		stop()
-		writing.Wait()
-	})
 	return NewGuard(e.Client, m, filepath.Join(state, "etcd.json"), "/p", "n1", nil, slog.New(slog.DiscardHandler)), e.Client
 }
 

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/patchbay-cni/patchbay/internal/failpoint"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -32,7 +33,6 @@ type Mirror struct {
 	mu        sync.Mutex
 	pending   []Copy           // what is to be written
 	revisions map[string]int64 // of all copies
-	wake      chan struct{}
 }
 
 // A Copy is a key as it was written.
@@ -46,8 +46,11 @@ type Copy struct {
 
 // OpenMirror opens the mirror in a directory, which it makes if need be. What is of an earlier boot goes.
 func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
-	m := &Mirror{dir: dir, boot: boot, log: log, revisions: map[string]int64{}, wake: make(chan struct{}, 1)}
+	m := &Mirror{dir: dir, boot: boot, log: log, revisions: map[string]int64{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := m.finish(); err != nil {
 		return nil, err
 	}
 	names, err := os.ReadDir(dir)
@@ -66,43 +69,62 @@ func OpenMirror(dir, boot string, log *slog.Logger) (*Mirror, error) {
 	return m, nil
 }
 
-// Run writes what is to be written, until the context has ended, and then the rest.
-func (m *Mirror) Run(ctx context.Context) {
-	for {
-		m.flush()
-		select {
-		case <-m.wake:
-		case <-ctx.Done():
-			m.flush()
-			return
+// finish does the rest of a write that the daemon was killed in. Until the new file is whole, the old one is there.
+func (m *Mirror) finish() error {
+	files, err := os.ReadDir(m.dir)
+	for _, f := range files {
+		begun := filepath.Join(m.dir, f.Name())
+		whole, is := strings.CutSuffix(begun, temporary)
+		if !is {
+			continue
 		}
+		if _, missing := os.Stat(whole); missing != nil {
+			err = errors.Join(err, os.Rename(begun, whole))
+		} else {
+			err = errors.Join(err, os.Remove(begun))
+		}
+	}
+	return err
+}
+
+// flush writes what is pending. A caller returns when all of its own is written: whoever waits for the answer of a
+// transaction waits for that, so that a daemon that is killed with the answer leaves no older copy.
+func (m *Mirror) flush() {
+	for m.writeNext() {
 	}
 }
 
-// flush writes what is pending. Each file is written with the lock held: what is forgotten meanwhile stays so.
-func (m *Mirror) flush() {
-	for {
-		m.mu.Lock()
-		if len(m.pending) == 0 {
-			m.mu.Unlock()
-			return
-		}
-		c := m.pending[0]
-		m.pending = m.pending[1:]
-		if err := m.write(c); err != nil {
-			m.log.Error("what etcd has is not copied to disk", "key", c.Key, "error", err)
-		}
-		m.mu.Unlock()
+// writeNext writes the first of what is pending, with the lock held: what is forgotten meanwhile stays so.
+func (m *Mirror) writeNext() (more bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.pending) == 0 {
+		return false
 	}
+	c := m.pending[0]
+	m.pending = m.pending[1:]
+	if err := m.write(c); err != nil {
+		err = errors.Join(err, ignoreAbsent(os.Remove(m.path(c.Key)))) // no copy is better than an older one
+		m.log.Error("what etcd has is not copied to disk", "key", c.Key, "error", err)
+	}
+	return true
 }
 
 func (m *Mirror) write(c Copy) error {
+	if err := failpoint.Hit("mirror-write"); err != nil {
+		return err
+	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
 	path := m.path(c.Key)
 	if err := os.WriteFile(path+temporary, b, 0o600); err != nil {
+		return err
+	}
+	// Where a file takes the place of another, ext4 writes it to the disk before that, which takes twice as long
+	// (auto_da_alloc). Here it need not be there: it is found by its other name until it has this one.
+	if err := ignoreAbsent(os.Remove(path)); err != nil {
 		return err
 	}
 	return os.Rename(path+temporary, path)
@@ -115,7 +137,7 @@ func (m *Mirror) path(key string) string {
 	return filepath.Join(m.dir, hex.EncodeToString(sum[:]))
 }
 
-// note has what a transaction has put written down.
+// note takes what a transaction has put, for flush.
 func (m *Mirror) note(t Txn, revision int64) { m.add(puts(t.operations, revision)) }
 
 func puts(ops []clientv3.Op, revision int64) (all []Copy) {
@@ -131,17 +153,22 @@ func puts(ops []clientv3.Op, revision int64) (all []Copy) {
 	return all
 }
 
-// add has copies written down.
+// seen writes down what was read, unless it is there, or what was written since.
+func (m *Mirror) seen(all []Copy) {
+	m.mu.Lock()
+	all = slices.DeleteFunc(all, func(c Copy) bool { return m.revisions[c.Key] >= c.Revision })
+	m.mu.Unlock()
+	m.add(all)
+	m.flush()
+}
+
+// add takes copies, for flush.
 func (m *Mirror) add(all []Copy) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, c := range all {
 		c.Boot = m.boot
 		m.pending, m.revisions[c.Key] = append(m.pending, c), c.Revision
-	}
-	select {
-	case m.wake <- struct{}{}:
-	default:
 	}
 }
 

@@ -49,6 +49,7 @@ var points = []point{
 	{"kube-status-write", "attach/sinks/kube/report.go"},
 	{"kube-status-written", "attach/sinks/kube/report.go"},
 	{"mend-record", "attach/check.go"},
+	{"mirror-write", "internal/etcd/mirror.go"},
 	{"ovs-add", "delegates/ovs/delegate.go"},
 	{"ovs-check", "delegates/ovs/check.go"},
 	{"ovs-del", "delegates/ovs/delegate.go"},

@@ -103,7 +103,6 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	d.tasks = slices.Concat([]Task{
 		database,
-		{Name: "mirror", Run: until(d.mirror.Run)},
 		d.identity(),
 		d.decision(),
 		{Name: "sign-of-life", Run: until(func(ctx context.Context) { d.store.Live(ctx, kv) })},
