@@ -98,7 +98,8 @@ type Engine struct {
 
 	networks  networks            // of which plugins are executed
 	beginning *semaphore.Weighted // a call takes it to note what it will make, and who removes what has no record to do so
-	behind    *semaphore.Weighted // bounds the sandboxes that are looked after behind the calls
+	// behind and behindPlugins bound the sandboxes that are looked after behind the calls, see behindCalls.
+	behind, behindPlugins *semaphore.Weighted
 
 	mu         sync.Mutex
 	sandboxes  map[string]*slot // by container ID
@@ -128,7 +129,7 @@ func New(o Options) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{Options: o, bootID: boot, entries: &log{changed: make(chan struct{})}, sandboxes: map[string]*slot{},
-		beginning: semaphore.NewWeighted(1), behind: semaphore.NewWeighted(abreast)}
+		beginning: semaphore.NewWeighted(1), behind: semaphore.NewWeighted(abreast), behindPlugins: semaphore.NewWeighted(abreast)}
 	e.Records = steady{o.Records, o.Log}
 	e.kept.Store(&[]string{})
 	return e, nil

@@ -13,8 +13,8 @@ import (
 // sweepWait bounds how long calls that begin are held up by the removal of what has no record.
 const sweepWait = 5 * time.Second
 
-// abreast is how many sandboxes are looked after at once: more than plugins are executed at once, so that
-// those of ours do not wait for them.
+// abreast is how many sandboxes are looked after at once of those that plugins are executed for, and of the others. It
+// is also how many rounds may be under way.
 const abreast = 64
 
 // Collect is one round of looking after what is: a sandbox whose namespace is provably gone, seen so
@@ -46,7 +46,7 @@ func each(all []*Sandbox, do func(*Sandbox) error) error {
 
 // tend looks after one sandbox.
 func (e *Engine) tend(ctx context.Context, s *Sandbox) error {
-	return e.behindCalls(ctx, func() error {
+	return e.behindCalls(ctx, s, func() error {
 		gone := !s.over() && e.provenGone(ctx, s)
 		return e.holdIdle(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
 			if gone && slot.record == s { // else it has changed since
@@ -72,44 +72,60 @@ func (e *Engine) collectGone(ctx context.Context, slot *slot) error {
 	return e.delLocked(ctx, slot)
 }
 
-// behindCalls does what no caller waits for, with so many others of its kind at most.
-func (e *Engine) behindCalls(ctx context.Context, do func() error) error {
-	if err := e.behind.Acquire(ctx, 1); err != nil {
+// behindCalls does for a sandbox what no caller waits for, with so many others of its kind at most. Plugins may hang: a
+// sandbox for which none is executed waits for none that has some.
+func (e *Engine) behindCalls(ctx context.Context, s *Sandbox, do func() error) error {
+	places := e.behind
+	if e.executes(s) {
+		places = e.behindPlugins
+	}
+	if err := places.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer e.behind.Release(1)
+	defer places.Release(1)
 	return do()
+}
+
+// executes reports whether plugins are executed for a sandbox.
+func (e *Engine) executes(s *Sandbox) bool {
+	return s != nil && slices.ContainsFunc(s.Attachments, func(a Attachment) bool {
+		return len(e.Delegates.Executed(a.Spec.Config)) > 0 || e.Delegates.OtherIPAM(a.Spec.Config) != ""
+	})
 }
 
 // RunGC collects every interval until the context ends, and looks at once after a sandbox, by container ID,
 // that lost tells of, or all if it is "", and after all when resumed tells that the node is no longer suspended. It
 // begins with what was given up: whatever was in the way may have gone with the daemon before.
 func (e *Engine) RunGC(ctx context.Context, interval time.Duration, lost <-chan string, resumed <-chan struct{}) {
-	var work errgroup.Group
-	work.SetLimit(abreast)
-	begin := func(what string, do func() error) {
-		work.Go(func() error {
-			if err := do(); err != nil && ctx.Err() == nil {
-				e.Log.Error(what, "error", err)
-			}
-			return nil
-		})
+	var rounds errgroup.Group // one that waits for plugins that hang keeps the next ones from nothing
+	rounds.SetLimit(abreast)
+	var mending sync.WaitGroup // each sandbox is waited for once
+	defer func() {
+		_ = rounds.Wait() // no error is returned to it
+		mending.Wait()
+	}()
+	tell := func(what string, err error) {
+		if err != nil && ctx.Err() == nil {
+			e.Log.Error(what, "error", err)
+		}
 	}
-	defer func() { _ = work.Wait() }() // no error is returned to it
 	if !e.Rehearse {
-		begin("what was given up can't be removed yet", func() error {
-			return each(e.Sandboxes(), func(s *Sandbox) error { return e.hold(ctx, s.ContainerID, e.retry) })
+		mending.Go(func() {
+			tell("what was given up can't be removed yet", each(e.Sandboxes(), func(s *Sandbox) error { return e.hold(ctx, s.ContainerID, e.retry) }))
 		})
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	mend := func(containerID string) {
-		begin("what was lost is not mended yet", func() error { return e.mendLost(ctx, containerID) })
+		mending.Go(func() { tell("what was lost is not mended yet", e.mendLost(ctx, containerID)) })
 	}
 	for {
 		select {
 		case <-tick.C:
-			begin("garbage collection", func() error { return e.Collect(ctx) })
+			rounds.TryGo(func() error {
+				tell("garbage collection", e.Collect(ctx))
+				return nil
+			})
 		case id := <-lost:
 			mend(id)
 		case <-resumed:
@@ -140,7 +156,7 @@ func (e *Engine) mendLost(ctx context.Context, containerID string) error {
 			if slot.record == nil {
 				return nil // it is its DEL that has removed the port
 			}
-			return e.behindCalls(ctx, func() error { return e.mendAll(ctx, slot) })
+			return e.behindCalls(ctx, slot.record, func() error { return e.mendAll(ctx, slot) })
 		})
 		if !held { // the node is suspended: what is lost later is to be mended all the same
 			e.noteFound(s.ContainerID)
@@ -176,5 +192,5 @@ func (e *Engine) retry(ctx context.Context, slot *slot) error {
 	if s == nil || !slices.ContainsFunc(s.Attachments, isAbandoned) {
 		return nil
 	}
-	return e.behindCalls(ctx, func() error { return e.remove(ctx, slot, s, where(s.Attachments, isAbandoned)...) })
+	return e.behindCalls(ctx, s, func() error { return e.remove(ctx, slot, s, where(s.Attachments, isAbandoned)...) })
 }

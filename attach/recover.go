@@ -52,7 +52,7 @@ func (e *Engine) Recover(ctx context.Context, lost bool) error {
 	e.lost.Store(lost)
 	err := each(e.Sandboxes(), func(s *Sandbox) error {
 		err := e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
-			return e.behindCalls(ctx, func() error { return errors.Join(e.reconcile(ctx, slot), e.mendAll(ctx, slot)) })
+			return e.behindCalls(ctx, slot.record, func() error { return errors.Join(e.reconcile(ctx, slot), e.mendAll(ctx, slot)) })
 		})
 		if err != nil {
 			err = fmt.Errorf("sandbox %s (pod %s/%s): %w", s.ContainerID, s.Namespace, s.Pod, err)
