@@ -345,7 +345,7 @@ func (m *making) writeIntent(ctx context.Context) {
 		}
 	}
 	record, written := m.recorded(), make(chan error, 1)
-	go func() { written <- m.e.Records.Save(context.WithoutCancel(ctx), record, claims) }()
+	go func() { written <- m.e.record(context.WithoutCancel(ctx), record, claims) }()
 	outcome := sync.OnceValue(func() error {
 		err := <-written
 		m.intended = err == nil || errors.Is(err, txn.ErrUnavailable)
@@ -410,7 +410,7 @@ func (m *making) finish(ctx context.Context, record *Sandbox) error {
 	if err := failpoint.Hit("add-record"); err != nil {
 		return err
 	}
-	if err := m.e.Records.Save(ctx, record, nil); err != nil {
+	if err := m.e.record(ctx, record, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", record.ContainerID, err)
 	}
 	if err := failpoint.Hit("add-recorded"); err != nil {

@@ -72,7 +72,7 @@ func (e *Engine) save(ctx context.Context, slot *slot, next *Sandbox) error {
 	if err := failpoint.Hit("mend-record"); err != nil {
 		return err
 	}
-	if err := e.Records.Save(ctx, next, nil); err != nil {
+	if err := e.record(ctx, next, nil); err != nil {
 		return fmt.Errorf("record sandbox %s: %w", slot.id, err)
 	}
 	e.put(slot, next)

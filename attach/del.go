@@ -127,7 +127,7 @@ func (e *Engine) beginDetach(ctx context.Context, slot *slot, a Attachment) (Att
 	now := time.Now().UTC()
 	a.Status.Phase, a.Status.Message, a.Status.Deletion = Failed, "being detached", &Deletion{Since: now, Last: now}
 	next := slot.record.with(a)
-	if err := e.Records.Save(ctx, next, nil); err != nil {
+	if err := e.record(ctx, next, nil); err != nil {
 		return a, fmt.Errorf("record sandbox %s: %w", next.ContainerID, err)
 	}
 	e.put(slot, next)
@@ -229,7 +229,7 @@ func (e *Engine) forget(ctx context.Context, slot *slot, rest *Sandbox, gone []A
 // forgetAtOnce is forget in one transaction.
 func (e *Engine) forgetAtOnce(ctx context.Context, slot *slot, rest *Sandbox, gone []Attachment) error {
 	claims := releasable(gone)
-	write, next := e.Records.Save, rest
+	write, next := e.record, rest
 	if rest.Ending && len(rest.Attachments) == 0 {
 		write, next = e.Records.Remove, nil
 	}
@@ -240,6 +240,10 @@ func (e *Engine) forgetAtOnce(ctx context.Context, slot *slot, rest *Sandbox, go
 	}
 	if err == nil {
 		err = write(ctx, rest, releasing)
+	}
+	if e.noteChanged(rest, err) { // the record stays, and the addresses that it accounts for
+		e.put(slot, next)
+		return nil
 	}
 	slot.unsaved = err != nil
 	if err != nil {

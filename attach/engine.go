@@ -29,6 +29,8 @@ var (
 	ErrPodsOwn = fault.New(fault.Forbidden, "it is the pod's own interface, which goes with the pod")
 	// ErrNoLeftover says that there is no such leftover.
 	ErrNoLeftover = fault.New(fault.NotFound, "no such leftover")
+	// ErrChanged says that somebody else has changed a sandbox's record, so that it is kept as it is.
+	ErrChanged = fault.New(fault.Conflict, "somebody else has changed it since this node has written it; it is kept as it is")
 	// ErrConflict says that the interface exists with another specification.
 	ErrConflict = fault.New(fault.Conflict, "the interface exists with another specification")
 )
@@ -38,7 +40,8 @@ type Records interface {
 	// Load returns the sandboxes, and the container IDs of those whose records can't be read.
 	Load(ctx context.Context) (all []*Sandbox, unreadable []string, err error)
 	// Save writes the record and, in the same transaction, what with changes; Remove removes it likewise.
-	// With may be nil. The errors are txn.ErrConflict and txn.ErrUnavailable.
+	// With may be nil. The errors are txn.ErrConflict, txn.ErrUnavailable, and ErrChanged where the record is not the
+	// one that was written or loaded last.
 	Save(ctx context.Context, s *Sandbox, with txn.Txn) error
 	Remove(ctx context.Context, s *Sandbox, with txn.Txn) error
 }

@@ -62,7 +62,7 @@ func (e *Engine) Recover(ctx context.Context, lost bool) error {
 	return errors.Join(err, e.sweep(ctx))
 }
 
-// Unreadable are the sandboxes whose records can't be read.
+// Unreadable are the sandboxes whose records can't be read, or were changed by somebody else.
 func (e *Engine) Unreadable() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

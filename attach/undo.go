@@ -55,6 +55,9 @@ func (m *making) takeBack(ctx context.Context, cause error) (gone []Attachment, 
 	for _, p := range m.parts {
 		p.Status.Phase, p.Status.Result = Failed, p.work.Result
 		leased := p.work.Addresses != nil && m.e.Delegates.OtherIPAM(p.Spec.Config) != ""
+		if !m.intended {
+			p.Status.Claims = nil // never claimed
+		}
 		p.Status.Refused = p.work.Tried && p.work.Result == nil && !leased && isRefusal(cause)
 		if p.work.Tried {
 			tried = append(tried, p.Attachment)
@@ -66,9 +69,6 @@ func (m *making) takeBack(ctx context.Context, cause error) (gone []Attachment, 
 		if o.err == nil {
 			gone = append(gone, o.Attachment)
 			continue
-		}
-		if !m.intended {
-			o.Status.Claims = nil // never claimed
 		}
 		stuck = append(stuck, o)
 	}

@@ -50,6 +50,7 @@ type Options struct {
 type Store struct {
 	Options
 	lease atomic.Int64 // of the sign of life
+	known sync.Map     // of each record by its key, as this node has read or written it last: a known
 	named sync.Map     // container IDs to which their pods' names have led: they may lead to later ones by now
 }
 
@@ -103,9 +104,11 @@ func (s *Store) Load(ctx context.Context) (all []*attach.Sandbox, unreadable []s
 			}
 			if err != nil {
 				s.Log.Error("sandbox record can't be read: it and what it accounts for are left alone", "key", string(kv.Key), "error", err)
+				s.known.Store(string(kv.Key), foreign)
 				unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), s.sandboxes()))
 				continue
 			}
+			s.known.Store(string(kv.Key), known{kv.ModRevision, writtenAt(kv.Value)})
 			if !sb.Ending {
 				s.named.Store(sb.ContainerID, true)
 			}
@@ -137,9 +140,11 @@ func (s *Store) Save(ctx context.Context, sb *attach.Sandbox, with txn.Txn) erro
 	} else if sb.Pod != "" && !named { // a later change of the pod's earlier sandbox does not take the name back
 		t = t.Put(s.podName(sb))
 	}
-	if err := s.Commit.Commit(ctx, txn.Join(t, with)); err != nil {
+	revision, err := s.commit(ctx, s.key(sb), t, with)
+	if err != nil {
 		return err
 	}
+	s.known.Store(s.key(sb), known{revision, writtenAt(value)})
 	if sb.Ending {
 		s.named.Delete(sb.ContainerID)
 	} else {
@@ -153,9 +158,14 @@ func (s *Store) Remove(ctx context.Context, sb *attach.Sandbox, with txn.Txn) er
 	if err := failpoint.Hit("store-remove"); err != nil {
 		return err
 	}
-	err := s.Commit.Commit(ctx, txn.Join(s.freeName(etcd.Txn{}.Delete(s.key(sb)), sb), with))
-	if err == nil {
+	_, err := s.commit(ctx, s.key(sb), s.freeName(etcd.Txn{}.Delete(s.key(sb)), sb), with)
+	switch {
+	case err == nil:
+		s.known.Delete(s.key(sb))
 		s.named.Delete(sb.ContainerID)
+	case errors.Is(err, attach.ErrChanged): // it is another's from now on
+		s.known.Store(s.key(sb), foreign)
+		err = errors.Join(err, s.Commit.Unseen(s.key(sb)))
 	}
 	return err
 }

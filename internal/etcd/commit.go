@@ -39,6 +39,7 @@ type item struct {
 	Txn
 	ctx      context.Context
 	deadline time.Time
+	revision *int64 // where it is noted at which it was committed
 }
 
 // NewCommitter returns a committer that writes through c.
@@ -52,18 +53,24 @@ func NewCommitter(c *clientv3.Client) *Committer {
 // etcd's own error. It does not return before the outcome is known or commitTimeout has passed, whatever the context:
 // the context only keeps a transaction from being begun.
 func (k *Committer) Commit(ctx context.Context, t txn.Txn) error {
+	_, err := k.CommitAt(ctx, t)
+	return err
+}
+
+// CommitAt is Commit, and returns the revision of the keys that were put.
+func (k *Committer) CommitAt(ctx context.Context, t txn.Txn) (revision int64, err error) {
 	if err := failpoint.Hit("etcd-commit"); err != nil {
-		return err
+		return 0, err
 	}
-	err := k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout)})
+	err = k.batcher.Do(item{t.(Txn), ctx, time.Now().Add(commitTimeout), &revision})
 	k.guard.written()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if err := failpoint.Hit("etcd-committed"); err != nil { // as if the answer were lost
-		return fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
+		return 0, fmt.Errorf("%w: %w", txn.ErrUnavailable, err)
 	}
-	return nil
+	return revision, nil
 }
 
 // Examine says whether etcd is the one that the node has written to: what another one has means nothing. The error is
@@ -102,22 +109,23 @@ func (k *Committer) commitAll(items []item) []error {
 			if !resp.Succeeded {
 				k.guard.suspect() // the condition that did not hold may have been its own
 			}
-			errs[i] = k.conclude(items[i].Txn, resp, resp.Header.Revision, lost || again)
+			errs[i] = k.conclude(items[i], resp, resp.Header.Revision, lost || again)
 		}
 	}
 	return errs
 }
 
 // conclude returns the outcome of a transaction, and has the guard note what was written.
-func (k *Committer) conclude(t Txn, resp *clientv3.TxnResponse, revision int64, lost bool) error {
-	err := outcome(t, resp, lost)
-	if !resp.Succeeded {
-		revision = 0 // if an earlier try has succeeded it is not known at which
+func (k *Committer) conclude(i item, resp *clientv3.TxnResponse, revision int64, lost bool) error {
+	if err := outcome(i.Txn, resp, lost); err != nil {
+		return err
 	}
-	if err == nil {
-		k.guard.after(t, revision)
+	if !resp.Succeeded { // an earlier try has, and the keys tell at which
+		revision = resp.Responses[0].GetResponseRange().Kvs[0].ModRevision
 	}
-	return err
+	*i.revision = revision
+	k.guard.after(i.Txn, revision)
+	return nil
 }
 
 // commitGroup nests the transactions in one, so that each has its own outcome. If etcd refuses the group as a
@@ -138,7 +146,7 @@ func (k *Committer) commitGroup(items []item, live []int, errs []error) (left []
 	for n, i := range live {
 		if errs[i] = err; err == nil {
 			sub := resp.Responses[n].GetResponseTxn()
-			errs[i] = k.conclude(items[i].Txn, (*clientv3.TxnResponse)(sub), resp.Header.Revision, lost)
+			errs[i] = k.conclude(items[i], (*clientv3.TxnResponse)(sub), resp.Header.Revision, lost)
 		}
 	}
 	return nil, lost
@@ -197,7 +205,7 @@ func (k *Committer) try(t Txn, orElse []clientv3.Op) (resp *clientv3.TxnResponse
 			return nil, lost, err
 		case !transient(err):
 			k.away.Store(false)
-			return nil, lost, fmt.Errorf("etcd: %w", err)
+			return nil, lost, refusal(t, err)
 		}
 		if time.Now().After(deadline) || k.kv.Ctx().Err() != nil {
 			k.away.Store(true)

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -138,12 +139,12 @@ func TestEachOfAGroupHasItsOutcome(t *testing.T) {
 			}
 		}
 		l.lose.Store(lost)
-		errs := k.commitAll([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx, time.Time{}}, {Txn{}.IfAbsent("taken").Put("taken", "me"), ctx, time.Time{}}, {Txn{}.Put("b", "2"), ctx, time.Time{}}, {Txn{}.Put("never", "x"), ended, time.Time{}}})
+		errs := k.commitAll([]item{unbounded(ctx, Txn{}.IfAbsent("a").Put("a", "1")), unbounded(ctx, Txn{}.IfAbsent("taken").Put("taken", "me")), unbounded(ctx, Txn{}.Put("b", "2")), unbounded(ended, Txn{}.Put("never", "x"))})
 		if errs[0] != nil || !errors.Is(errs[1], txn.ErrConflict) || errs[2] != nil || !errors.Is(errs[3], context.Canceled) {
 			t.Errorf("answers lost: %d: %v", lost, errs)
 		}
 		l.lose.Store(lost)
-		errs = k.commitAll([]item{{Txn{}.IfAbsent("both").Put("both", "1"), ctx, time.Time{}}, {Txn{}.IfAbsent("both").Put("both", "2"), ctx, time.Time{}}})
+		errs = k.commitAll([]item{unbounded(ctx, Txn{}.IfAbsent("both").Put("both", "1")), unbounded(ctx, Txn{}.IfAbsent("both").Put("both", "2"))})
 		if errs[0] != nil || !errors.Is(errs[1], txn.ErrConflict) {
 			t.Errorf("one key twice, answers lost: %d: %v", lost, errs)
 		}
@@ -151,6 +152,33 @@ func TestEachOfAGroupHasItsOutcome(t *testing.T) {
 			t.Errorf("answers lost: %d: %q %q %q %q %q", lost, a, b, taken, never, both)
 		}
 	}
+}
+
+func unbounded(ctx context.Context, t Txn) item { return item{t, ctx, time.Time{}, new(int64)} }
+
+// The revision of what was written is known although the answer was lost.
+func TestTheRevisionIsKnownAfterALostAnswer(t *testing.T) {
+	l := startLossy(t)
+	k := NewCommitter(l.Client)
+	for _, lost := range []int32{0, 1} {
+		l.lose.Store(lost)
+		revision, err := k.CommitAt(t.Context(), Txn{}.IfRevision("a", revisionOf(t, l, "a")).Put("a", fmt.Sprint(lost)))
+		if has := revisionOf(t, l, "a"); err != nil || revision != has {
+			t.Errorf("answers lost: %d: %d, %v; it is at %d", lost, revision, err, has)
+		}
+	}
+}
+
+func revisionOf(t *testing.T, l *lossy, key string) int64 {
+	t.Helper()
+	resp, err := l.Client.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(resp.Kvs) == 0 {
+		return 0
+	}
+	return resp.Kvs[0].ModRevision
 }
 
 // A group whose answer was lost is refused when it is sent again, as when a role of etcd's is being changed:
@@ -161,7 +189,7 @@ func TestAGroupThatIsRefusedAfterALostAnswerIsNoConflict(t *testing.T) {
 	ctx := context.Background()
 	l.lose.Store(1)
 	l.deny.Store(1)
-	errs := k.commitAll([]item{{Txn{}.IfAbsent("a").Put("a", "1"), ctx, time.Time{}}, {Txn{}.IfAbsent("b").Put("b", "2"), ctx, time.Time{}}})
+	errs := k.commitAll([]item{unbounded(ctx, Txn{}.IfAbsent("a").Put("a", "1")), unbounded(ctx, Txn{}.IfAbsent("b").Put("b", "2"))})
 	if errs[0] != nil || errs[1] != nil {
 		t.Errorf("%v", errs)
 	}

@@ -360,6 +360,15 @@ func (k *Committer) Seen(kvs ...*mvccpb.KeyValue) {
 	k.guard.mirror.seen(all)
 }
 
+// Unseen is told of a key that somebody else has changed, and that this node has done with: etcd may lack it from now on.
+func (k *Committer) Unseen(key string) error {
+	if k.guard == nil {
+		return nil
+	}
+	_, err := k.guard.mirror.forget([]clientv3.Op{clientv3.OpDelete(key)})
+	return err
+}
+
 // suspect has etcd examined before it is used again.
 func (g *Guard) suspect() {
 	if g != nil {
@@ -417,7 +426,7 @@ func (g *Guard) written() {
 	}
 }
 
-// after is called when a transaction was committed, at a revision; 0 if it is not known.
+// after is called when a transaction was committed, at a revision.
 func (g *Guard) after(t Txn, revision int64) {
 	if g != nil {
 		g.mirror.note(t, revision)

@@ -121,6 +121,7 @@ func run(t testing.TB, name string, args ...string) string {
 // An Etcd is a real etcd in a process of its own.
 type Etcd struct {
 	Endpoint string
+	Args     []string // further arguments, for the next Start
 	dir      string
 	process  *Process
 }
@@ -137,8 +138,8 @@ func StartEtcd(t testing.TB, dir string) *Etcd {
 // Start starts it again after Stop.
 func (e *Etcd) Start(t testing.TB) {
 	t.Helper()
-	e.process = Start(t, filepath.Join(e.dir, "etcd.log"), nil, "etcd", "--data-dir="+e.dir+"/data", "--listen-client-urls="+e.Endpoint,
-		"--advertise-client-urls="+e.Endpoint, "--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error")
+	e.process = Start(t, filepath.Join(e.dir, "etcd.log"), nil, "etcd", append([]string{"--data-dir=" + e.dir + "/data", "--listen-client-urls=" + e.Endpoint,
+		"--advertise-client-urls=" + e.Endpoint, "--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error"}, e.Args...)...)
 	Eventually(t, "etcd answers", func() bool {
 		return exec.Command("etcdctl", "--endpoints", e.Endpoint, "endpoint", "health").Run() == nil
 	})

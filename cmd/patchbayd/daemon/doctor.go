@@ -69,7 +69,7 @@ func (d *Daemon) examineLeftovers(ctx context.Context, report func(string, strin
 			strings.Join(kept, ", "))
 	}
 	if lost := d.engine.Unreadable(); len(lost) > 0 {
-		err = errors.Join(err, fmt.Errorf("records that can't be read, of sandboxes %s: they and what they account for are left alone", strings.Join(lost, ", ")))
+		err = errors.Join(err, fmt.Errorf("records that can't be read, or that somebody else has changed, of sandboxes %s: they and what they account for are left alone; put them right, or delete their keys once their pods have ended, and restart patchbayd", strings.Join(lost, ", ")))
 	}
 	report("records", "etcd has this node's records", err)
 }
