@@ -64,11 +64,11 @@ func (l fakeLedger) Holder(ctx context.Context, pool string, a netip.Addr) (ipam
 	return ipam.Claim{}, ipam.ErrNoClaim
 }
 
-func (l fakeLedger) GiveBack(context.Context, string, netip.Prefix) error  { return nil }
-func (l fakeLedger) ForceBack(context.Context, string, netip.Prefix) error { return nil }
-func (l fakeLedger) RemovePool(context.Context, string) error              { return nil }
-func (l fakeLedger) Pools(context.Context) ([]ipam.PoolInfo, error)        { return nil, nil }
-func (l fakeLedger) Faults(context.Context) (faults []string, err error)   { return nil, nil }
+func (l fakeLedger) GiveBack(context.Context, string, netip.Prefix) error      { return nil }
+func (l fakeLedger) ForceBack(context.Context, string, netip.Prefix) error     { return nil }
+func (l fakeLedger) RemovePool(context.Context, string) error                  { return nil }
+func (l fakeLedger) Pools(context.Context, ipam.Page) ([]ipam.PoolInfo, error) { return nil, nil }
+func (l fakeLedger) Faults(context.Context) (faults []string, err error)       { return nil, nil }
 
 // fakeMode chooses the lowest of five addresses that it takes to be free. It hears of others' claims only
 // from Refresh, and of the claims of the daemon before it not at all: they must be found by their refusal.

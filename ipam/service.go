@@ -66,7 +66,8 @@ type Ledger interface {
 	// it, which ForceBack gives up, and ErrNoSubnet if no node has it.
 	GiveBack(ctx context.Context, pool string, subnet netip.Prefix) error
 	ForceBack(ctx context.Context, pool string, subnet netip.Prefix) error
-	Pools(ctx context.Context) ([]PoolInfo, error)
+	// Pools returns the pools that are asked for, in order, with so many claims of all of them.
+	Pools(ctx context.Context, p Page) ([]PoolInfo, error)
 	// Faults says what is wrong with the pools, and the ways out.
 	Faults(ctx context.Context) ([]string, error)
 }
@@ -77,6 +78,15 @@ type PoolInfo struct {
 	Spec    json.RawMessage   `json:"spec"`    // nil if it can't be read
 	Subnets map[string]string `json:"subnets"` // CIDR -> node
 	Claims  []Claim           `json:"claims"`
+	// Continue is empty if these are all claims. Else a Page after it has those that follow.
+	Continue string `json:"continue,omitempty"`
+}
+
+// A Page is what is asked for of the pools: at most Limit claims, of one pool or, if Pool is "", of all, after those that
+// were returned with a Continue.
+type Page struct {
+	Pool, After string
+	Limit       int
 }
 
 // An Orphan is a subnet whose node's daemon is not up.

@@ -41,7 +41,7 @@ func (l *fakeLedger) Missing(context.Context, []Claim) ([]Claim, error)     { re
 func (l *fakeLedger) GiveBack(context.Context, string, netip.Prefix) error  { return nil }
 func (l *fakeLedger) ForceBack(context.Context, string, netip.Prefix) error { return nil }
 func (l *fakeLedger) RemovePool(context.Context, string) error              { return nil }
-func (l *fakeLedger) Pools(context.Context) ([]PoolInfo, error)             { return nil, nil }
+func (l *fakeLedger) Pools(context.Context, Page) ([]PoolInfo, error)       { return nil, nil }
 func (l *fakeLedger) Faults(context.Context) ([]string, error)              { return nil, nil }
 
 func (l *fakeLedger) Holder(_ context.Context, pool string, a netip.Addr) (Claim, error) {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -74,8 +73,8 @@ func Run(ctx context.Context, cfg *rest.Config, o Options, log *slog.Logger) err
 		fmt.Fprintln(w, "ok")
 	})
 	mux.Handle("POST /", Handler(j, log))
-	srv := &http.Server{Addr: o.Listen, Handler: mux, ReadHeaderTimeout: 5 * time.Second,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}
+	srv := NewServer(mux)
+	srv.Addr, srv.TLSConfig = o.Listen, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	if err := publish(ctx, clients, o.Webhook, certificate); err != nil {
 		return err
 	}

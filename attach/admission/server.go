@@ -15,14 +15,25 @@ import (
 	"github.com/patchbay-cni/patchbay/meta"
 )
 
-// maxBody bounds a review: two versions of an object of 1.5 MiB at most.
-const maxBody = 4 << 20
-
 // Handler answers reviews of the API server (admission.k8s.io/v1) on any path.
 func Handler(j *Judge, log *slog.Logger) http.Handler {
+	b := newBounds()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, release, err := b.read(w, r)
+		defer release()
+		if err == nil {
+			err = b.begin(r.Context())
+		}
+		if errors.Is(err, errBusy) {
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
 		var review admissionv1.AdmissionReview
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&review)
+		if err == nil {
+			defer b.end()
+			err = json.Unmarshal(body, &review)
+		}
 		if err == nil && review.Request == nil {
 			err = errors.New("no request in it")
 		}

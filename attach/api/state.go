@@ -31,7 +31,14 @@ const (
 func (s *server) registerState(api huma.API) {
 	show(api, "sandboxes", "/v1/sandboxes", "The sandboxes of the node", s.sandboxes)
 	show(api, "nodes", "/v1/nodes", "The nodes", s.nodes)
-	show(api, "pools", "/v1/pools", "The address pools", s.pools)
+	huma.Register(api, op("pools", http.MethodGet, "/v1/pools", "The address pools, with at most 10,000 claims in one answer"),
+		func(ctx context.Context, in *struct {
+			Pool     string `query:"pool" doc:"this pool only"`
+			Continue string `query:"continue" doc:"of the pool: the claims after those of the answer that had this"`
+		}) (*body[[]client.Pool], error) {
+			pools, err := s.pools(ctx, ipam.Page{Pool: in.Pool, After: in.Continue, Limit: maxClaims})
+			return &body[[]client.Pool]{pools}, problem(err)
+		})
 	show(api, "networks", "/v1/networks", "The networks that the node knows", s.networks)
 	show(api, "version", "/v1/version", "The daemon's version", func(context.Context) (client.Version, error) {
 		return client.Version{Version: s.Version, CNIVersions: cniwire.SupportedVersions}, nil
@@ -161,10 +168,16 @@ func (s *server) nodes(ctx context.Context) ([]client.Node, error) {
 	}), err
 }
 
-func (s *server) pools(ctx context.Context) ([]client.Pool, error) {
-	pools, err := s.IPAM.Pools(ctx)
+// maxClaims is how many claims are in one answer.
+const maxClaims = 10_000
+
+func (s *server) pools(ctx context.Context, page ipam.Page) ([]client.Pool, error) {
+	if page.After != "" && page.Pool == "" {
+		return nil, ipam.Invalid("continue goes with the pool whose claims are to follow")
+	}
+	pools, err := s.IPAM.Pools(ctx, page)
 	return each(pools, func(p ipam.PoolInfo) client.Pool {
-		return client.Pool{Name: p.Name, Spec: p.Spec, Subnets: p.Subnets, Claims: each(p.Claims, claim)}
+		return client.Pool{Name: p.Name, Spec: p.Spec, Subnets: p.Subnets, Claims: each(p.Claims, claim), Continue: p.Continue}
 	}), err
 }
 

@@ -11,7 +11,9 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -103,9 +105,35 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	return call[[]Node](ctx, c, http.MethodGet, "/v1/nodes", nil)
 }
 
-// Pools returns the address pools.
+// Pools returns the address pools, with all their claims. One answer of the daemon has so many at most: it asks again for
+// the rest of each pool.
 func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
-	return call[[]Pool](ctx, c, http.MethodGet, "/v1/pools", nil)
+	pools, err := call[[]Pool](ctx, c, http.MethodGet, "/v1/pools", nil)
+	for i := range pools {
+		if err == nil && pools[i].Continue != "" {
+			err = c.fill(ctx, &pools[i])
+		}
+	}
+	return pools, err
+}
+
+// fill adds the claims that a pool's answer lacks.
+func (c *Client) fill(ctx context.Context, p *Pool) error {
+	for p.Continue != "" {
+		more, err := call[[]Pool](ctx, c, http.MethodGet, "/v1/pools?"+url.Values{"pool": {p.Name}, "continue": {p.Continue}}.Encode(), nil)
+		if err != nil {
+			return err
+		}
+		if p.Continue = ""; len(more) == 1 {
+			p.Claims, p.Continue = append(p.Claims, more[0].Claims...), more[0].Continue
+		}
+	}
+	slices.SortFunc(p.Claims, func(a, b Claim) int {
+		one, _ := netip.ParseAddr(a.IP) // the daemon has written it
+		other, _ := netip.ParseAddr(b.IP)
+		return one.Compare(other)
+	})
+	return nil
 }
 
 // Networks returns the networks that the daemon knows.

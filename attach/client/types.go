@@ -120,6 +120,8 @@ type Pool struct {
 	Spec    json.RawMessage   `json:"spec"`
 	Subnets map[string]string `json:"subnets"`
 	Claims  []Claim           `json:"claims"`
+	// Continue is empty if these are all claims of the pool. Else GET /v1/pools?pool=NAME&continue=THIS has more.
+	Continue string `json:"continue,omitempty" doc:"not all claims are here: GET /v1/pools?pool=NAME&continue=THIS has more"`
 }
 
 // A Claim is one address and its owner.

@@ -172,10 +172,5 @@ func (l *Ledger) findSubnet(ctx context.Context, pool string, a netip.Addr) (net
 	if err != nil {
 		return s, l.damaged(pool, err)
 	}
-	for _, n := range spec.Networks {
-		if n.Prefix.Contains(a) {
-			return netip.PrefixFrom(a, n.SubnetBits).Masked(), nil
-		}
-	}
-	return s, nil
+	return subnetIn(spec, a), nil
 }

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -223,41 +222,6 @@ func (l *Ledger) Holder(ctx context.Context, pool string, a netip.Addr) (ipam.Cl
 		}
 	}
 	return c, fmt.Errorf("address %s of pool %s: %w", a, pool, ipam.ErrNoClaim)
-}
-
-// Pools implements ipam.Ledger.
-func (l *Ledger) Pools(ctx context.Context) ([]ipam.PoolInfo, error) {
-	var pools []ipam.PoolInfo
-	var claims map[netip.Addr]ipam.Claim // of the last pool: most are there twice
-	finish := func() {
-		if n := len(pools); n > 0 {
-			pools[n-1].Claims = slices.AppendSeq(pools[n-1].Claims, maps.Values(claims))
-			slices.SortFunc(pools[n-1].Claims, ipam.Claim.Compare)
-		}
-	}
-	err := l.pages(ctx, "pools", l.root, func(r record) error { // in the order of their keys: a pool's follow each other
-		if n := len(pools); n == 0 || pools[n-1].Name != r.pool {
-			finish()
-			pools = append(pools, ipam.PoolInfo{Name: r.pool, Subnets: map[string]string{}, Claims: []ipam.Claim{}})
-			claims = map[netip.Addr]ipam.Claim{}
-		}
-		p := &pools[len(pools)-1]
-		switch r.kind {
-		case specKind:
-			if json.Valid(r.value) {
-				p.Spec = r.value
-			}
-		case subnetsKind:
-			p.Subnets[r.id], _ = r.node()
-		case claimsKind:
-			if c, _ := r.claim(); c.Addr.IsValid() && (r.subnet != "" || !claims[c.Addr].Addr.IsValid()) {
-				claims[c.Addr] = c
-			}
-		}
-		return nil
-	})
-	finish()
-	return pools, err
 }
 
 // Faults implements ipam.Ledger. It finds pools that overlap, as an older release let them, and records of this

@@ -290,7 +290,7 @@ func TestFaultsAreToldOfAndHarmNobody(t *testing.T) {
 			t.Errorf("%s is now %v, %v", key, resp, err)
 		}
 	}
-	if pools, err := a.Pools(ctx); err != nil || len(pools) != 6 {
+	if pools, err := a.Pools(ctx, ipam.Page{Limit: 100}); err != nil || len(pools) != 6 {
 		t.Errorf("%+v, %v", pools, err)
 	}
 	if _, err := a.Claim(ctx, newPool(t, `{"network": "10.99.0.0/16", "subnetLen": 24}`), owner(2), nil); !errors.Is(err, ipam.ErrInvalid) || !strings.Contains(err.Error(), "/p/ipam/newer/spec") {

@@ -1,12 +1,14 @@
 package attack
 
 import (
+	"encoding/json"
 	"fmt"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
@@ -233,5 +235,46 @@ func TestAPoolOfMappedAddressesOverlapsTheIPv4Pool(t *testing.T) {
 	_, err := n.TryRun("b", "mapped")
 	if err == nil || !strings.Contains(err.Error(), "write 10.12.0.0/16") {
 		t.Errorf("one address, two pods: %v", err)
+	}
+}
+
+// More claims than one answer may have: it says that it is cut, and how to get the rest, which patchctl does.
+func TestAnAnswerHasSoManyClaimsAtMost(t *testing.T) {
+	n := newNode(t)
+	n.nad("wide", `{"cniVersion": "1.1.0", "name": "wide", "type": "patchbay-ovs", "network": "data", "ipam": {"type": "patchbay-ipam", "network": "10.128.0.0/12", "subnetLen": 24}}`)
+	n.Run(t, "a", "wide,headed")
+	n.claimElsewhere(130, 110)
+	n.etcdctl("put", "/patchbay/v1/ipam/10.128.0.0-12/ips/10.140.0.9", `{"node":"before","containerID":"x","ifname":"net1"}`) // the release before has it
+	ask := func(query string) (pools []client.Pool) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(testnode.Sh(t, "curl", "-sS", "--unix-socket", n.API, "http://patchbay/v1/pools"+query)), &pools); err != nil {
+			t.Fatal(err)
+		}
+		return pools
+	}
+	claims, cut := 0, ""
+	for _, p := range ask("") {
+		if claims += len(p.Claims); p.Continue != "" {
+			cut = "?pool=" + p.Name + "&continue=" + p.Continue
+		}
+	}
+	if claims != 10_000 || cut == "" {
+		t.Errorf("%d claims in one answer, the rest by %q", claims, cut)
+	}
+	if rest := ask(cut); len(rest) != 1 || len(rest[0].Claims) == 0 || rest[0].Continue != "" {
+		t.Errorf("the rest: %.300v", rest)
+	}
+	seen := map[string]bool{}
+	for _, c := range n.claims("10.128.0.0-12") {
+		seen[c.IP] = true
+	}
+	if all := n.claims("10.128.0.0-12"); len(all) != 130*110+2 || len(seen) != len(all) || !seen["10.140.0.9"] {
+		t.Errorf("%d claims of %d addresses", len(all), len(seen))
+	}
+	if own := n.claims("10.81.0.0-16"); len(own) != 1 {
+		t.Errorf("another pool has %v", own)
+	}
+	if out, err := n.patchctl("ipam", "show", "10.129.129.111"); err != nil || !strings.Contains(out, "other-129") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
