@@ -73,22 +73,6 @@ func Conf(path string, conf []byte) (changed bool, err error) {
 	return true, nil
 }
 
-// Before returns the configurations that the runtime finds before ours: it takes the first by name.
-func Before(path string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	var first []string
-	for _, e := range entries {
-		ext := filepath.Ext(e.Name())
-		if e.Name() < filepath.Base(path) && slices.Contains([]string{".conf", ".conflist", ".json"}, ext) {
-			first = append(first, e.Name())
-		}
-	}
-	return first, nil
-}
-
 // Remove takes the configuration away, then the plugin. What is not there is fine; a plugin file of
 // another maker is left alone.
 func Remove(binDir, confFile string) error {

@@ -53,8 +53,8 @@ func TestTheConfigurationIsWrittenOnceAndRemoved(t *testing.T) {
 		if err := os.WriteFile(other, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := Before(path); err != nil || (len(l) > 0) != before {
-			t.Errorf("%s: %v, %v", name, l, err)
+		if _, err := NewTaken(filepath.Dir(path), filepath.Base(path)).Check(); (err != nil) != before {
+			t.Errorf("%s: %v", name, err)
 		}
 		_ = os.Remove(other)
 	}

@@ -21,8 +21,8 @@ type Metrics struct {
 
 // Gauges are read when metrics are collected.
 type Gauges struct {
-	Attachments, Failing, Abandoned, Unreadable, DelQueue func() int
-	Ready, Suspended                                      func() bool
+	Attachments, Failing, Abandoned, Unreadable, PoolFaults, DelQueue func() int
+	Ready, Suspended, Bypassed                                        func() bool
 }
 
 // New returns the metrics.
@@ -46,6 +46,8 @@ func New(g Gauges) *Metrics {
 		gauge("patchbay_attachments_failing", "Attachments whose DEL fails and is tried again.", g.Failing),
 		gauge("patchbay_attachments_abandoned", "Attachments whose DEL was given up; patchctl leftovers lists them.", g.Abandoned),
 		gauge("patchbay_records_unreadable", "Records of this node in etcd that can't be read, and are left alone.", g.Unreadable),
+		gauge("patchbay_pool_faults", "Pools that overlap, and records of pools, subnets and addresses that can't be read; patchctl doctor names them.", g.PoolFaults),
+		gauge("patchbay_cni_configuration_bypassed", "1 when the runtime takes another CNI configuration before Patchbay's, or Patchbay's was renamed or removed.", one(g.Bypassed)),
 		gauge("patchbay_del_queue", "DELs that wait on disk.", g.DelQueue),
 		gauge("patchbay_ready", "1 when ADDs can be served.", one(g.Ready)),
 		gauge("patchbay_suspended", "1 when etcd is not the one that the node has written to: patchctl recover.", one(g.Suspended)))

@@ -278,3 +278,27 @@ func TestAnAnswerHasSoManyClaimsAtMost(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// Records of the pools can't be read: the metric has as many as doctor names.
+func TestFaultsOfPoolsAreInTheMetrics(t *testing.T) {
+	n := newNode(t, "gc.interval=1s")
+	n.Run(t, "a", "data,headed")
+	faults := func(want int) {
+		t.Helper()
+		testnode.Eventually(t, fmt.Sprint("patchbay_pool_faults is ", want), func() bool {
+			return strings.Contains(n.Metrics(t), fmt.Sprintf("\npatchbay_pool_faults %d\n", want))
+		})
+		if ok, why := n.healthy("pools"); ok != (want == 0) {
+			t.Errorf("doctor: %s", why)
+		}
+	}
+	faults(0)
+	key := strings.Fields(n.etcdctl("get", "--prefix", "--keys-only", "/patchbay/v1/ipam/10.81.0.0-16/ips/10.81."))[0]
+	claim, spec := strings.TrimSpace(n.etcdctl("get", "--print-value-only", key)), "/patchbay/v1/ipam/odd/spec"
+	n.etcdctl("put", key, `{"node`)
+	n.etcdctl("put", spec, "{")
+	faults(2)
+	n.etcdctl("put", key, claim)
+	n.etcdctl("del", spec)
+	faults(0)
+}

@@ -64,6 +64,8 @@ type Daemon struct {
 	metrics   *metrics.Metrics
 	tasks     []Task
 	ready     atomic.Bool
+	faults    atomic.Int64  // of pools, when they were looked at last
+	bypassed  atomic.Bool   // the runtime does not take our configuration
 	ending    chan struct{} // closed when requests in flight are to be finished
 	deciding  sync.Mutex
 	decided   chan struct{} // closed by decide, when an operator has decided what becomes of a suspended node
@@ -103,6 +105,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 	}
 	d.tasks = slices.Concat([]Task{
 		database,
+		d.namespaces(),
 		d.identity(),
 		d.decision(),
 		{Name: "sign-of-life", Run: until(func(ctx context.Context) { d.store.Live(ctx, kv) })},
@@ -114,7 +117,8 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 		{Name: "first-answers", Ready: d.pods.await},
 		{Name: "serving", Ready: d.open},
 		d.delQueue(),
-	}, d.installation(), []Task{
+		d.poolFaults(),
+		d.installation(),
 		{Name: "gc", Run: until(func(ctx context.Context) { d.engine.RunGC(ctx, cfg.GC.Interval, d.native.Lost(), d.guard.Resumed()) })},
 	})
 	servers, err := d.listen(cniListener, apiListener)
@@ -175,7 +179,7 @@ func (d *Daemon) build(kv *clientv3.Client) error {
 	d.store = store.New(store.Options{KV: kv, Commit: commit, Prefix: d.cfg.Etcd.Prefix, Node: d.cfg.Node, Boot: d.boot, Key: key, Vet: d.vet, Written: d.guard.Copies, Log: d.log})
 	d.planner = meta.NewPlanner(d.pods.catalog, plan)
 	d.metrics = metrics.New(metrics.Gauges{Attachments: d.countAttachments, Failing: d.countStuck(attach.Failed), Abandoned: d.countStuck(attach.Abandoned), DelQueue: d.countQueue, Ready: d.ready.Load,
-		Unreadable: func() int { return len(d.engine.Unreadable()) }, Suspended: func() bool { return d.guard.Suspended() != nil }})
+		Unreadable: func() int { return len(d.engine.Unreadable()) }, PoolFaults: func() int { return int(d.faults.Load()) }, Bypassed: d.bypassed.Load, Suspended: func() bool { return d.guard.Suspended() != nil }})
 	d.engine, err = attach.New(attach.Options{Node: d.cfg.Node, Records: d.store, Suspended: d.guard.Suspended, Delegates: d.delegates, IPAM: d.ipam,
 		Runtime: d.runtime, GCGrace: d.cfg.GC.Grace, UnaskedGrace: max(d.cfg.GC.Grace, d.pods.unaskedGrace),
 		GiveUp: attach.GiveUp(d.cfg.GC.GiveUp), Mend: d.cfg.GC.Mend, Rehearse: d.cfg.GC.DryRun, Log: d.log, Meter: d.metrics})

@@ -41,12 +41,25 @@ func (d *Daemon) examine(ctx context.Context) []client.Finding {
 	}
 	d.examineDetach(report)
 	d.examineLeftovers(ctx, report)
-	faults, err := d.ipam.Faults(ctx)
-	if len(faults) > 0 {
-		err = errors.New(strings.Join(faults, "; "))
-	}
-	report("pools", "no two of them overlap", err)
 	return all
+}
+
+// poolFaults is the task that looks for pools that overlap, and for records that can't be read. Its metric is as it was
+// found last: each look reads what this node has in etcd.
+func (d *Daemon) poolFaults() Task {
+	look := func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		faults, err := d.ipam.Faults(ctx)
+		if err == nil {
+			d.faults.Store(int64(len(faults)))
+		}
+		if len(faults) > 0 {
+			err = errors.New(strings.Join(faults, "; "))
+		}
+		return "no two of them overlap", err
+	}
+	return Task{Name: "pools", Check: look, Run: every(d.cfg.GC.Interval, func(ctx context.Context) { _, _ = look(ctx) })}
 }
 
 // examineLeftovers reports leftovers, and, apart from them, what was kept when records were lost.

@@ -2,10 +2,8 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/patchbay-cni/patchbay/internal/install"
@@ -26,17 +24,34 @@ func (d *Daemon) installPlugin() error {
 	return install.Plugin(filepath.Join(filepath.Dir(self), "patchbay"), d.cfg.Install.BinDir)
 }
 
-// installation keeps the runtime's configuration in its place, if it has one.
-func (d *Daemon) installation() []Task {
-	if d.cfg.Install.ConfFile == "" {
-		return nil
+// installation keeps the runtime's configuration in its place, if it has one, and looks whether the runtime takes it.
+func (d *Daemon) installation() Task {
+	dir, expected := d.cfg.Meta.CNIConfDir, ""
+	if file := d.cfg.Install.ConfFile; file != "" {
+		dir, expected = filepath.Dir(file), filepath.Base(file)
 	}
-	return []Task{{Name: "cni-configuration", Run: every(installCheck, d.putInstalled), Check: d.checkInstalled}}
+	taken := install.NewTaken(dir, expected)
+	before := ""
+	return Task{Name: "cni-configuration", Check: func(context.Context) (string, error) { return taken.Check() },
+		Run: every(installCheck, func(context.Context) {
+			d.putInstalled()
+			_, err := taken.Check()
+			d.bypassed.Store(err != nil)
+			if err != nil && err.Error() != before {
+				d.log.Error("CNI configuration", "error", err)
+			}
+			if before = ""; err != nil {
+				before = err.Error()
+			}
+		})}
 }
 
 // putInstalled writes the runtime's configuration, now that ADDs can be served, and again when it is
 // lost. It stays when the daemon stops: pods then wait, rather than start without their interfaces.
-func (d *Daemon) putInstalled(context.Context) {
+func (d *Daemon) putInstalled() {
+	if d.cfg.Install.ConfFile == "" {
+		return
+	}
 	changed, err := install.Conf(d.cfg.Install.ConfFile, install.NetConf(d.cfg.Listen.CNI, d.queueDir()))
 	switch {
 	case err != nil:
@@ -44,17 +59,4 @@ func (d *Daemon) putInstalled(context.Context) {
 	case changed:
 		d.log.Info("CNI configuration is in place", "file", d.cfg.Install.ConfFile)
 	}
-}
-
-// checkInstalled reports whether the runtime would call us.
-func (d *Daemon) checkInstalled(context.Context) (string, error) {
-	path := d.cfg.Install.ConfFile
-	if _, err := os.Stat(path); err != nil {
-		return "", err
-	}
-	first, err := install.Before(path)
-	if err == nil && len(first) > 0 {
-		err = fmt.Errorf("the runtime takes %s before %s: pods start without Patchbay", strings.Join(first, ", "), filepath.Base(path))
-	}
-	return path + " is the runtime's first", err
 }
