@@ -75,8 +75,13 @@ e2ebin: deps build
 	@cd test/e2e && $(STATIC) build -o $(E2E)/ ./pause ./cmd/cluster
 	@$(MAKE) -s peers TESTBIN=$(E2E)
 
+# TestSoak has a cluster of its own.
 e2e: e2ebin ## Patchbay in a Kubernetes cluster of two real nodes on this machine
-	cd test/e2e && $(STATIC) test -count=1 -parallel 4 -timeout 30m ./cluster .
+	cd test/e2e && $(STATIC) test -count=1 -parallel 4 -timeout 30m -skip '^TestSoak$$' ./cluster .
+	cd test/e2e && $(STATIC) test -count=1 -timeout 30m -v -run '^TestSoak$$' .
+
+soak: e2ebin ## pods come and go in such a cluster, with faults, for SOAK=1h; SEED=n; soak.svg and soak.csv show what the daemons need
+	cd test/e2e && $(STATIC) test -count=1 -timeout 0 -v -run '^TestSoak$$' . -soak.for $(or $(SOAK),1h) -soak.seed $(or $(SEED),0) -soak.to $(CURDIR)
 
 bench-e2e: e2ebin ## speed and memory in the cluster: RunPodSandbox next to the reference plugins
 	cd test/e2e && $(STATIC) test -run '^$$' -bench . -benchtime 1x -count=1 -timeout 20m .
@@ -99,9 +104,6 @@ crash: testbin ## the daemon fails at each of its failpoints in each operation, 
 mutants: ## plants faults, each of which a named test must catch
 	@$(STATIC) run ./test/mutants
 
-soak: testbin ## pods come and go, with faults, for SOAK=1h; soak.svg and soak.csv show what the daemon needs
-	PATCHBAY_TEST_BIN=$(TESTBIN) $(GO) test -count=1 -timeout 0 -v ./test/soak -soak.for $(or $(SOAK),1h) -soak.to $(CURDIR)
-
 lint: ## gofmt, direction of imports, go vet, staticcheck, go mod tidy
 	@test -z "$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))" || { gofmt -l .; echo "run gofmt -w"; exit 1; }
 	@test/imports.sh
@@ -114,4 +116,4 @@ lint: ## gofmt, direction of imports, go vet, staticcheck, go mod tidy
 	@for m in $(MODULES); do echo "go mod tidy -diff in $$m"; (cd $$m && $(GO) mod tidy -diff) || exit 1; done
 
 clean: ## remove what was built
-	rm -rf $(BIN) .cache bench.json soak.csv soak.svg
+	rm -rf $(BIN) .cache bench.json soak.csv soak.svg soak-logs

@@ -200,7 +200,7 @@ func (c *Cluster) WriteEnter(path string) error {
 	}
 	nodes := map[string]int{}
 	for _, n := range c.Nodes {
-		nodes[n.Name] = n.pid
+		nodes[n.Name] = int(n.pid.Load())
 	}
 	return os.WriteFile(path, []byte(enterScript(strings.TrimSpace(string(outside)), c.Root, nodes)), 0o755)
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -25,7 +26,7 @@ type Node struct {
 	index      int
 	disk       string
 	init       *Process
-	pid        int // of the namespaces
+	pid        atomic.Int64 // of the namespaces
 	OVSDB      *Process
 	Switchd    *Process
 	Containerd *Process
@@ -51,14 +52,14 @@ func (n *Node) Boot() error {
 		return err
 	}
 	err = await("namespaces of "+n.Name, n.init, 10*time.Second, func() bool {
-		n.pid = child(n.init.Pid())
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n.pid))
+		n.pid.Store(int64(child(n.init.Pid())))
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n.pid.Load()))
 		return err == nil && strings.TrimSpace(string(comm)) == "pause"
 	})
 	if err != nil {
 		return err
 	}
-	for _, step := range []func() error{n.wire, n.StartOVSDB, n.startSwitchd, n.StartContainerd, n.StartKubelet, n.startProxy} {
+	for _, step := range []func() error{n.wire, n.StartOVSDB, n.StartSwitchd, n.StartContainerd, n.importImages, n.StartKubelet, n.startProxy} {
 		if err := step(); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
@@ -97,10 +98,12 @@ func (n *Node) log(what string) string { return filepath.Join(n.c.Dir, "log", n.
 func (n *Node) Disk() string { return n.disk }
 
 // Path is where a file of the node is seen from outside.
-func (n *Node) Path(path string) string { return fmt.Sprintf("/proc/%d/root%s", n.pid, path) }
+func (n *Node) Path(path string) string { return fmt.Sprintf("/proc/%d/root%s", n.pid.Load(), path) }
+
+func (n *Node) target() string { return strconv.FormatInt(n.pid.Load(), 10) }
 
 func (n *Node) enter() []string {
-	return []string{"-t", strconv.Itoa(n.pid), "-m", "-n", "-u", "-p", "--"}
+	return []string{"-t", n.target(), "-m", "-n", "-u", "-p", "--"}
 }
 
 // Run runs a command on the node.
@@ -125,7 +128,7 @@ func (n *Node) start(what string, env []string, name string, args ...string) (*P
 // wire gives the node its interfaces, each on a bridge that joins all nodes.
 func (n *Node) wire() error {
 	for _, nic := range []struct{ outside, inside, bridge string }{{"eth", "eth0", "ctl0"}, {"data", "data0", "fabdata"}, {"control", "control0", "fabcontrol"}} {
-		if _, err := command("ip", "link", "add", n.Name+nic.outside, "type", "veth", "peer", "name", nic.inside, "netns", strconv.Itoa(n.pid)); err != nil {
+		if _, err := command("ip", "link", "add", n.Name+nic.outside, "type", "veth", "peer", "name", nic.inside, "netns", n.target()); err != nil {
 			return err
 		}
 		if _, err := command("ip", "link", "set", n.Name+nic.outside, "master", nic.bridge, "up"); err != nil {
@@ -169,7 +172,8 @@ func (n *Node) StartOVSDB() (err error) {
 	return await("ovsdb-server", n.OVSDB, 10*time.Second, func() bool { _, err := n.Run("ovs-vsctl", "--no-wait", "init"); return err == nil })
 }
 
-func (n *Node) startSwitchd() (err error) {
+// StartSwitchd starts ovs-vswitchd, again after StopNow.
+func (n *Node) StartSwitchd() (err error) {
 	n.Switchd, err = n.start("ovs-vswitchd", nil, "ovs-vswitchd", "unix:/run/openvswitch/db.sock", "-vconsole:warn")
 	return err
 }
@@ -199,7 +203,7 @@ func (n *Node) clusterNetwork() string {
 `
 }
 
-// StartContainerd starts containerd and gives it the images.
+// StartContainerd starts containerd, again after StopNow.
 func (n *Node) StartContainerd() (err error) {
 	if err := os.WriteFile(n.Path("/etc/containerd/config.toml"), []byte(containerdConfig), 0o600); err != nil {
 		return err
@@ -218,9 +222,11 @@ func (n *Node) StartContainerd() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := await("containerd", n.Containerd, 20*time.Second, func() bool { _, err := n.Run(n.c.bin("ctr"), "version"); return err == nil }); err != nil {
-		return err
-	}
+	return await("containerd", n.Containerd, 20*time.Second, func() bool { _, err := n.Run(n.c.bin("ctr"), "version"); return err == nil })
+}
+
+// importImages gives containerd the images.
+func (n *Node) importImages() error {
 	for _, tar := range n.c.images {
 		if _, err := n.Run(n.c.bin("ctr"), "-n", "k8s.io", "images", "import", tar); err != nil {
 			return err
@@ -229,7 +235,7 @@ func (n *Node) StartContainerd() (err error) {
 	return nil
 }
 
-// StartKubelet starts kubelet.
+// StartKubelet starts kubelet, again after StopNow.
 func (n *Node) StartKubelet() (err error) {
 	config := strings.NewReplacer("ADDRESS", n.Address, "CGROUP", "/"+n.cgroup()).Replace(kubeletConfig)
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
@@ -268,6 +274,7 @@ registryPullQPS: 0
 eventRecordQPS: 0
 kubeAPIQPS: 200
 kubeAPIBurst: 400
+crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 `
 
 func (n *Node) startProxy() (err error) {

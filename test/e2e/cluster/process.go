@@ -56,11 +56,21 @@ func (p *Process) Stop() {
 }
 
 // Freeze stops the server where it is, until Thaw.
-func (p *Process) Freeze() error { return syscall.Kill(p.server(), syscall.SIGSTOP) }
+func (p *Process) Freeze() error {
+	pid := p.server()
+	if pid == 0 {
+		return fmt.Errorf("%s has ended", p.cmd)
+	}
+	return syscall.Kill(pid, syscall.SIGSTOP)
+}
 
 // Thaw lets a frozen server go on; nsenter stops with it.
 func (p *Process) Thaw() error {
-	return errors.Join(syscall.Kill(p.server(), syscall.SIGCONT), p.cmd.Process.Signal(syscall.SIGCONT))
+	pid := p.server()
+	if pid == 0 {
+		return fmt.Errorf("%s has ended", p.cmd)
+	}
+	return errors.Join(syscall.Kill(pid, syscall.SIGCONT), p.cmd.Process.Signal(syscall.SIGCONT))
 }
 
 // server is the server's own process.
