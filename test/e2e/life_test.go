@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -277,6 +278,14 @@ func TestAStaticPodsMirrorShowsItsStatus(t *testing.T) {
 func TestASlowAPIServerHoldsNoPod(t *testing.T) {
 	ns := namespace(t)
 	n1 := c.Nodes[0]
+	// The API server may just have been restarted; who follows it tries again ever more seldom.
+	eventually(t, "the daemon knows the networks", func() error {
+		l, err := daemon(t, n1).Networks(context.Background())
+		if err == nil && !slices.ContainsFunc(l, func(n client.Network) bool { return n.Namespace == ns && n.Name == "data" }) {
+			err = fmt.Errorf("%d others", len(l))
+		}
+		return err
+	})
 	try := func(do func() error) {
 		t.Helper()
 		if err := do(); err != nil {
