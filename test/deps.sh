@@ -20,6 +20,7 @@ need runc runc
 need busybox busybox-static
 need nft nftables
 need nsenter util-linux
+need strace strace
 [ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || { echo "missing:$missing; run as root, or install them" >&2; exit 1; }
 echo "installing:$missing"

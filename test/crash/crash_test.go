@@ -3,6 +3,7 @@
 package crash
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -118,9 +119,14 @@ type crash struct {
 func newCrash(t *testing.T) *crash {
 	t.Helper()
 	c := makeCrash(t, operations)
-	c.Node = testnode.New(t, testnode.Config{OVS: c.ovs, Set: c.settings(), Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}})
+	c.startNode()
 	c.begin(func(point string) bool { return !strings.HasPrefix(point, kubePoint) })
 	return c
+}
+
+func (c *crash) startNode() {
+	c.t.Helper()
+	c.Node = testnode.New(c.t, testnode.Config{OVS: c.ovs, Set: c.settings(), Manifests: map[string]string{"networks.yaml": testnode.Networks, "told.yaml": told}})
 }
 
 // newClusterCrash is a node that has an API server. It is another one as a sandbox is not gone there, without a runtime
@@ -171,10 +177,14 @@ func (c *crash) begin(mine func(point string) bool) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if c.points = slices.DeleteFunc(strings.Fields(string(out)), func(p string) bool { return !mine(p) }); len(c.points) == 0 {
-		c.t.Fatalf("failpoints: %s", out)
+	all := strings.Fields(string(out))
+	if len(all) < 60 {
+		c.t.Fatalf("failpoints: %v", all)
 	}
-	c.env = []string{"PATCHBAY_FAILPOINTS_FILE=" + c.arming, "PATCHBAY_FAILPOINTS_TRACE=" + c.tracing}
+	c.points = slices.DeleteFunc(all, func(p string) bool { return !mine(p) })
+	if len(c.points) > 0 {
+		c.env = []string{"PATCHBAY_FAILPOINTS_FILE=" + c.arming, "PATCHBAY_FAILPOINTS_TRACE=" + c.tracing}
+	}
 	c.Daemon.Stop()
 	c.Start(c.t, c.env...)
 	for _, op := range c.operations { // once, so that pools, subnets and bridges are there
@@ -222,11 +232,11 @@ func (c *crash) everywhere(action string) {
 			continue
 		}
 		if *rounds == 0 {
-			c.pair(ops[c.rand.IntN(len(ops))], armed, action, nil)
+			c.pair(trial{op: ops[c.rand.IntN(len(ops))], armed: armed, action: action})
 		}
 		for range *rounds {
 			for _, op := range ops {
-				c.pair(op, armed, action, nil)
+				c.pair(trial{op: op, armed: armed, action: action})
 			}
 		}
 	}
@@ -234,20 +244,31 @@ func (c *crash) everywhere(action string) {
 
 // somewhere tries some pairs of an operation and a point that it comes to; with rounds, so many times as many.
 func (c *crash) somewhere(n int, arm func(point string) string, action string, trouble func() (over func())) {
+	ops := slices.DeleteFunc(slices.Clone(c.operations), func(op operation) bool {
+		return len(c.reached[op.name]) == 0 || trouble != nil && op.switched
+	})
 	for range n * max(1, *rounds) {
-		op := c.operations[c.rand.IntN(len(c.operations))]
-		if points := c.reached[op.name]; len(points) > 0 && (trouble == nil || !op.switched) {
-			c.pair(op, arm(points[c.rand.IntN(len(points))]), action, trouble)
-		}
+		op := ops[c.rand.IntN(len(ops))]
+		points := c.reached[op.name]
+		c.pair(trial{op: op, armed: arm(points[c.rand.IntN(len(points))]), action: action, trouble: trouble})
 	}
 }
 
-func (c *crash) pair(op operation, armed, action string, trouble func() (over func())) {
+// A trial is an operation that something is done to.
+type trial struct {
+	op      operation
+	name    string // of what is done; empty: it is what is armed
+	armed   string // points, with what they do
+	action  string
+	trouble func() (over func()) // nil: none
+}
+
+func (c *crash) pair(tr trial) {
 	outer := c.t
 	defer func() { c.t = outer }()
-	ok := outer.Run(strings.ReplaceAll(op.name, " ", "_")+"/"+armed, func(t *testing.T) {
-		c.t, c.action = t, action
-		c.try(op, armed, trouble)
+	ok := outer.Run(strings.ReplaceAll(tr.op.name, " ", "_")+"/"+cmp.Or(tr.name, tr.armed), func(t *testing.T) {
+		c.t, c.action = t, tr.action
+		c.try(tr.op, tr.armed, tr.trouble)
 		if diff := difference(c.empty, c.snapshot(t)); len(diff) > 0 {
 			t.Errorf("the node is not as it was:\n%s", strings.Join(diff, "\n"))
 		}
@@ -255,7 +276,7 @@ func (c *crash) pair(op operation, armed, action string, trouble func() (over fu
 			t.Errorf("threads in other network namespaces: %v", threads)
 		}
 	})
-	c.results[op.name+"\t"+action]++
+	c.results[tr.op.name+"\t"+tr.action]++
 	if !ok {
 		c.failures++
 	}
