@@ -5,27 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/anishathalye/porcupine"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 
 	"github.com/patchbay-cni/patchbay/internal/etcd"
-	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
 	"github.com/patchbay-cni/patchbay/ipam/ledger"
+	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testnode.Main(m) }
 
 func startEtcd(t *testing.T) *clientv3.Client {
 	t.Helper()
@@ -295,110 +289,4 @@ func TestARefusedReservationKeepsNoAddress(t *testing.T) {
 	if _, err := a.Claim(ctx, p, owner(3), []ipam.Request{free}); err != nil {
 		t.Error(err)
 	}
-}
-
-// TestHistoryIsLinearizable records what 32 clients of three allocators for one node, as if further
-// daemons had been started by mistake, claim, look up and release of 12 addresses, and has porcupine look for
-// an order in which no address ever has two owners and each look-up finds the owner.
-func TestHistoryIsLinearizable(t *testing.T) {
-	kv := startEtcd(t)
-	p := newPool(t, `{"pool": "x", "network": "10.12.0.0/28", "subnetLen": 28, "cooldown": "0s"}`)
-	allocators := []service{open(kv, "n1"), open(kv, "n1"), open(kv, "n1")}
-	h := &history{begin: time.Now()}
-	var wg sync.WaitGroup
-	for client := range 32 {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(client), 7))
-			for n, owned := 0, 0; owned < 5; n++ {
-				a, o := allocators[r.IntN(len(allocators))], owner(client*1000+n)
-				addr := netip.MustParseAddr(fmt.Sprintf("10.12.0.%d", 2+r.IntN(12)))
-				h.look(t, client, a, addr)
-				call := h.now()
-				got, err := a.Claim(context.Background(), p, o, []ipam.Request{{Addr: addr}})
-				if err != nil && !errors.Is(err, ipam.ErrTaken) && !errors.Is(err, txn.ErrConflict) {
-					t.Error(err)
-				}
-				if err != nil {
-					continue // a refusal claims nothing; an allocator may refuse on old news
-				}
-				h.record(client, step{claimStep, addr, o.ContainerID}, call)
-				owned++
-				h.look(t, client, allocators[r.IntN(len(allocators))], addr)
-				call = h.now()
-				if err := a.Release(context.Background(), got.Claims); err != nil {
-					t.Error(err)
-				}
-				h.record(client, step{releaseStep, addr, o.ContainerID}, call)
-			}
-		})
-	}
-	wg.Wait()
-	if result := porcupine.CheckOperationsTimeout(oneOwner, h.all, 2*time.Minute); result != porcupine.Ok {
-		t.Errorf("%s: there is no order of the %d operations in which each address has one owner at a time", result, len(h.all))
-	}
-}
-
-// A step is one operation on an address. Who looks it up finds the owner.
-type step struct {
-	kind  stepKind
-	addr  netip.Addr
-	owner string // a container; empty if it has none
-}
-
-type stepKind int
-
-const (
-	claimStep stepKind = iota
-	releaseStep
-	lookStep
-)
-
-// oneOwner is an address with at most one owner, which is the state.
-var oneOwner = porcupine.Model{
-	Partition: func(all []porcupine.Operation) [][]porcupine.Operation {
-		by := map[netip.Addr][]porcupine.Operation{}
-		for _, o := range all {
-			addr := o.Input.(step).addr
-			by[addr] = append(by[addr], o)
-		}
-		return slices.Collect(maps.Values(by))
-	},
-	Init: func() any { return "" },
-	Step: func(state, in, _ any) (bool, any) {
-		switch s := in.(step); s.kind {
-		case claimStep:
-			return state == "", s.owner
-		case releaseStep:
-			return state == s.owner, ""
-		default:
-			return state == s.owner, state
-		}
-	},
-}
-
-type history struct {
-	begin time.Time
-
-	mu  sync.Mutex
-	all []porcupine.Operation
-}
-
-func (h *history) now() int64 { return time.Since(h.begin).Nanoseconds() }
-
-// record adds an operation that has ended.
-func (h *history) record(client int, s step, call int64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.all = append(h.all, porcupine.Operation{ClientId: client, Input: s, Call: call, Output: true, Return: h.now()})
-}
-
-// look has an allocator look up the owner of an address of pool x.
-func (h *history) look(t *testing.T, client int, a service, addr netip.Addr) {
-	t.Helper()
-	call := h.now()
-	c, err := a.Holder(context.Background(), "x", addr)
-	if err != nil && !errors.Is(err, ipam.ErrNoClaim) {
-		t.Error(err)
-	}
-	h.record(client, step{lookStep, addr, c.Owner.ContainerID}, call)
 }

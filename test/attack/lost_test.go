@@ -3,80 +3,18 @@ package attack
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
 	"github.com/patchbay-cni/patchbay/test/testnode"
 )
 
-// A losing proxy stands between the daemon and etcd: of what etcd answers, now and then the connection is
-// cut before it arrives.
-type losing struct {
-	listener net.Listener
-	lose     atomic.Int32 // answers that are to be lost
-	lost     atomic.Int32
-}
-
-func newLosing(t *testing.T, to string) *losing {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &losing{listener: l}
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		wg.Wait()
-	})
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { p.join(c, to) })
-		}
-	})
-	return p
-}
-
-func (p *losing) join(c net.Conn, to string) {
-	defer c.Close()
-	s, err := net.Dial("tcp", to)
-	if err != nil {
-		return
-	}
-	defer s.Close()
-	go func() {
-		_, _ = io.Copy(s, c)
-		_ = s.Close()
-	}()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := s.Read(buf)
-		if err != nil {
-			return
-		}
-		if p.lose.Add(-1) >= 0 {
-			p.lost.Add(1)
-			return
-		}
-		if _, err := c.Write(buf[:n]); err != nil {
-			return
-		}
-	}
-}
-
 // Answers of etcd are lost while pods come and go: no address has two owners, and none is left in the end.
 func TestAnswersOfEtcdAreLost(t *testing.T) {
-	proxy := newLosing(t, "127.0.0.1:2379")
-	n := newNode(t, "etcd.endpoints=[http://"+proxy.listener.Addr().String()+"]")
+	proxy := testnode.StartProxy(t, "tcp", "127.0.0.1:0", "127.0.0.1:2379")
+	n := newNode(t, "etcd.endpoints=[http://"+proxy.Addr()+"]")
 	n.nad("few", `{"cniVersion": "1.1.0", "name": "few", "type": "patchbay-ovs", "network": "data",
  "ipam": {"type": "patchbay-ipam", "network": "10.98.0.0/28", "subnetLen": 28, "cooldown": "0s"}}`)
 	n.nad("fewer", `{"cniVersion": "1.0.0", "name": "fewer", "plugins": [{"type": "bridge", "bridge": "kbr1",
@@ -136,16 +74,16 @@ func TestAnswersOfEtcdAreLost(t *testing.T) {
 		wg.Wait()
 		close(lived)
 	}()
-	proxy.lose.Store(1)
+	proxy.Lose(1)
 	added := 0
 	for ok := range lived {
 		if ok {
 			added++
 		}
-		proxy.lose.Store(int32(1 + added%3))
+		proxy.Lose(1 + added%3)
 	}
-	proxy.lose.Store(0)
-	t.Logf("%d of 48 pods, %d answers lost", added, proxy.lost.Load())
+	proxy.Pass()
+	t.Logf("%d of 48 pods, %d answers lost", added, proxy.Lost())
 	testnode.Eventually(t, "all is gone", func() bool {
 		l, err := n.Client.Sandboxes(ctx)
 		return err == nil && len(l) == 0

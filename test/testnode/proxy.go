@@ -15,6 +15,8 @@ type Proxy struct {
 	mu      sync.Mutex
 	delay   time.Duration
 	hanging bool
+	losing  int // answers that are to be lost
+	lost    int
 	free    chan struct{} // closed when it no longer hangs
 	conns   map[net.Conn]bool
 }
@@ -53,7 +55,7 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 func (p *Proxy) Pass() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.delay = 0
+	p.delay, p.losing = 0, 0
 	if p.hanging {
 		close(p.free)
 		p.hanging, p.free = false, make(chan struct{})
@@ -83,6 +85,32 @@ func (p *Proxy) Cut() {
 	}
 }
 
+// Lose cuts the connection in place of each of the next n answers: what was asked for is done, and nobody is told.
+func (p *Proxy) Lose(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.losing = n
+}
+
+// Lost is how many answers were lost.
+func (p *Proxy) Lost() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lost
+}
+
+// loses reports whether an answer is lost.
+func (p *Proxy) loses() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.losing <= 0 {
+		return false
+	}
+	p.losing--
+	p.lost++
+	return true
+}
+
 func (p *Proxy) join(c net.Conn) {
 	s, err := net.Dial(p.network, p.to)
 	if err != nil {
@@ -93,8 +121,8 @@ func (p *Proxy) join(c net.Conn) {
 	p.conns[c], p.conns[s] = true, true
 	p.mu.Unlock()
 	var wg sync.WaitGroup
-	wg.Go(func() { p.copy(s, c) })
-	wg.Go(func() { p.copy(c, s) })
+	wg.Go(func() { p.copy(s, c, func() bool { return false }) })
+	wg.Go(func() { p.copy(c, s, p.loses) })
 	wg.Wait()
 	p.mu.Lock()
 	delete(p.conns, c)
@@ -102,14 +130,14 @@ func (p *Proxy) join(c net.Conn) {
 	p.mu.Unlock()
 }
 
-// copy passes on until one of the two ends, and then ends both.
-func (p *Proxy) copy(to, from net.Conn) {
+// copy passes on until one of the two ends or something is lost, and then ends both.
+func (p *Proxy) copy(to, from net.Conn, lost func() bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		if err != nil {
+		if err != nil || lost() {
 			return
 		}
 		p.mu.Lock()
