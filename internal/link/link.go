@@ -159,11 +159,20 @@ func (n NIC) route(h *netlink.Handle, link netlink.Link) error {
 		if has(have, r) {
 			continue
 		}
-		if err := h.RouteAdd(n.asRoute(link.Attrs().Index, r)); err != nil {
+		if err := addRoute(h, n.asRoute(link.Attrs().Index, r)); err != nil {
 			return fmt.Errorf("add route %s via %v to %s: %w", r.Dst.String(), n.Gateway(r), n.Name, err)
 		}
 	}
 	return nil
+}
+
+// addRoute adds a route behind those that lead to the same by other interfaces, as those of a pod that is on one network
+// twice: the first one is used. A second default route is refused: whose it is is asked for.
+func addRoute(h *netlink.Handle, r *netlink.Route) error {
+	if ones, _ := r.Dst.Mask.Size(); ones == 0 {
+		return h.RouteAdd(r)
+	}
+	return h.RouteAppend(r)
 }
 
 // Change takes from the interface the routes and addresses that are in an earlier result but not in its own, and

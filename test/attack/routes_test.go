@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/patchbay-cni/patchbay/attach/client"
@@ -62,6 +63,38 @@ func TestADefaultRouteComesBackToAnInterfaceThatWasDown(t *testing.T) {
 	testnode.Exec(t, s, "ip", "link", "set", "net1", "up")
 	testnode.Eventually(t, "the default route is back", func() bool { return testnode.Exec(t, s, "ip", "route", "show", "default") == before })
 	n.Check(t, s)
+}
+
+// A pod has two interfaces on a network with routes, and gets a third: the route that was there first is used, and when
+// its interface goes, the next.
+func TestAPodIsOnANetworkWithRoutesMoreThanOnce(t *testing.T) {
+	n := newNode(t)
+	n.nad("wide", `{"cniVersion": "1.0.0", "name": "wide", "type": "patchbay-ovs", "network": "data", "ipam": {"type": "patchbay-ipam",
+ "networks": ["10.83.0.0/16", "fd00:83::/48"], "subnetLen": 24, "routes": [{"dst": "10.83.0.0/16", "scope": 253}, {"dst": "fd00:83::/48", "scope": 253}]}}`)
+	s := n.Run(t, "web", "wide,wide")
+	if _, err := n.Client.Attach(t.Context(), "default", "web", client.Request{Network: "wide", Interface: "hot0"}); err != nil {
+		t.Fatal(err)
+	}
+	n.Check(t, s)
+	uses := func(want string) {
+		t.Helper()
+		for _, to := range []string{"10.83.255.1", "fd00:83:0:ffff::1"} {
+			if got := testnode.Exec(t, s, "ip", "route", "get", to); !strings.Contains(got, " dev "+want+" ") {
+				t.Errorf("to %s: %s, want %s", to, got, want)
+			}
+		}
+	}
+	uses("net1")
+	if err := n.Client.Detach(t.Context(), "default", "web", "net1"); err != nil {
+		t.Fatal(err)
+	}
+	uses("net2")
+	for family, to := range map[string]string{"-4": "10.83.0.0/16", "-6": "fd00:83::/48"} {
+		testnode.Exec(t, s, "ip", family, "route", "del", to, "dev", "net2")
+		testnode.Eventually(t, "a lost route is back", func() bool {
+			return strings.Contains(testnode.Exec(t, s, "ip", family, "route", "show", "dev", "net2"), to)
+		})
+	}
 }
 
 // The daemon is killed when a hot attach has just taken the default route.
