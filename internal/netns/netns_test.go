@@ -147,3 +147,21 @@ func TestT6OnlyNetworkNamespacesOfPodsAreEntered(t *testing.T) {
 		}
 	}
 }
+
+// The kernel gives a namespace the inode of one that is gone.
+func TestANamespaceThatHasAnEarlierOnesInodeIsAnother(t *testing.T) {
+	earlier := map[uint64]bool{}
+	for range 50 {
+		t.Run("namespace", func(t *testing.T) { // which is gone after it
+			h, err := Open(ours(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer h.Close()
+			if earlier[h.Cookie()] {
+				t.Errorf("it is known as an earlier one")
+			}
+			earlier[h.Cookie()] = true
+		})
+	}
+}

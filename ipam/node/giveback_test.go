@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -75,5 +76,37 @@ func TestTheSubnetOfANodeThatIsGoneIsGivenBack(t *testing.T) {
 	}
 	if err := here.GiveBack(ctx, pool, subnet); !errors.Is(err, ledger.ErrNodeLives) {
 		t.Errorf("its own: %v", err)
+	}
+}
+
+// A node that was taken for gone claims an address just when its subnet is given back: one of the two fails, or the
+// node has the subnet again.
+func TestASubnetInWhichAnAddressIsClaimedMeanwhileIsNotGivenBack(t *testing.T) {
+	kv := startEtcd(t)
+	ctx := context.Background()
+	gone, here := open(kv, "n2"), open(kv, "n1")
+	for i := range 100 {
+		subnet := netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/24", i))
+		p := newPool(t, fmt.Sprintf(`{"pool": "p%d", "network": "%s", "subnetLen": 24, "cooldown": "0s"}`, i, subnet))
+		had, err := gone.Claim(ctx, p, owner(1), nil)
+		if err == nil {
+			err = gone.Release(ctx, had.Claims)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		claimed := make(chan error, 1)
+		go func() {
+			_, err := gone.Claim(ctx, p, owner(2), nil)
+			claimed <- err
+		}()
+		givenBack := here.GiveBack(ctx, fmt.Sprintf("p%d", i), subnet)
+		if err := <-claimed; err != nil {
+			continue
+		}
+		node, err := newLedger(kv, "n1").NodeOf(ctx, fmt.Sprintf("p%d", i), subnet)
+		if err != nil || node != "n2" {
+			t.Fatalf("n2 has an address of a subnet that is %q's, %v; given back: %v", node, err, givenBack)
+		}
 	}
 }

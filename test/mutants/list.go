@@ -28,6 +28,16 @@ var mutants = []mutant{
 		test{pkg: "ipam/node", run: "TestOfPoolsDefinedAtOnceOneWins"}},
 	{"a pool may be redefined", "ipam/ledger", "case have.OnlyOverlapDiffers(want):", "case true:", test{pkg: "ipam/node", run: "TestAPoolCantBeRedefined"}},
 
+	{"a claim whatever the subnet's key says", "ipam/ledger", "t = t.IfRevision(l.subnet(pool, s), held)", "_ = held",
+		test{pkg: "ipam/node", run: "TestASubnetThatIsAnotherNodesByNowGivesNoAddress"}},
+	{"a subnet is given back with claims in it", "ipam/ledger", "still.IfEmpty(l.claimsIn(pool, s)).Delete(", "still.Delete(",
+		test{pkg: "ipam/node", run: "TestASubnetInWhichAnAddressIsClaimedMeanwhileIsNotGivenBack"}},
+	{"what rests is forgotten over a restart", "ipam/node", "s.Rest(addr, freed)", "_ = freed", test{pkg: "ipam/node", run: "TestAFreedAddressRestsOverARestart"}},
+	{"a lost answer taken for a success", "internal/etcd", "return txn.ErrConflict\n\t\t}\n\t}", "return nil\n\t\t}\n\t}", test{pkg: "ipam/node", run: "TestHistoryIsLinearizable"}},
+	{"a pool is exhausted while addresses rest no longer", "ipam", "delete(s.used, a)\n", "_ = a\n", test{pkg: "ipam/node", run: "TestAPoolGivesWhatIsFreeAndIsExhaustedOnlyThen"}},
+	{"a panic keeps a pool's lock", "ipam/node", "if !settled { // or", "if !settled && recover() == nil { // or",
+		test{pkg: "test/attack", run: "TestAPanicWhileAddressesAreChosenKeepsNone", bins: true}},
+
 	// The engine.
 	{"calls for a sandbox don't wait for each other", "attach", "lock: semaphore.NewWeighted(1)", "lock: semaphore.NewWeighted(2)", simulation},
 	{"the error of a DEL is swallowed", "attach", "a := as[i]\n", "a := as[i]\n\t\terr = nil\n", simulation},
@@ -39,6 +49,9 @@ var mutants = []mutant{
 		test{pkg: "test/attack", run: "TestAnADDRepeatedDoesNotUnmakeARunningPod", bins: true}},
 	{"a sandbox of an earlier boot is kept", "attach", "if s.BootID != e.bootID && !s.over() {", "if false {",
 		test{pkg: "test/attack", run: "TestARebootWithAttachmentsInEveryState", bins: true}},
+	{"a DEL that failed is forgotten", "attach", "stuck, next = append(stuck, o), next.with(o.Attachment)", "stuck, next = append(stuck, o), next.without(o.Spec.Interface)", simulation},
+	{"a panic behind a commit leaves the memory behind", "attach", "e.Records = steady{o.Records, o.Log}", "",
+		test{pkg: "test/attack", run: "TestWhatIsDetachedStaysDetachedAfterAPanicBehindTheCommit", bins: true}},
 	{"what failed is never tried again", "attach", "if len(undone) == 0 {", "if true {", simulation},
 
 	// Collection needs evidence.
@@ -56,6 +69,25 @@ var mutants = []mutant{
 	{"the host's namespace is entered", "internal/netns", "if h.cookie == host {", "if h.cookie == host && path == \"\" {",
 		test{pkg: "internal/netns", run: "TestT6OnlyNetworkNamespacesOfPodsAreEntered"}},
 
+	{"a namespace is known by its inode", "internal/netns", "cookie, err := unix.GetsockoptUint64(s, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)",
+		"var st unix.Stat_t\n\terr = unix.Stat(\"/proc/thread-self/ns/net\", &st)\n\tcookie := st.Ino",
+		test{pkg: "internal/netns", run: "TestANamespaceThatHasAnEarlierOnesInodeIsAnother"}},
+	{"GC without its grace", "attach", "if gone < e.GCGrace {", "if gone < 0 {", test{pkg: "attach", run: "TestASandboxHasEndedOnlyWithEvidence"}},
+	{"a runtime's silence is evidence", "attach", "return gone >= e.UnaskedGrace && !s.hasHostEnd()", "return !s.hasHostEnd()",
+		test{pkg: "attach", run: "TestASandboxHasEndedOnlyWithEvidence"}},
+	{"GC by the pod's name", "attach", "return v.ContainerID == s.ContainerID })", "o := e.sandboxes[v.ContainerID]; return o != nil && o.record != nil && o.record.Pod == s.Pod })",
+		test{pkg: "test/attack", run: "TestGCCollectsOnlyWhatWasAddedUnderItsNetworkAndPlugin", bins: true}},
+	{"an earlier sandbox's DEL frees the name of the pod's next", "attach/store", "return t.DeleteIfHolds(s.podName(sb))", "key, _ := s.podName(sb)\n\treturn t.Delete(key)",
+		test{pkg: "attach/store", run: "TestAPodsNameLeadsToTheSandboxThatCameLast"}},
+	{"a record that can't be read is deleted", "attach/store", "unreadable = append(unreadable, strings.TrimPrefix(string(kv.Key), s.sandboxes()))", "_, _ = s.KV.Delete(ctx, string(kv.Key))",
+		test{pkg: "test/attack", run: "TestARecordThatCantBeReadCostsThePodNothing", bins: true}},
+	{"a node that is suspended writes", "internal/etcd", "if err := g.Verify(ctx); err != nil {\n\t\treturn nil, err", "if err := g.Verify(ctx); false {\n\t\treturn nil, err",
+		test{pkg: "internal/etcd", run: "TestEachTransactionKnowsItsEtcd"}},
+	{"a node that is suspended hands out", "attach", "return e.Suspended()", "return nil", test{pkg: "test/attack", run: "TestAnEtcdThatLostRecordsIsNoticed", bins: true}},
+	{"ports are transient", "delegates/ovs", "t.Insert(rows...)\n", "t.Insert(rows...)\n\tt.Add([]ovsdb.Operation{{Op: \"mutate\", Table: \"Port\", Where: []ovsdb.Condition{{Column: \"name\", Function: \"==\", Value: p.port}}, " +
+		"Mutations: []ovsdb.Mutation{{Column: \"other_config\", Mutator: \"insert\", Value: ovsdb.OvsMap{GoMap: map[any]any{\"transient\": \"true\"}}}}}}, nil)\n",
+		test{pkg: "test/attack", run: "TestLine25PortsAreNotTransient", bins: true}},
+
 	// DELs that wait.
 	{"a damaged DEL holds the others", "internal/delqueue", "e.SetAside(err))\n\t\t\t\tcontinue", "e.SetAside(err))\n\t\t\t\treturn nil, errors.Join(errs...)",
 		test{pkg: "internal/delqueue", run: "TestADamagedFileIsSetAside"}},
@@ -64,6 +96,9 @@ var mutants = []mutant{
 	// Who may what.
 	{"isolation is off", "meta", "!p.cfg.NamespaceIsolation || podNamespace == networkNamespace", "true || podNamespace == networkNamespace",
 		test{pkg: "meta", run: "TestConformance"}},
+	{"isolation is off over REST", "meta", "if source != SourceDefault {", "if source != SourceDefault && source != SourceAPI {",
+		test{pkg: "test/node", run: "TestRESTRefusesWithTheRightStatus", bins: true}},
+	{"a forged record is executed", "attach/store", "if err != nil || s.Key.sealed(key, value) || s.Vet == nil {", "if true {", test{pkg: "attach/store", run: "TestOnlyWhatThisNodeHasWrittenIsTakenAsItIs"}},
 	{"any pod chooses its cluster network", "meta", "may := slices.Concat(p.cfg.SystemNamespaces, p.cfg.Overriding)", "may := []string{\"*\"}", test{pkg: "meta", run: "TestWhoMayChooseTheClusterNetwork"}},
 	{"plugins of any directory are executed", "delegates/exec", "dirs := d.path(caller)", "dirs := append(caller, d.path(caller)...)",
 		test{pkg: "delegates/exec", run: "TestOnlyPermittedDirectoriesAreUsed"}},
