@@ -46,7 +46,7 @@ type Delegate struct {
 // New returns the delegate; run it with Run.
 func New(db *vswitch.DB, opts Options, log *slog.Logger) *Delegate {
 	db.Register(bridge.Reconciler(opts.Bridges, log))
-	return &Delegate{db: db, opts: opts, log: log, links: newLinks(), macs: &macs{plans: map[*plan]bool{}}}
+	return &Delegate{db: db, opts: opts, log: log, links: newLinks(), macs: &macs{adding: map[*plan]bool{}, made: map[string]holder{}}}
 }
 
 // Run keeps the connection to Open vSwitch and the configured bridges until the context ends.
@@ -149,7 +149,11 @@ func (d *Delegate) Del(ctx context.Context, s delegates.Sandbox, as []*delegates
 		return errors.Join(d.links.remove(names), failpoint.Hit("ovs-link-deleted"))
 	})
 	defer d.db.LookForErrors()
-	return slices.Repeat([]error{g.Wait()}, len(as))
+	err := g.Wait()
+	if err == nil {
+		d.macs.forget(names)
+	}
+	return slices.Repeat([]error{err}, len(as))
 }
 
 // Status returns CNI error 51 when Open vSwitch is away, and 50 when this node lacks the bridge.

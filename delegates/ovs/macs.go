@@ -9,34 +9,75 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/link"
 )
 
-// macs are the plans whose ports are being added: the copy of the database does not show those yet.
+// macs are the hardware addresses that the database does not show: of ports that are being added, and of ports that are
+// lost, or being made again, while their links are there.
 type macs struct {
-	mu    sync.Mutex
-	plans map[*plan]bool
+	mu     sync.Mutex
+	adding map[*plan]bool
+	made   map[string]holder // by port
 }
 
+// A holder is a port, made as it is to be, that has a hardware address.
+type holder struct {
+	bridge string
+	ids    map[string]string
+	vlans  []int
+}
+
+func (p *plan) holder() holder { return holder{p.bridge, p.ids, vlans(p.conf.VLAN, p.conf.trunks)} }
+
 // enter notes that ports are being added, until leave is called. It refuses a hardware address that another pod
-// is given at the same time.
+// has, or is given at the same time.
 func (m *macs) enter(plans []*plan) (leave func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range plans {
-		for o := range m.plans {
-			if o.bridge == p.bridge && p.collides(o.ids, vlans(o.conf.VLAN, o.conf.trunks)) {
-				return nil, p.inUse(o.ids)
+		for o := range m.adding {
+			if h := o.holder(); h.bridge == p.bridge && p.collides(h.ids, h.vlans) {
+				return nil, p.inUse(h.ids)
+			}
+		}
+		for port, h := range m.made {
+			if h.bridge == p.bridge && p.collides(h.ids, h.vlans) && !link.IsGone(port) {
+				return nil, p.inUse(h.ids)
 			}
 		}
 	}
 	for _, p := range plans {
-		m.plans[p] = true
+		m.adding[p] = true
 	}
 	return func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, p := range plans {
-			delete(m.plans, p)
+			delete(m.adding, p)
 		}
 	}, nil
+}
+
+// keep notes ports that are there, or were.
+func (m *macs) keep(plans ...*plan) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range plans {
+		m.made[p.port] = p.holder()
+	}
+}
+
+func (m *macs) keeps(port string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, is := m.made[port]
+	return is
+}
+
+// forget notes that ports were removed for good.
+func (m *macs) forget(ports []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, port := range ports {
+		delete(m.made, port)
+	}
 }
 
 // unused refuses a hardware address that another pod has on the bridge: the switch would send either's frames to

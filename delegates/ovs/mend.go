@@ -49,8 +49,16 @@ func (d *Delegate) mendHost(ctx context.Context, s delegates.Sandbox, a *delegat
 	if err != nil {
 		return nil, err
 	}
-	if lost = checkPort(ctx, c, s, a, conf); lost != nil {
-		if err := d.replug(ctx, s, a); err != nil {
+	if lost = checkPort(ctx, c, s, a, conf); lost != nil || !d.macs.keeps(end.Attrs().Name) {
+		p, err := d.plan(ctx, s, a)
+		if err != nil {
+			return lost, err
+		}
+		d.macs.keep(p)
+		if lost != nil {
+			err = d.replug(ctx, p, s.ContainerID)
+		}
+		if err != nil {
 			return lost, err
 		}
 	}
@@ -63,12 +71,8 @@ func (d *Delegate) mendHost(ctx context.Context, s delegates.Sandbox, a *delegat
 }
 
 // replug makes the port again, and leaves the link as it is.
-func (d *Delegate) replug(ctx context.Context, s delegates.Sandbox, a *delegates.Attachment) error {
-	p, err := d.plan(ctx, s, a)
-	if err != nil {
-		return err
-	}
-	if err := d.removePorts(ctx, []string{p.port}, ownedBy(s.ContainerID)); err != nil {
+func (d *Delegate) replug(ctx context.Context, p *plan, containerID string) error {
+	if err := d.removePorts(ctx, []string{p.port}, ownedBy(containerID)); err != nil {
 		return err
 	}
 	if err := failpoint.Hit("ovs-mend-port-removed"); err != nil {
@@ -80,7 +84,7 @@ func (d *Delegate) replug(ctx context.Context, s delegates.Sandbox, a *delegates
 	if err := d.addPorts(ctx, []*plan{p}); err != nil {
 		return err
 	}
-	a.Bridge, a.Port = p.bridge, p.port
+	p.a.Bridge, p.a.Port = p.bridge, p.port
 	return nil
 }
 

@@ -92,6 +92,7 @@ func (d *Delegate) addPorts(ctx context.Context, plans []*plan) error {
 			return fmt.Errorf("ofport_request %d on bridge %s was not granted: the port got %d", *want, p.bridge, *row.Ofport)
 		}
 	}
+	d.macs.keep(plans...)
 	return failpoint.Hit("ovs-port-up")
 }
 

@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -153,4 +154,28 @@ func TestALimitGoesWithItsPort(t *testing.T) {
 	n.Start(t)
 	testnode.Eventually(t, "a start removes it, too", func() bool { return limits() == 1 })
 	n.AssertEmpty(t)
+}
+
+// A pod whose port is being made again has its hardware address meanwhile.
+func TestAHardwareAddressIsKeptWhileItsPortIsMadeAgain(t *testing.T) {
+	n := newNode(t, "gc.interval=1h")
+	owner := n.Run(t, "owner", "["+with("vlan")+"]")
+	port := n.OVS.Ports(t)[0]
+	n.Daemon.Stop()
+	trace := n.Dir + "/trace"
+	n.Start(t, "PATCHBAY_FAILPOINTS=ovs-mend-port-removed=sleep(5s)", "PATCHBAY_FAILPOINTS_TRACE="+trace)
+	n.OVS.Vsctl(t, "del-port", port)
+	testnode.Eventually(t, "the port is about to be made again", func() bool {
+		b, err := os.ReadFile(trace)
+		return err == nil && strings.Contains(string(b), "ovs-mend-port-removed")
+	})
+	if _, err := n.TryRun("second", "["+with("vlan")+"]"); err == nil || !strings.Contains(err.Error(), "is in use") {
+		t.Errorf("another pod has it: %v", err)
+	}
+	testnode.Eventually(t, "the port is there again", func() bool { return fmt.Sprint(n.OVS.Ports(t)) == "["+port+"]" })
+	n.Check(t, owner)
+	if err := n.Remove("owner"); err != nil {
+		t.Fatal(err)
+	}
+	n.Run(t, "heir", "["+with("vlan")+"]")
 }
