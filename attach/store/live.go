@@ -24,6 +24,9 @@ const liveTTL = 10
 func (s *Store) Live(ctx context.Context, c *clientv3.Client) {
 	wait.UntilWithContext(ctx, func(ctx context.Context) {
 		if err := s.session(ctx, c); err != nil && ctx.Err() == nil {
+			if s.Commit != nil {
+				s.Commit.Doubt() // another machine may have taken over
+			}
 			s.Log.Warn("the daemon's sign of life is lost; it is renewed", "error", err)
 		}
 	}, liveTTL/2*time.Second)
@@ -53,6 +56,15 @@ func (s *Store) session(ctx context.Context, c *clientv3.Client) error {
 }
 
 func (s *Store) live() string { return path.Join(s.Prefix, "live", s.Node) }
+
+// Take makes the node's records this daemon's: what others have asked etcd for, and it has not done yet, it does not do any
+// more. It is ErrElsewhere while another machine has the node's name, and is up.
+func (s *Store) Take(ctx context.Context) error {
+	if err := s.Elsewhere(ctx); err != nil {
+		return err
+	}
+	return s.Commit.Claim(ctx)
+}
 
 // ErrElsewhere says that another machine has the node's name, and is up: its pods' records are not ours to drop.
 var ErrElsewhere = fault.New(fault.Unavailable, "another machine's patchbayd is up under the name of this node")

@@ -69,6 +69,8 @@ type Node struct {
 	// Layout is that of the addresses that the node's daemon writes (package ipam/ledger). The release
 	// before has none here, so that it is known to have run since.
 	Layout int `json:"layout,omitempty"`
+	// Daemon is the one that writes the node's records, by an ID of its own. The release before has none.
+	Daemon string `json:"daemon,omitempty"`
 }
 
 // errTooDeep says that a record could not be read again.

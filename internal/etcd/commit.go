@@ -82,6 +82,9 @@ func (k *Committer) Examine(ctx context.Context) error {
 	return k.guard.Verify(ctx)
 }
 
+// Doubt has etcd examined before it is used again: the daemon may have been out of sight for a while.
+func (k *Committer) Doubt() { k.guard.suspect() }
+
 // Away reports whether etcd has not answered the last transaction, in all its tries. The next one is tried
 // once.
 func (k *Committer) Away() bool { return k.away.Load() }
@@ -226,16 +229,30 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op, lost 
 	if err != nil {
 		return nil, err
 	}
-	resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).Else(orElse...).Commit()
-	if err != nil {
-		k.guard.suspect()
-	} else {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryTimeout) // where etcd is slow, that has taken long
+	defer cancel()
+	for {
+		resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).
+			Else(slices.Concat(orElse, k.guard.look())...).Commit()
+		if err != nil {
+			k.guard.suspect()
+			if transient(err) {
+				k.guard.unanswered()
+			}
+			return nil, err
+		}
 		k.guard.heard(resp.Header)
+		if !resp.Succeeded && k.guard.fenceMoved(resp) {
+			k.guard.suspect()
+			if err = k.guard.Verify(ctx); err == nil { // it is where it was found now
+				continue
+			}
+		}
+		if !resp.Succeeded && !lost {
+			k.guard.unchanged(forgotten)
+		}
+		return resp, err
 	}
-	if err == nil && !resp.Succeeded && !lost {
-		k.guard.unchanged(forgotten)
-	}
-	return resp, err
 }
 
 // transient reports whether the same transaction may do later. An etcd that does not know us or our rights is one that

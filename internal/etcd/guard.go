@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -48,6 +49,10 @@ type Guard struct {
 	cluster atomic.Uint64          // etcd's cluster ID, as it was examined
 	highest atomic.Int64           // the revision at which this node has written last
 	newer   atomic.Bool            // the node is suspended as the keys are a newer release's
+	daemon  string                 // tells this daemon from others
+	fence   atomic.Pointer[fence]  // nil until Claim
+	loose   atomic.Bool            // a transaction was not answered, and may come true yet
+	others  atomic.Bool            // the node is suspended as another daemon has its records
 	resumed chan struct{}          // told that the node is no longer suspended
 }
 
@@ -55,6 +60,7 @@ type Guard struct {
 // that the node has written is of a pod that runs.
 func NewGuard(kv *clientv3.Client, m *Mirror, file, prefix, node string, holds func() bool, log *slog.Logger) *Guard {
 	g := &Guard{kv: kv, mirror: m, file: file, prefix: prefix, node: node, holds: holds, log: log, resumed: make(chan struct{}, 1)}
+	g.daemon = uuid.NewString()
 	g.doubts.Store(1)
 	return g
 }
@@ -101,8 +107,9 @@ func (g *Guard) Suspended() error {
 // Resumed tells one reader that the node is no longer suspended.
 func (g *Guard) Resumed() <-chan struct{} { return g.resumed }
 
-// Newer reports whether the node is suspended as the keys are a newer release's: there is nothing to decide then.
-func (g *Guard) Newer() bool { return g.newer.Load() }
+// Undecidable reports whether the node is suspended as the keys are a newer release's, or its records another daemon's:
+// there is nothing to decide then.
+func (g *Guard) Undecidable() bool { return g.newer.Load() || g.others.Load() }
 
 // Verify examines etcd, if there is a doubt. The error is ErrSuspended, or txn.ErrUnavailable if etcd can't be
 // read.
@@ -182,6 +189,9 @@ func (g *Guard) examine(ctx context.Context) (why string, err error) {
 	case revision < before:
 		return fmt.Sprintf("it was restored from a backup: it is at revision %d, and was at %d", revision, before), nil
 	}
+	if why, err := g.taken(ctx); err != nil || why != "" {
+		return why, err
+	}
 	// It answers: whoever waits for it no longer wants an answer within the time of one try.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
@@ -224,7 +234,7 @@ func (g *Guard) get(ctx context.Context, key string, opts ...clientv3.OpOption) 
 // outdate forgets what the daemon has written, if the release before has run on this node since: it writes without
 // noting, and a record of the node that tells no layout. What is there is noted again as it is read.
 func (g *Guard) outdate(ctx context.Context) error {
-	resp, err := g.get(ctx, g.prefix+"/nodes/"+g.node)
+	resp, err := g.get(ctx, g.self())
 	if err != nil || len(resp.Kvs) == 0 {
 		return err
 	}
@@ -311,12 +321,11 @@ func (g *Guard) lostOf(ctx context.Context, copies map[string]Copy) (string, err
 // relieved reports whether the release before has run on this node since the mirror was written, and in this boot. It
 // has no mirror, and may have changed and removed records.
 func (g *Guard) relieved(ctx context.Context, written map[string]int64) (bool, error) {
-	key := g.prefix + "/nodes/" + g.node
-	mine, is := written[key]
+	mine, is := written[g.self()]
 	if !is {
 		return false, nil
 	}
-	resp, err := g.get(ctx, key)
+	resp, err := g.get(ctx, g.self())
 	if err != nil || len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision <= mine {
 		return false, err
 	}
@@ -389,12 +398,16 @@ func (g *Guard) heard(h *etcdserverpb.ResponseHeader) {
 	g.highest.Store(h.Revision) // one transaction at a time is sent
 }
 
-// conditions are those of every transaction: etcd is the one that was examined.
+// conditions are those of every transaction: etcd is the one that was examined, and the node's records are this daemon's.
 func (g *Guard) conditions() []clientv3.Cmp {
 	if g == nil {
 		return nil
 	}
-	return Txn{}.IfHolds(g.prefix+"/birth", *g.birth.Load()).comparisons()
+	t := Txn{}.IfHolds(g.prefix+"/birth", *g.birth.Load())
+	if f := g.fence.Load(); f != nil {
+		t = t.IfRevision(g.self(), f.revision)
+	}
+	return t.comparisons()
 }
 
 // before is called each time before a transaction is sent. It returns what the mirror forgets as the transaction may
@@ -404,6 +417,9 @@ func (g *Guard) before(ctx context.Context, t Txn) (forgotten []Copy, err error)
 		return nil, nil
 	}
 	if err := g.Verify(ctx); err != nil {
+		return nil, err
+	}
+	if err := g.renew(ctx); err != nil {
 		return nil, err
 	}
 	if forgotten, err = g.mirror.forget(t.operations); err != nil {
@@ -429,6 +445,8 @@ func (g *Guard) written() {
 // after is called when a transaction was committed, at a revision.
 func (g *Guard) after(t Txn, revision int64) {
 	if g != nil {
-		g.mirror.note(t, revision)
+		all := puts(t.operations, revision)
+		g.moveFence(all)
+		g.mirror.add(all)
 	}
 }

@@ -137,9 +137,7 @@ func (m *Mirror) path(key string) string {
 	return filepath.Join(m.dir, hex.EncodeToString(sum[:]))
 }
 
-// note takes what a transaction has put, for flush.
-func (m *Mirror) note(t Txn, revision int64) { m.add(puts(t.operations, revision)) }
-
+// puts are the copies of what operations put at a revision.
 func puts(ops []clientv3.Op, revision int64) (all []Copy) {
 	for _, op := range ops {
 		switch {

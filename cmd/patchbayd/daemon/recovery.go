@@ -74,7 +74,7 @@ func (d *Daemon) load(ctx context.Context) (lost bool, err error) {
 	if err := d.guard.Verify(ctx); err != nil {
 		return false, err
 	}
-	if err := d.store.Elsewhere(ctx); err != nil {
+	if err := d.store.Take(ctx); err != nil {
 		return false, err
 	}
 	if err := d.ledger.Open(ctx); err != nil {
@@ -117,5 +117,5 @@ func (d *Daemon) self(lost bool) store.Node {
 	for role, b := range d.cfg.OVS.Bridges {
 		bridges[role] = b.Name
 	}
-	return store.Node{Node: d.cfg.Node, BootID: d.boot, Version: d.version, Bridges: bridges, RecordsLost: lost, Layout: ledger.Layout}
+	return store.Node{Node: d.cfg.Node, BootID: d.boot, Version: d.version, Bridges: bridges, RecordsLost: lost, Layout: ledger.Layout, Daemon: d.guard.Daemon()}
 }

@@ -268,7 +268,7 @@ func (d *Daemon) Recover(ctx context.Context, from string) (*client.Recovery, er
 	if !r.Suspended {
 		return nil, errNotSuspended
 	}
-	if d.guard.Newer() { // what that release has written would be written over
+	if d.guard.Undecidable() { // what others have written would be written over
 		return nil, fault.New(fault.Conflict, "there is nothing to decide: "+r.Reason)
 	}
 	keep := map[string]etcd.Copy{}
