@@ -42,14 +42,22 @@ func (e *Engine) due(a Attachment, now time.Time) bool {
 	if a.Status.Phase != Abandoned {
 		return a.Status.Phase != Ready
 	}
-	return e.Delegates.Cheap(a.Spec.Config) || now.Sub(a.Status.Deletion.Last) >= abandonedRetry
+	return e.Delegates.Cheap(a.Spec.Config) || !within(a.Status.Deletion.Last, abandonedRetry, now)
+}
+
+// within reports whether so little has passed since a time. One that is yet to come says that somebody has set the clock:
+// nobody knows how long ago it was, and it does not keep anything from being done.
+func within(since time.Time, d time.Duration, now time.Time) bool {
+	return !now.Before(since) && now.Sub(since) < d
 }
 
 // asFailed returns the attachment as it is recorded after a DEL that failed.
 func (e *Engine) asFailed(a Attachment, cause error, now time.Time) Attachment {
 	d := Deletion{Since: now}
-	if a.Status.Deletion != nil {
-		d = *a.Status.Deletion
+	if had := a.Status.Deletion; had != nil {
+		if d = *had; now.Before(d.Since) { // the clock was set back: it is counted from now on
+			d.Since = now
+		}
 	}
 	d.Attempts, d.Last = d.Attempts+1, now
 	a.Status.Deletion, a.Status.Message = &d, explain.Shortened(cause.Error())
