@@ -16,6 +16,7 @@ import (
 	"github.com/patchbay-cni/patchbay/internal/cniconf"
 	"github.com/patchbay-cni/patchbay/internal/cniwire"
 	"github.com/patchbay-cni/patchbay/internal/failpoint"
+	"github.com/patchbay-cni/patchbay/internal/fault"
 	"github.com/patchbay-cni/patchbay/internal/netns"
 	"github.com/patchbay-cni/patchbay/internal/txn"
 	"github.com/patchbay-cni/patchbay/ipam"
@@ -189,6 +190,9 @@ func planned(s *Sandbox, plan func(*Sandbox) (meta.Wanted, error)) (meta.Wanted,
 func (e *Engine) enterSlot(ctx context.Context, s *Sandbox, do func(context.Context, *slot, delegates.Sandbox) error) error {
 	return e.hold(ctx, s.ContainerID, func(ctx context.Context, slot *slot) error {
 		h, err := netns.Open(s.Netns)
+		if fault.Of(err).Passes() {
+			return err
+		}
 		if err != nil {
 			return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS", err.Error())
 		}

@@ -153,6 +153,9 @@ func (e *Engine) remove(ctx context.Context, slot *slot, next *Sandbox, as ...At
 	clock := e.stages("DEL")
 	s := slot.record
 	d, err := e.enter(s)
+	if fault.Of(err).Passes() {
+		return err
+	}
 	if err == nil {
 		defer d.Netns.Close()
 	} // else it is gone, or another's by now, and nothing in it is touched

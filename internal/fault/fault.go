@@ -5,6 +5,7 @@ package fault
 import (
 	"context"
 	"errors"
+	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -61,6 +62,8 @@ func Of(err error) Class {
 	case errors.Is(err, context.DeadlineExceeded):
 		return TimedOut
 	case errors.Is(err, context.Canceled): // the caller has left, or the daemon ends
+		return RetryLater
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE): // other calls have all files, and will close them
 		return RetryLater
 	}
 	return Internal
