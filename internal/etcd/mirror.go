@@ -94,7 +94,8 @@ func (m *Mirror) flush() {
 	}
 }
 
-// writeNext writes the first of what is pending, with the lock held: what is forgotten meanwhile stays so.
+// writeNext writes the first of what is pending, with the lock held: what is forgotten meanwhile stays so. What can't be
+// written, as the disk is full, is known as long as the daemon lives, and is tried again with the next.
 func (m *Mirror) writeNext() (more bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -102,11 +103,11 @@ func (m *Mirror) writeNext() (more bool) {
 		return false
 	}
 	c := m.pending[0]
-	m.pending = m.pending[1:]
 	if err := m.write(c); err != nil {
-		err = errors.Join(err, ignoreAbsent(os.Remove(m.path(c.Key)))) // no copy is better than an older one
-		m.log.Error("what etcd has is not copied to disk", "key", c.Key, "error", err)
+		m.log.Error("what etcd has is not copied to disk yet", "key", c.Key, "error", err)
+		return false
 	}
+	m.pending = m.pending[1:]
 	return true
 }
 
@@ -166,6 +167,7 @@ func (m *Mirror) add(all []Copy) {
 	defer m.mu.Unlock()
 	for _, c := range all {
 		c.Boot = m.boot
+		m.pending = slices.DeleteFunc(m.pending, func(older Copy) bool { return older.Key == c.Key })
 		m.pending, m.revisions[c.Key] = append(m.pending, c), c.Revision
 	}
 }

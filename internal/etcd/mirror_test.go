@@ -56,3 +56,34 @@ func TestACopyIsWholeWhereverItsWritingWasCutOff(t *testing.T) {
 		}
 	}
 }
+
+// While the disk takes nothing, the mirror knows what it could not write, and writes it later.
+func TestACopyThatCannotBeWrittenIsWrittenLater(t *testing.T) {
+	dir := t.TempDir()
+	m, err := OpenMirror(dir, "boot", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(value string) {
+		m.add([]Copy{{Key: "/k", Value: value, Revision: int64(len(value))}})
+		m.flush()
+	}
+	put("a")
+	obstacle := m.path("/k") + temporary
+	if err := os.Mkdir(obstacle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put("ab")
+	put("abc")
+	onDisk, err := readCopy(m.path("/k"))
+	if c, _ := m.Copy("/k"); err != nil || c.Value != "abc" || onDisk.Value != "a" || len(m.pending) != 1 {
+		t.Errorf("it is %q, on the disk %q, and pending are %v, %v", c.Value, onDisk.Value, m.pending, err)
+	}
+	if err := os.Remove(obstacle); err != nil {
+		t.Fatal(err)
+	}
+	m.flush()
+	if c, err := readCopy(m.path("/k")); err != nil || c.Value != "abc" {
+		t.Errorf("on the disk it is %q, %v", c.Value, err)
+	}
+}
