@@ -95,3 +95,21 @@ func TestANamespaceThatWasMadeAgainIsAnotherOne(t *testing.T) {
 	n.mustDel(s)
 	n.AssertEmpty(t)
 }
+
+// A runtime's GC names sandboxes: that a pod's new one is valid says nothing of its old one.
+func TestGCKnowsSandboxesNotPods(t *testing.T) {
+	n := newNode(t)
+	old, young := n.pod("p", "data"), n.pod("p-again", "data")
+	young.Pod = "p"
+	n.mustAdd(old)
+	n.mustAdd(young)
+	if err := n.Runtime.GC(context.Background(), young); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := n.Client.Sandboxes(context.Background()); err != nil || len(l) != 1 || l[0].ContainerID != young.ContainerID {
+		t.Errorf("%+v, %v", l, err)
+	}
+	n.Check(t, young)
+	n.mustDel(young)
+	n.AssertEmpty(t)
+}
