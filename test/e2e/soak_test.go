@@ -123,13 +123,14 @@ func (s *soak) round(d time.Duration, faults bool) {
 func (s *soak) settle(what string) (right bool) {
 	s.t.Helper()
 	begin := time.Now()
-	wrong, before := s.look(), []finding(nil)
-	for ; len(wrong) > 0 && time.Since(begin) < soakPatience; wrong = s.look() {
-		before = wrong
+	var wrong []finding
+	var history []string
+	for wrong = s.look(); len(wrong) > 0 && time.Since(begin) < soakPatience; wrong = s.look() {
+		history = append(history, fmt.Sprintf("after %s %d things, such as %s: %s", time.Since(begin).Round(time.Second), len(wrong), wrong[0].kind, wrong[0].text))
 		time.Sleep(time.Second) // nothing can tell that everything is right
 	}
-	if took := time.Since(begin); took > 15*time.Second && len(wrong) == 0 {
-		s.t.Logf("%s was right after %s; the last that was not: %+v", what, took.Round(time.Second), before[0])
+	if took := time.Since(begin); took > 20*time.Second {
+		s.t.Logf("%s took %s to be right:\n%s", what, took.Round(time.Second), strings.Join(history, "\n"))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
