@@ -66,8 +66,8 @@ func (s *Server) delFirst(ctx context.Context, plugin string, c *call) error {
 	return nil
 }
 
-// Finish does a DEL that waits in the queue and takes it out, or sets it aside if it can never be done: once, whether the queue comes to it first or an ADD of
-// the sandbox. The second would unmake what that ADD has made.
+// Finish does a DEL that waits in the queue and takes it out, or sets it aside if it can never be done: once, whether
+// the queue comes to it first or an ADD of the sandbox. The second would unmake what that ADD has made.
 func (s *Server) Finish(ctx context.Context, w delqueue.Entry) error {
 	release, err := s.finishing.lock(ctx, w.Name)
 	if err != nil {

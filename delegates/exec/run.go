@@ -53,7 +53,7 @@ func (d *Delegate) run(ctx context.Context, typ string, r cniwire.Request) ([]by
 		cmd.Dir = "/"
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = 5 * time.Second // on a busy machine it takes a while until what was printed is read
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		return nil, types.NewError(types.ErrTryAgainLater, context.Cause(ctx).Error(), stderr.text())
