@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -247,9 +248,24 @@ func (n *Node) StartKubelet() (err error) {
 	if err := os.WriteFile(n.Path("/var/lib/kubelet/resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o644); err != nil {
 		return err
 	}
-	n.Kubelet, err = n.start("kubelet", nil, n.c.bin("kubelet"), "--config=/var/lib/kubelet/config.yaml", "--kubeconfig="+n.c.kubeconfig(n.Name),
-		"--hostname-override="+n.Name, "--node-ip="+n.Address, "--v=1")
-	return err
+	for begin := time.Now(); ; time.Sleep(time.Second) { // it ends if containerd is not ready; systemd would start it again
+		n.Kubelet, err = n.start("kubelet", nil, n.c.bin("kubelet"), "--config=/var/lib/kubelet/config.yaml", "--kubeconfig="+n.c.kubeconfig(n.Name),
+			"--hostname-override="+n.Name, "--node-ip="+n.Address, "--v=1")
+		if err != nil {
+			return err
+		}
+		if err = await("kubelet", n.Kubelet, time.Minute, n.kubeletListens); err == nil || !n.Kubelet.ended() || time.Since(begin) > time.Minute {
+			return err
+		}
+	}
+}
+
+func (n *Node) kubeletListens() bool {
+	c, err := net.DialTimeout("tcp", net.JoinHostPort(n.Address, "10250"), time.Second)
+	if err == nil {
+		_ = c.Close()
+	}
+	return err == nil
 }
 
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1

@@ -81,6 +81,15 @@ func (p *Process) server() int {
 	return p.Pid()
 }
 
+func (p *Process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Pid returns the process's id.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
