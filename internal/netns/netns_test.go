@@ -150,18 +150,28 @@ func TestT6OnlyNetworkNamespacesOfPodsAreEntered(t *testing.T) {
 
 // The kernel gives a namespace the inode of one that is gone.
 func TestANamespaceThatHasAnEarlierOnesInodeIsAnother(t *testing.T) {
-	earlier := map[uint64]bool{}
-	for range 50 {
+	inodes, cookies := map[uint64]bool{}, map[uint64]bool{}
+	again := false
+	for begin := time.Now(); !again; {
+		if time.Since(begin) > time.Minute {
+			t.Fatal("no namespace has had an earlier one's inode for a minute")
+		}
 		t.Run("namespace", func(t *testing.T) { // which is gone after it
-			h, err := Open(ours(t))
+			path := ours(t)
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			h, err := Open(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer h.Close()
-			if earlier[h.Cookie()] {
+			if cookies[h.Cookie()] {
 				t.Errorf("it is known as an earlier one")
 			}
-			earlier[h.Cookie()] = true
+			again = inodes[st.Ino]
+			inodes[st.Ino], cookies[h.Cookie()] = true, true
 		})
 	}
 }

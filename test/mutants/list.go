@@ -3,6 +3,7 @@ package main
 // Tests that catch more than one.
 var (
 	simulation = test{pkg: "attach", run: "TestSimulation", args: []string{"-sim.runs=400"}}
+	longer     = test{pkg: "attach", run: "TestSimulation", args: []string{"-sim.runs=5000"}} // for what needs a rare order
 	conditions = test{pkg: "internal/etcd", run: "TestAConditionHoldsItsTransactionBack"}
 )
 
@@ -42,7 +43,7 @@ var mutants = []mutant{
 	{"calls for a sandbox don't wait for each other", "attach", "lock: semaphore.NewWeighted(1)", "lock: semaphore.NewWeighted(2)", simulation},
 	{"the error of a DEL is swallowed", "attach", "a := as[i]\n", "a := as[i]\n\t\terr = nil\n", simulation},
 	{"no rollback", "attach", "if p.work.Tried {\n", "if false {\n", simulation},
-	{"addresses freed before what has them is gone", "attach", "claims := releasable(gone)", "claims := releasable(append(gone, rest.Attachments...))", simulation},
+	{"addresses freed before what has them is gone", "attach", "claims := releasable(gone)", "claims := releasable(append(gone, rest.Attachments...))", longer},
 	{"an intent without its claims", "attach", "claims = txn.Join(claims, p.reservation.Txn())", "_ = claims", simulation},
 
 	{"a repeated ADD makes everything again", "attach", "have.sameNamespace(&s) && have.has(wanted...)", "false",
