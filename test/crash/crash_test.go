@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -113,6 +114,7 @@ type crash struct {
 	namespaces []string
 	addErr     error
 	action     string
+	troubled   bool
 	serial     int
 }
 
@@ -290,8 +292,9 @@ func (c *crash) try(op operation, armed string, trouble func() (over func())) {
 	op.prepare(c)
 	_ = os.Remove(c.tracing)
 	over := func() {}
-	if trouble != nil {
-		over = trouble()
+	if c.troubled = trouble != nil; c.troubled {
+		over = sync.OnceFunc(trouble())
+		defer over() // what fails leaves none for those after it
 	}
 	c.arm(armed)
 	begin := time.Now()
@@ -362,14 +365,16 @@ func (c *crash) settle() {
 	})
 }
 
-// await waits until something is, or the daemon has ended.
+// await waits until something is, or the daemon has ended. In trouble it waits for some seconds only: that it comes about
+// once the trouble is over is for the operation's end to see.
 func (c *crash) await(is func() bool) {
 	c.t.Helper()
+	begin := time.Now()
 	testnode.Eventually(c.t, "what the operation is to bring about", func() bool {
 		if b, err := os.ReadFile(c.arming); err == nil && strings.Contains(string(b), "=error") && slices.Contains(c.trace(), strings.Split(string(b), "=")[0]) {
 			return true // it is for the operation's end to see that it is tried again
 		}
-		return c.dead() || is()
+		return c.dead() || is() || c.troubled && time.Since(begin) > 5*time.Second
 	})
 }
 
