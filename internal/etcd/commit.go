@@ -232,8 +232,9 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op, lost 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tryTimeout) // where etcd is slow, that has taken long
 	defer cancel()
 	for {
+		look := k.guard.look()
 		resp, err := k.kv.Txn(ctx).If(slices.Concat(t.comparisons(), k.guard.conditions())...).Then(t.operations...).
-			Else(slices.Concat(orElse, k.guard.look())...).Commit()
+			Else(slices.Concat(orElse, look)...).Commit()
 		if err != nil {
 			k.guard.suspect()
 			if transient(err) {
@@ -242,7 +243,7 @@ func (k *Committer) send(ctx context.Context, t Txn, orElse []clientv3.Op, lost 
 			return nil, err
 		}
 		k.guard.heard(resp.Header)
-		if !resp.Succeeded && k.guard.fenceMoved(resp) {
+		if !resp.Succeeded && len(look) > 0 && k.guard.fenceMoved(resp) {
 			k.guard.suspect()
 			if err = k.guard.Verify(ctx); err == nil { // it is where it was found now
 				continue

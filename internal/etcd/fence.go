@@ -83,9 +83,6 @@ func (g *Guard) look() []clientv3.Op {
 // fenceMoved reports whether it was the fence that has refused a transaction, by what look has read, which it takes out
 // of the response.
 func (g *Guard) fenceMoved(resp *clientv3.TxnResponse) bool {
-	if len(g.look()) == 0 {
-		return false
-	}
 	last := len(resp.Responses) - 1
 	kvs := resp.Responses[last].GetResponseRange().Kvs
 	resp.Responses = resp.Responses[:last]
@@ -93,7 +90,8 @@ func (g *Guard) fenceMoved(resp *clientv3.TxnResponse) bool {
 	if len(kvs) > 0 {
 		revision = kvs[0].ModRevision
 	}
-	return revision != g.fence.Load().revision
+	f := g.fence.Load()
+	return f == nil || revision != f.revision
 }
 
 // unanswered notes that a transaction may come true later.
